@@ -1,0 +1,67 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test cycle test lint unit sanity e2e build clean
+
+PYTHON ?= python3
+CLOUD ?= runpod
+ARGS ?=
+CLOUDS := runpod
+VENV := .venv
+RUN_STAMP := $(VENV)/.requirements-run
+TEST_STAMP := $(VENV)/.requirements
+
+# pip's variable for a local folder of wheels; uv reads another one.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+ifeq ($(strip $(UV_FIND_LINKS)),)
+unexport UV_FIND_LINKS
+endif
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  PYTHON=python3.12   the interpreter that makes $(VENV) (3.11 or later)'
+	@echo '  CLOUD=runpod        the cloud that make cycle rehearses'
+	@echo '  ARGS="-e k=v"       goes on to ansible-playbook'
+
+setup: $(RUN_STAMP) ## Install what make cycle needs into .venv
+setup-test: $(TEST_STAMP) ## Install everything, tests and lint included, into .venv
+
+$(RUN_STAMP): requirements-run.txt
+	@tests/tools/setup-venv.sh '$(PYTHON)' '$(VENV)' requirements-run.txt
+	@touch '$@'
+
+$(TEST_STAMP): requirements.txt requirements-run.txt
+	@tests/tools/setup-venv.sh '$(PYTHON)' '$(VENV)' requirements.txt
+	@touch '$(RUN_STAMP)' '$@'
+
+cycle: ## Rehearse a whole cycle: rent, converge, push, train, collect, validate, give back
+	@if [[ ' $(CLOUDS) ' != *' $(CLOUD) '* ]]; then \
+	  echo 'make cycle: CLOUD=$(CLOUD) joins later; rehearsed so far: $(CLOUDS)' >&2; exit 2; fi
+	@$(MAKE) --no-print-directory setup
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-playbook cycle.yml -e cloud=$(CLOUD) $(ARGS)
+
+test: $(TEST_STAMP) ## Run everything: lint, unit, sanity, end to end
+	@$(VENV)/bin/python tests/tools/run_tests.py
+
+lint: $(TEST_STAMP) ## ruff, mypy, yamllint, ansible-lint (production)
+	@$(VENV)/bin/python tests/tools/run_tests.py lint
+
+unit: $(TEST_STAMP) ## Unit tests
+	@$(VENV)/bin/python tests/tools/run_tests.py unit
+
+sanity: $(TEST_STAMP) ## ansible-test sanity on the unpacked built archive
+	@$(VENV)/bin/python tests/tools/run_tests.py sanity
+
+e2e: $(TEST_STAMP) ## The end-to-end cycles
+	@$(VENV)/bin/python tests/tools/run_tests.py e2e
+
+build: $(RUN_STAMP) ## Build the collection archive into .build
+	@$(VENV)/bin/ansible-galaxy collection build --force --output-path .build .
+
+clean: ## Remove .venv and .build (a running rehearsal keeps .state)
+	@rm -rf '$(VENV)' .build
