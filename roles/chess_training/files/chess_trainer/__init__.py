@@ -1,0 +1,8 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A small chess policy trainer: it learns to predict the moves of recorded games."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,192 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line. Checks what can be checked before the slow imports are made."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import EXIT_DATA, EXIT_FAILED, EXIT_OK, DataError, TrainerError
+
+
+def _emit(value: dict[str, Any]) -> None:
+    print(json.dumps(value, sort_keys=True, allow_nan=False), flush=True)
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _dataset_check(arguments: argparse.Namespace) -> int:
+    from . import dataset
+
+    code, verdict = dataset.check(arguments.directory)
+    _emit(verdict)
+    return code
+
+
+def _dataset_build(arguments: argparse.Namespace) -> int:
+    from . import build
+
+    recipe = build.Recipe(arguments.games, arguments.seed, arguments.val_fraction, arguments.min_plies)
+    if arguments.from_gnuchess_book:
+        statistics = build.build_from_gnuchess_book(arguments.out, recipe, arguments.source, _note)
+    else:
+        statistics = build.build_from_files(arguments.out, recipe, arguments.pgn, arguments.moves)
+    _emit(statistics)
+    return EXIT_OK
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from . import train
+
+    return train.run(arguments)
+
+
+def _infer(arguments: argparse.Namespace) -> int:
+    from . import infer
+
+    try:
+        _emit(infer.infer(arguments.model, arguments.context, arguments.topk, arguments.device))
+    except TrainerError as error:
+        _emit({"ok": False, "error": str(error), "context": arguments.context})
+        _note(f"infer: {error}")
+        return error.exit_code
+    return EXIT_OK
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from . import validate
+
+    verdict = validate.validate(arguments)
+    _emit(verdict)
+    if verdict["ok"]:
+        return EXIT_OK
+    _note("validate: " + "; ".join(check["detail"] for check in verdict["checks"] if not check["ok"]))
+    return EXIT_FAILED
+
+
+def _positive(kind: type[int] | type[float]) -> Any:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _add_dataset(commands: Any) -> None:
+    dataset = commands.add_parser("dataset", help="check or build a data folder").add_subparsers(dest="action", required=True)
+    check = dataset.add_parser("check", help="check every row and move of a data folder; needs the standard library only")
+    check.add_argument("directory", type=Path)
+    check.set_defaults(run=_dataset_check)
+    build = dataset.add_parser("build", help="build a data folder from recorded games")
+    build.add_argument("--out", type=Path, required=True)
+    build.add_argument("--pgn", type=Path, nargs="*", default=[], help="PGN files")
+    build.add_argument("--moves", type=Path, nargs="*", default=[], help="text files, one game in UCI moves per line")
+    build.add_argument("--from-gnuchess-book", action="store_true", help="Debian's public-domain collection of 145,716 master games")
+    build.add_argument("--source", type=Path, help="the archive of gnuchess-book, when it is here already")
+    build.add_argument("--games", type=_count, default=0, help="how many games to keep; 0 keeps all")
+    build.add_argument("--seed", type=_count, default=7)
+    build.add_argument("--val-fraction", type=_fraction, default=0.1)
+    build.add_argument("--min-plies", type=_positive(int), default=10)
+    build.set_defaults(run=_dataset_build)
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    train.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and val.jsonl")
+    train.add_argument("--run-dir", type=Path, required=True)
+    train.add_argument("--preset", choices=("smoke", "cpu", "gpu"), default="smoke")
+    train.add_argument("--seed", type=_count, default=7)
+    budget = train.add_mutually_exclusive_group()
+    budget.add_argument("--max-seconds", type=_positive(float), help="time budget of the training, resumptions included")
+    budget.add_argument("--max-steps", type=_positive(int), help="number of optimizer steps")
+    train.add_argument("--resume", default="auto", help="auto, never, or the path of a checkpoint")
+    train.add_argument("--batch-size", type=_positive(int), help="positions per step; the preset's by default")
+    train.add_argument("--lr", type=_positive(float), help="peak learning rate; the preset's by default")
+    train.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    train.add_argument("--device", default="auto")
+    train.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
+    train.add_argument("--deterministic", action="store_true", help="deterministic algorithms, slower on a GPU")
+    train.add_argument("--threads", type=_count, default=0, help="CPU threads; 0 takes all that are allotted")
+    train.add_argument("--min-context", type=_count, default=0, help="learn only positions with this many moves before them")
+    train.add_argument("--eval-positions", type=_positive(int), default=8192)
+    train.add_argument("--eval-seconds", type=_positive(float), default=30.0, help="seconds between evaluations")
+    train.add_argument("--checkpoint-seconds", type=_positive(float), default=15.0)
+    train.add_argument("--cache-dir", type=Path, help="where encoded positions are kept")
+    train.set_defaults(run=_train)
+
+
+def _add_infer(commands: Any) -> None:
+    infer = commands.add_parser("infer", help="predict the next move of a game; prints JSON")
+    add_infer_arguments(infer)
+    infer.set_defaults(run=_infer)
+
+
+def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of infer, which infer_move has too."""
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--context", default="", help="the moves so far, in UCI notation")
+    parser.add_argument("--topk", type=_positive(int), default=5)
+    parser.add_argument("--device", default="cpu")
+
+
+def _add_validate(commands: Any) -> None:
+    validate = commands.add_parser("validate", help="open a trained model and reproduce its figures; prints JSON")
+    validate.add_argument("--model", type=Path, required=True)
+    validate.add_argument("--data", type=Path, required=True)
+    validate.add_argument("--run-dir", type=Path, required=True, help="the run's folder with manifest.json")
+    validate.add_argument("--output", type=Path, help="also write the verdict here")
+    validate.add_argument("--tolerance", type=_positive(float), default=0.005, help="largest difference of a rate")
+    validate.add_argument("--min-raw-legal", type=float, default=0.0, help="smallest share of legal first choices without a mask")
+    validate.add_argument("--device", default="cpu")
+    validate.add_argument("--cache-dir", type=Path)
+    validate.set_defaults(run=_validate)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    root = argparse.ArgumentParser(prog="chess_trainer", description="Train a chess policy on recorded games.")
+    root.add_argument("--version", action="version", version=__version__)
+    commands = root.add_subparsers(dest="command", required=True)
+    _add_train(commands)
+    _add_infer(commands)
+    _add_validate(commands)
+    _add_dataset(commands)
+    return root
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and turn its errors into a sentence and an exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except DataError as error:
+        _note(f"{arguments.command}: {error}")
+        return EXIT_DATA
+    except TrainerError as error:
+        _note(f"{arguments.command}: {error}")
+        return error.exit_code
