@@ -1,0 +1,242 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keeps one job alive on a pod: started as ``python3 runner.py JOB_DIR``, standard library only.
+
+The job module writes this file's source into the job's folder and starts it; from then on it
+depends on nothing but Python 3.10 and that folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+HEARTBEAT_SECONDS = 2.0
+EXIT_CHECKPOINTED = 75
+PROGRESS_LIMIT = 16384
+DEFAULT_GRACE_SECONDS = 60.0
+_PR_SET_PDEATHSIG = 1
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def process_started(pid: int) -> int | None:
+    """The start time of a living process in clock ticks since boot; None when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    # A zombie keeps its entry in /proc until its parent has asked for its end.
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def write_json(path: Path, value: dict[str, Any], *, sync: bool = False) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream)
+        if sync:
+            stream.flush()
+            os.fsync(stream.fileno())
+    part.replace(path)
+
+
+def read_json(path: Path, limit: int = 65536) -> dict[str, Any]:
+    """The JSON object in a file; empty when the file is missing, too long, torn or something else."""
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(limit + 1)
+        value = json.loads(raw) if len(raw) <= limit else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Runner:
+    def __init__(self, job_dir: Path) -> None:
+        self.job_dir = job_dir
+        self.spec = read_json(job_dir / "spec.json", limit=4 << 20)
+        self.progress_file = job_dir / "progress.json"
+        self.stop_at: float | None = None
+        self.killed = False
+        self.seen: tuple[int, int] = (0, 0)
+        self.status: dict[str, Any] = {
+            "name": self.spec.get("name", job_dir.name),
+            "state": "starting",
+            "spec_sha256": self.spec.get("sha256"),
+            "attempt": self.spec.get("attempt", 1),
+            "runner_pid": os.getpid(),
+            "runner_started": process_started(os.getpid()),
+            "pid": None,
+            "pid_started": None,
+            "exit_code": None,
+            "signal": None,
+            "message": None,
+            "cancel_requested": False,
+            "started_at": now(),
+            "ended_at": None,
+            "heartbeat_at": now(),
+            "active_at": now(),
+            "progress": None,
+        }
+        self.wake_read, self.wake_write = os.pipe()
+        os.set_blocking(self.wake_write, False)
+
+    def write(self, *, sync: bool = False, **changes: Any) -> None:
+        self.status.update(changes, heartbeat_at=now())
+        # A full disk must not end the job: the next heartbeat tries again.
+        with contextlib.suppress(OSError):
+            write_json(self.job_dir / "status.json", self.status, sync=sync)
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        self.progress_file.unlink(missing_ok=True)
+        self.write(sync=True)
+        try:
+            child = self.launch()
+        except (OSError, ValueError) as error:
+            code = 127 if isinstance(error, FileNotFoundError) else 126
+            self.write(sync=True, state="failed", exit_code=code, ended_at=now(), message=f"the command could not be started: {error}")
+            return
+        self.write(sync=True, state="running", pid=child.pid, pid_started=process_started(child.pid))
+        self.watch(child)
+        self.finish(child)
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **self.spec.get("environment", {}), "PODCYCLE_PROGRESS_FILE": str(self.progress_file)}
+        with (self.job_dir / "job.log").open("ab") as log:
+            return subprocess.Popen(
+                self.spec["command"],
+                cwd=self.spec.get("chdir") or self.job_dir,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    def watch(self, child: subprocess.Popen[bytes]) -> None:
+        # WNOWAIT leaves the zombie, so that its process group cannot be given to a stranger before finish() has ended it.
+        while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            ready, _, _ = select.select([self.wake_read], [], [], self.pause())
+            if ready and signal.SIGTERM in os.read(self.wake_read, 4096):
+                self.ask_to_stop(child)
+            self.look(child)
+
+    def pause(self) -> float:
+        if self.stop_at is None or self.killed:
+            return HEARTBEAT_SECONDS
+        return min(HEARTBEAT_SECONDS, max(0.05, self.stop_at - time.monotonic()))
+
+    def look(self, child: subprocess.Popen[bytes]) -> None:
+        """One heartbeat: a cancel that was asked, a grace that ran out, progress."""
+        if self.stop_at is None and (self.job_dir / "cancel.json").exists():
+            self.ask_to_stop(child)
+        if self.stop_at is not None and not self.killed and time.monotonic() >= self.stop_at:
+            self.killed = True
+            self.signal_group(child, signal.SIGKILL)
+        self.read_progress()
+        self.write()
+
+    def ask_to_stop(self, child: subprocess.Popen[bytes]) -> None:
+        request = self.job_dir / "cancel.json"
+        if request.exists():
+            self.status["cancel_requested"] = True
+        if self.stop_at is not None:
+            return
+        grace = read_json(request).get("grace_seconds", DEFAULT_GRACE_SECONDS)
+        self.stop_at = time.monotonic() + float(grace)
+        # Only the leader: a shell or launcher passes the signal on, and workers of a trainer must not die before it has saved.
+        with contextlib.suppress(ProcessLookupError):
+            child.send_signal(signal.SIGTERM)
+
+    def signal_group(self, child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, number)
+
+    def read_progress(self) -> None:
+        try:
+            log_size = (self.job_dir / "job.log").stat().st_size
+        except OSError:
+            log_size = 0
+        try:
+            stamp = self.progress_file.stat().st_mtime_ns
+        except OSError:
+            stamp = 0
+        if (stamp, log_size) == self.seen:
+            return
+        if stamp and stamp != self.seen[0]:
+            self.status["progress"] = read_json(self.progress_file, PROGRESS_LIMIT) or self.status["progress"]
+        self.seen = (stamp, log_size)
+        self.status["active_at"] = now()
+
+    def finish(self, child: subprocess.Popen[bytes]) -> None:
+        self.read_progress()
+        # What the command left behind in its group would hold the GPU.
+        self.signal_group(child, signal.SIGKILL)
+        code = child.wait()
+        if (self.job_dir / "cancel.json").exists() and self.stop_at is not None:
+            self.status["cancel_requested"] = True
+        self.write(
+            sync=True,
+            state=self.verdict(code),
+            exit_code=code if code >= 0 else 128 - code,
+            signal=signal.Signals(-code).name if code < 0 else None,
+            ended_at=now(),
+        )
+
+    def verdict(self, code: int) -> str:
+        if code == 0:
+            return "succeeded"
+        if self.status["cancel_requested"]:
+            return "cancelled"
+        if code == EXIT_CHECKPOINTED or self.stop_at is not None:
+            return "preempted"
+        return "failed"
+
+
+def detach() -> bool:
+    """Leave the caller's session for good; true in the process that goes on."""
+    if os.fork():
+        return False
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.umask(0o077)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1):
+        os.dup2(null, number)
+    # The second standard stream is the runner's own diary, opened by the job module.
+    os.closerange(3, 4096)
+    return True
+
+
+def main() -> None:
+    job_dir = Path(sys.argv[1])
+    os.chdir(job_dir)
+    if detach():
+        Runner(job_dir).run()
+
+
+if __name__ == "__main__":
+    main()
