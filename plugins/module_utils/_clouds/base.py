@@ -1,0 +1,97 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The contract of a cloud: what the engine asks of each provider. Mapping only, no waiting, no retry of its own."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, Pod, PodWish, Stamp
+
+
+@dataclass(frozen=True)
+class GpuType:
+    """A GPU model as one cloud names it."""
+
+    id: str
+    name: str
+    vram_gib: int
+
+
+class Cloud(ABC):
+    """One provider. Every call raises a CloudError, whose C(effect) says whether it may have acted."""
+
+    name: str
+    endpoint: str
+    key: str
+    key_source: str
+
+    @property
+    def key_id(self) -> str:
+        """A short fingerprint: which key a lease was made with, without telling the key."""
+        return hashlib.sha256(f"podcycle\n{self.key}".encode()).hexdigest()[:12]
+
+    @abstractmethod
+    def check(self) -> None:
+        """A cheap read that fails when the key or the way to the API is bad."""
+
+    @abstractmethod
+    def gpu_types(self) -> list[GpuType]:
+        """Every GPU model of the catalog."""
+
+    @abstractmethod
+    def offers(self, gpu_count: int, *, spot: bool, options: dict[str, object]) -> list[Offer]:
+        """Everything rentable for this many GPUs, unranked."""
+
+    @abstractmethod
+    def create(self, wish: PodWish, stamp: Stamp, offer: Offer) -> Pod:
+        """Rent one pod named after the stamp. Raises NoCapacity when this offer cannot be had now."""
+
+    @abstractmethod
+    def get(self, pod_id: str) -> Pod:
+        """One pod; raises NotFound only on a by-id not-found."""
+
+    @abstractmethod
+    def list(self) -> list[Pod]:
+        """Every pod of the account, all pages."""
+
+    @abstractmethod
+    def start(self, pod_id: str) -> None: ...
+
+    @abstractmethod
+    def stop(self, pod_id: str) -> None: ...
+
+    @abstractmethod
+    def terminate(self, pod_id: str) -> None:
+        """Give a pod back; raises NotFound when it is gone already."""
+
+
+def resolve_gpus(wanted: Sequence[str], known: Iterable[GpuType], cloud: str) -> tuple[str, ...]:
+    """Provider ids of the wanted GPUs, given as ids, display names or unique parts of either."""
+    types = list(known)
+    return tuple(_resolve(name, types, cloud) for name in wanted)
+
+
+def _resolve(wanted: str, types: list[GpuType], cloud: str) -> str:
+    folded = wanted.casefold().strip()
+    for field in ("id", "name"):
+        exact = [gpu.id for gpu in types if str(getattr(gpu, field)).casefold() == folded]
+        if len(exact) == 1:
+            return exact[0]
+    partial = [gpu for gpu in types if folded and (folded in gpu.id.casefold() or folded in gpu.name.casefold())]
+    if len(partial) == 1:
+        return partial[0].id
+    if partial:
+        raise UsageError(f"GPU {clean_text(wanted, 60)!r} is ambiguous on {cloud}", hint="it may be: " + ", ".join(gpu.name for gpu in partial[:8]))
+    names = {gpu.name.casefold(): gpu.name for gpu in types} | {gpu.id.casefold(): gpu.name for gpu in types}
+    near = list(dict.fromkeys(names[match] for match in difflib.get_close_matches(folded, list(names), n=6, cutoff=0.4)))
+    raise UsageError(
+        f"GPU {clean_text(wanted, 60)!r} is not known on {cloud}",
+        hint=("nearest: " + ", ".join(near)) if near else "list them with: ansible-playbook playbooks/offers.yml",
+    )

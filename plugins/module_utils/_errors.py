@@ -1,0 +1,153 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Exceptions that carry data, and the one function that turns them into a failure.
+
+Every exception says what was tried and what was answered; C(effect) tells whether the
+other side may have acted: V(none) means surely not, V(unknown) means nobody can say.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+EFFECT_NONE = "none"
+EFFECT_UNKNOWN = "unknown"
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def clean_text(value: object, limit: int = 400) -> str:
+    """One printable line of at most `limit` characters, from text that a stranger sent."""
+    text = _CONTROL.sub(" ", str(value)).replace("\n", " ").strip()
+    return text if len(text) <= limit else text[: limit - 1] + "\u2026"
+
+
+class PodcycleError(Exception):
+    """Base of every failure that the collection explains itself."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, hint: str = "", effect: str = EFFECT_NONE, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.effect = effect
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class UsageError(PodcycleError):
+    """The caller's wish cannot be carried out as written."""
+
+    code = "bad_input"
+
+
+class CredentialError(PodcycleError):
+    code = "no_key"
+
+
+class StateError(PodcycleError):
+    """The state folder, the ledger or a lock is not usable."""
+
+    code = "state"
+
+
+class LedgerDamaged(StateError):
+    code = "ledger_damaged"
+
+
+class WaitTimeout(PodcycleError):
+    """A wait ended without its condition; `details` carry the phase and the last state seen."""
+
+    code = "timeout"
+
+
+class CloudError(PodcycleError):
+    """A cloud answered with an error, strangely, or not at all."""
+
+    code = "cloud_error"
+
+
+class Unauthorized(CloudError):
+    code = "unauthorized"
+
+
+class Forbidden(CloudError):
+    code = "forbidden"
+
+
+class ProxyRefused(CloudError):
+    """Something between us and the API refused: not a verdict on the key."""
+
+    code = "proxy_refused"
+
+
+class PaymentRequired(CloudError):
+    code = "payment_required"
+
+
+class NotFound(CloudError):
+    code = "not_found"
+
+
+class Conflict(CloudError):
+    code = "conflict"
+
+
+class InvalidRequest(CloudError):
+    code = "invalid_request"
+
+
+class NoCapacity(CloudError):
+    code = "no_capacity"
+
+
+class RateLimited(CloudError):
+    code = "rate_limited"
+
+
+class ServerError(CloudError):
+    code = "server_error"
+
+
+class Unreachable(CloudError):
+    """The request was never sent: the connection could not be made."""
+
+    code = "unreachable"
+
+
+class NoReply(CloudError):
+    """The request was sent and no whole answer came back."""
+
+    code = "no_reply"
+
+
+class SchemaError(CloudError):
+    """The answer does not have the shape that the provider documents."""
+
+    code = "schema"
+
+
+class LeaseUnknown(CloudError):
+    """A create may or may not have taken effect; the ledger keeps the lease open."""
+
+    code = "lease_unknown"
+
+
+class StillAlive(CloudError):
+    """A pod was given back but is still there."""
+
+    code = "still_alive"
+
+
+def failure(error: PodcycleError) -> dict[str, Any]:
+    """The failure that a module hands to fail_json: O(msg) for people, O(failure) for programs."""
+    details = {key: value for key, value in error.details.items() if value is not None}
+    return {
+        "msg": str(error),
+        "failure": {"code": error.code, "message": error.message, "effect": error.effect, "details": details},
+    }

@@ -1,0 +1,217 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one place that sends a request: retry rules, redaction, errors.
+
+Retry rules. A read (GET) is repeated after 429, 5xx and transport faults, with jitter, and
+honours Retry-After. A write is repeated only after 429 or when the connection was refused:
+both mean that it surely had no effect. After anything else the caller must look first.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import random
+import socket
+import urllib.error
+import urllib.parse
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible.module_utils.urls import open_url
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock, SystemClock
+
+USER_AGENT = "podcycle.gpu/0.1.0 (ansible collection)"
+MAX_BODY_BYTES = 64 * 1024 * 1024
+_EXCERPT = 300
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: Any
+    request_id: str | None = None
+
+
+@dataclass(frozen=True)
+class RawReply:
+    """What came over the wire, before anybody judged it."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+
+@dataclass
+class HttpClient:
+    """JSON over HTTP to one base URL with one bearer key."""
+
+    base_url: str
+    key: str
+    label: str
+    secrets: tuple[str, ...] = ()
+    timeout_seconds: float = 30.0
+    read_tries: int = 4
+    rate_limit_wait_seconds: float = 120.0
+    clock: Clock = field(default_factory=SystemClock)
+
+    def get(self, path: str, query: dict[str, str] | None = None) -> Reply:
+        return self._repeat("GET", path + ("?" + urllib.parse.urlencode(query) if query else ""), None)
+
+    def post(self, path: str, body: dict[str, Any]) -> Reply:
+        return self._repeat("POST", path, body)
+
+    def delete(self, path: str) -> Reply:
+        return self._repeat("DELETE", path, None)
+
+    def redact(self, text: str) -> str:
+        for secret in (self.key, *self.secrets):
+            if len(secret) >= 4:
+                text = text.replace(secret, "***")
+        return text
+
+    def _repeat(self, method: str, path: str, body: dict[str, Any] | None) -> Reply:
+        waited = 0.0
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._once(method, path, body)
+            except errors.RateLimited as err:
+                pause = float(err.details.get("retry_after") or min(2.0**tries, 30.0))
+                if waited + pause > self.rate_limit_wait_seconds:
+                    raise
+            except errors.Unreachable:
+                if tries >= self.read_tries:
+                    raise
+                pause = min(0.5 * 2.0**tries, 8.0)
+            except (errors.ServerError, errors.NoReply):
+                if method != "GET" or tries >= self.read_tries:
+                    raise
+                pause = min(0.5 * 2.0**tries, 8.0)
+            pause *= random.uniform(0.8, 1.2)
+            waited += pause
+            self.clock.sleep(pause)
+
+    def _once(self, method: str, path: str, body: dict[str, Any] | None) -> Reply:
+        raw = self._send(method, path, body)
+        request_id = raw.headers.get("x-request-id")
+        parsed: Any = None
+        is_json = "json" in raw.headers.get("content-type", "")
+        if raw.content:
+            try:
+                parsed = json.loads(raw.content) if is_json else None
+            except ValueError:
+                is_json = False
+        if 200 <= raw.status < 300:
+            if raw.content and not is_json:
+                raise errors.NoReply(
+                    f"{self._tried(method, path)}: HTTP {raw.status} with a body that is not JSON: {self._excerpt(raw.content)}",
+                    effect=self._doubt(method), status=raw.status, request_id=request_id,
+                )
+            return Reply(raw.status, parsed, request_id)
+        raise self._error(method, path, raw, parsed if is_json else None, request_id)
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> RawReply:
+        url = self.base_url.rstrip("/") + path
+        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json"}
+        data = None
+        if body is not None:
+            data = json.dumps(body)
+            headers["Content-Type"] = "application/json"
+        try:
+            reply = open_url(
+                url, method=method, data=data, headers=headers, timeout=self.timeout_seconds, http_agent=USER_AGENT,
+                follow_redirects="none", use_proxy=not is_loopback(url), use_netrc=False,
+            )
+            with reply:
+                return self._read(method, path, reply.status, reply.headers, reply)
+        except urllib.error.HTTPError as err:
+            with err:
+                return self._read(method, path, err.code, err.headers, err)
+        except urllib.error.URLError as err:
+            raise self._transport(method, path, err.reason) from err
+        except (OSError, http.client.HTTPException) as err:
+            raise self._transport(method, path, err) from err
+
+    def _read(self, method: str, path: str, status: int, headers: Any, stream: Any) -> RawReply:
+        try:
+            content = stream.read(MAX_BODY_BYTES + 1)
+        except (OSError, http.client.HTTPException) as err:
+            raise errors.NoReply(
+                f"{self._tried(method, path)}: HTTP {status}, but the answer broke off ({errors.clean_text(err, 100)})",
+                effect=self._doubt(method) if status < 400 else errors.EFFECT_NONE,
+            ) from err
+        if len(content) > MAX_BODY_BYTES:
+            raise errors.SchemaError(f"{self._tried(method, path)}: the answer is larger than {MAX_BODY_BYTES >> 20} MiB")
+        return RawReply(status, {str(key).lower(): str(value) for key, value in (headers or {}).items()}, content)
+
+    def _transport(self, method: str, path: str, reason: object) -> errors.CloudError:
+        text = errors.clean_text(reason, 160)
+        if isinstance(reason, (ConnectionRefusedError, socket.gaierror)):
+            return errors.Unreachable(
+                f"{self._tried(method, path)}: cannot connect to {self.base_url} ({text})",
+                hint=f"check the network, or whether the endpoint of {self.label} is right and running",
+            )
+        return errors.NoReply(f"{self._tried(method, path)}: no whole answer ({text})", effect=self._doubt(method))
+
+    def _error(self, method: str, path: str, raw: RawReply, problem: Any, request_id: str | None) -> errors.CloudError:
+        said = self._said(raw, problem)
+        details = {"status": raw.status, "request_id": request_id, "cloud": self.label, "method": method, "path": path.split("?")[0]}
+        lead = f"{self._tried(method, path)}: HTTP {raw.status}"
+        if raw.status == 429:
+            return errors.RateLimited(f"{lead}: too many requests", retry_after=_seconds(raw.headers.get("retry-after")), **details)
+        if raw.status in (401, 403, 407) and not isinstance(problem, dict):
+            return errors.ProxyRefused(
+                f"{lead} from something that is not the API: {said}",
+                hint="a proxy or firewall between here and the API refused; the key was not judged. Try from another network", **details,
+            )
+        kind: type[errors.CloudError] = {
+            401: errors.Unauthorized, 402: errors.PaymentRequired, 403: errors.Forbidden, 404: errors.NotFound, 409: errors.Conflict,
+        }.get(raw.status, errors.InvalidRequest)
+        effect = errors.EFFECT_NONE
+        if raw.status >= 500 or raw.status < 400:
+            kind, effect = errors.ServerError, self._doubt(method)
+        return kind(f"{lead}: {said}", effect=effect, said=said, **details)
+
+    def _said(self, raw: RawReply, problem: Any) -> str:
+        if isinstance(problem, dict):
+            parts = [str(problem[key]) for key in ("title", "detail", "message", "error") if isinstance(problem.get(key), str)]
+            extra = problem.get("errors")
+            if isinstance(extra, list):
+                parts.extend(json.dumps(item) if not isinstance(item, str) else item for item in extra[:5])
+            if parts:
+                return errors.clean_text(self.redact(": ".join(dict.fromkeys(parts))), _EXCERPT)
+        return self._excerpt(raw.content)
+
+    def _excerpt(self, content: bytes) -> str:
+        return errors.clean_text(self.redact(content[:2000].decode("utf-8", "replace")), 200) or "an empty answer"
+
+    def _tried(self, method: str, path: str) -> str:
+        return f"{method} {path.split('?')[0]} on {self.label}"
+
+    @staticmethod
+    def _doubt(method: str) -> str:
+        return errors.EFFECT_NONE if method == "GET" else errors.EFFECT_UNKNOWN
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL names this machine itself."""
+    host = urllib.parse.urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return max(0.0, min(float(value), 3600.0)) if value is not None else None
+    except ValueError:
+        return None

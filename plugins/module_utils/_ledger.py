@@ -1,0 +1,214 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ledger: an append-only journal of every lease, written before money is spent.
+
+One file per (endpoint, account). A line is one event: C(crc32 of the JSON, a space, the JSON).
+A line that a crash cut short is the last one and is dropped by the next writer; a bad line
+anywhere else means that somebody else wrote here, and the ledger refuses to go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import LedgerDamaged, StateError
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Stamp, parse_time, rfc3339, to_money, utc_now
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir, sync_folder
+
+# Lease states. `intent` and `doubt`: a pod may exist without our knowing its id.
+INTENT, DOUBT, LEASED, STOPPED, RELEASING = "intent", "doubt", "leased", "stopped", "releasing"
+RELEASED, VOID, PRESUMED_VOID = "released", "void", "presumed_void"
+OPEN_STATES = frozenset({INTENT, DOUBT, LEASED, STOPPED, RELEASING})
+_AFTER = {
+    "intent": INTENT, "attempt": INTENT, "doubt": DOUBT, "refused": INTENT, "leased": LEASED, "stopping": LEASED, "stopped": STOPPED,
+    "starting": STOPPED, "started": LEASED, "releasing": RELEASING, "released": RELEASED, "void": VOID, "presumed_void": PRESUMED_VOID,
+}
+
+
+@dataclass
+class Lease:
+    """What the ledger knows of one pod, from its intent to its end."""
+
+    stamp: Stamp
+    cloud: str
+    key_id: str
+    state: str = INTENT
+    pod_id: str | None = None
+    created_at: datetime = field(default_factory=utc_now)
+    deadline: datetime | None = None
+    usd_per_hour: Decimal | None = None
+    leased_at: datetime | None = None
+    ended_at: datetime | None = None
+    last_event: str = ""
+    sent_at: datetime | None = None
+    marks: dict[str, Any] = field(default_factory=dict)
+    wish: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def open(self) -> bool:
+        return self.state in OPEN_STATES
+
+    def cost(self, now: datetime) -> Decimal | None:
+        """Dollars since the lease began, at the rented price; stopped time is not told apart."""
+        if self.usd_per_hour is None or self.leased_at is None:
+            return None
+        seconds = Decimal(str(((self.ended_at or now) - self.leased_at).total_seconds()))
+        return max(Decimal(0), seconds) * self.usd_per_hour / 3600
+
+    def to_dict(self, now: datetime) -> dict[str, Any]:
+        cost = self.cost(now)
+        return {
+            "stamp": str(self.stamp), "run_id": self.stamp.run_id, "index": self.stamp.index, "cloud": self.cloud, "state": self.state,
+            "pod_id": self.pod_id, "since": rfc3339(self.leased_at or self.created_at), "deadline": rfc3339(self.deadline) if self.deadline else None,
+            "usd_per_hour": None if self.usd_per_hour is None else f"{self.usd_per_hour:.4f}",
+            "cost_usd": None if cost is None else f"{cost:.4f}", "open": self.open, "marks": dict(self.marks),
+        }
+
+
+class Ledger:
+    """The journal of one (endpoint, account) pair inside a state folder."""
+
+    def __init__(self, state: StateDir, cloud: str, endpoint: str, account: str = "default") -> None:
+        digest = hashlib.sha256(f"{endpoint}\n{account}".encode()).hexdigest()[:12]
+        self._state = state
+        self._lock = f"ledger-{cloud}-{digest}"
+        self.cloud = cloud
+        self.endpoint = endpoint
+        self.path = state.sub("ledgers") / f"{cloud}-{digest}.jsonl"
+
+    def begin(self, run_id: str, name: str, index: int, key_id: str, wish: dict[str, Any], deadline: datetime) -> Lease:
+        """Write the intent of a new lease, on disk before this returns."""
+        stamp = Stamp(run_id, name, index, self._state.owner, secrets.token_hex(4))
+        self.write(stamp, "intent", cloud=self.cloud, endpoint=self.endpoint, key_id=key_id, wish=wish, deadline=rfc3339(deadline))
+        return self.lease(stamp)
+
+    def write(self, stamp: Stamp, event: str, **data: Any) -> None:
+        record = {"ts": rfc3339(utc_now()), "lease": str(stamp), "event": event, **({"data": data} if data else {})}
+        text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+        line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
+        with self._state.lock(self._lock):
+            try:
+                self._append(line)
+            except OSError as err:
+                raise StateError(
+                    f"cannot write the ledger {self.path}: {err.strerror}", hint="free some disk space; nothing is rented without a written intent"
+                ) from err
+
+    def _append(self, line: bytes) -> None:
+        new = not self.path.exists()
+        handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            end = whole_length(handle)
+            os.ftruncate(handle, end)
+            os.lseek(handle, end, os.SEEK_SET)
+            sent = 0
+            while sent < len(line):
+                sent += os.write(handle, line[sent:])
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if new:
+            sync_folder(self.path.parent)
+
+    def leases(self) -> list[Lease]:
+        """Every lease ever, oldest first."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as err:
+            raise StateError(f"cannot read the ledger {self.path}: {err.strerror}") from err
+        return fold(read_events(content, self.path))
+
+    def lease(self, stamp: Stamp) -> Lease:
+        for lease in self.leases():
+            if lease.stamp == stamp:
+                return lease
+        raise StateError(f"the ledger {self.path} has no lease {stamp}")
+
+    def of_run(self, run_id: str) -> list[Lease]:
+        return [lease for lease in self.leases() if lease.stamp.run_id == run_id]
+
+
+def whole_length(handle: int) -> int:
+    """Bytes up to and including the last line break: what stands behind it was cut short by a crash."""
+    end = os.lseek(handle, 0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 65536)
+        os.lseek(handle, start, os.SEEK_SET)
+        chunk = os.read(handle, end - start)
+        at = chunk.rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0
+
+
+def read_events(content: bytes, path: Path) -> list[dict[str, Any]]:
+    """Whole events in order; the torn last line is left out, any other bad line raises LedgerDamaged."""
+    lines = content.split(b"\n")
+    lines.pop()
+    events: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        crc, _space, text = line.partition(b" ")
+        try:
+            if int(crc, 16) != zlib.crc32(text):
+                raise ValueError("checksum differs")
+            event = json.loads(text)
+            if not isinstance(event, dict):
+                raise ValueError("no object")
+        except ValueError as err:
+            raise LedgerDamaged(
+                f"line {number} of the ledger {path} is damaged ({err})",
+                hint="move the file away, then give back what still runs: ansible-playbook playbooks/reap.yml -e owner=ID lists it by its stamp", line=number,
+            ) from err
+        events.append(event)
+    return events
+
+
+def fold(events: Iterable[dict[str, Any]]) -> list[Lease]:
+    """The leases that a journal adds up to."""
+    leases: dict[str, Lease] = {}
+    for event in events:
+        stamp = Stamp.parse(event.get("lease"))
+        kind, data = str(event.get("event")), event.get("data") or {}
+        if stamp is None:
+            continue
+        moment = parse_time(event.get("ts")) or utc_now()
+        if kind == "intent":
+            leases[str(stamp)] = Lease(
+                stamp, str(data.get("cloud")), str(data.get("key_id")), created_at=moment, deadline=parse_time(data.get("deadline")), wish=data.get("wish") or {}
+            )
+        if str(stamp) in leases:
+            _apply(leases[str(stamp)], kind, data, moment)
+    return list(leases.values())
+
+
+def _apply(lease: Lease, kind: str, data: dict[str, Any], moment: datetime) -> None:
+    lease.last_event = kind
+    lease.state = _AFTER.get(kind, lease.state)
+    if kind == "attempt":
+        lease.sent_at = moment
+    if data.get("pod_id"):
+        lease.pod_id = str(data["pod_id"])
+    if data.get("usd_per_hour") is not None:
+        lease.usd_per_hour = to_money(data["usd_per_hour"])
+    if kind == "leased":
+        lease.leased_at = lease.leased_at or lease.sent_at or moment
+    if kind == "extended":
+        lease.deadline = parse_time(data.get("deadline")) or lease.deadline
+    if kind == "mark":
+        lease.marks.update(data)
+    if lease.state in (RELEASED, VOID, PRESUMED_VOID):
+        lease.ended_at = lease.ended_at or moment

@@ -1,0 +1,108 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is true of a lease: asks the cloud, and never mistakes silence for absence.
+
+A pod whose id is known is gone only after a by-id not-found. A create whose answer was lost is
+looked for by its stamp in listings, and presumed void only after two that can be trusted.
+"""
+
+from __future__ import annotations
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as book
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import GONE, Pod, utc_now
+from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock
+
+# RunPod lists a new pod only seconds after creating it.
+SETTLE_SECONDS = 12.0
+DOUBT_SECONDS = 90.0
+
+
+class Lookout:
+    """Finds the pod of a lease, or proves that there is none."""
+
+    def __init__(self, cloud: Cloud, ledger: Ledger, clock: Clock, settle_seconds: float = SETTLE_SECONDS) -> None:
+        self._cloud = cloud
+        self._ledger = ledger
+        self._clock = clock
+        self._settle = settle_seconds
+
+    def by_id(self, lease: Lease) -> Pod | None:
+        """The pod of a lease whose id is known; None when the cloud says that it is gone."""
+        assert lease.pod_id is not None
+        if lease.key_id != self._cloud.key_id:
+            raise errors.LeaseUnknown(
+                f"pod {lease.pod_id} was rented with another key, so this one cannot tell whether it lives",
+                hint="use the key it was rented with", pod_id=lease.pod_id, effect=errors.EFFECT_UNKNOWN,
+            )
+        try:
+            pod = self._cloud.get(lease.pod_id)
+        except errors.NotFound:
+            return None
+        return None if pod.state == GONE else pod
+
+    def by_stamp(self, lease: Lease) -> Pod | None:
+        """The pod of a create that may have taken effect; None when two sound listings lack it.
+
+        Raises LeaseUnknown when listings cannot be trusted, or when two pods bear the stamp.
+        """
+        start = self._clock.monotonic()
+        sound = 0
+        trouble = "the listing lacks pods that are known to live"
+        pause = 0.5
+        while True:
+            try:
+                found = [pod for pod in self._cloud.list() if pod.name == str(lease.stamp) and pod.state != GONE]
+                whole = bool(found) or self._whole()
+            except errors.CloudError as err:
+                found, whole, trouble = [], False, err.message
+            if len(found) > 1:
+                raise errors.LeaseUnknown(
+                    f"{len(found)} pods bear the stamp {lease.stamp}: {', '.join(pod.id for pod in found)}",
+                    hint="end the ones that are not yours in the provider's console, then run again", stamp=str(lease.stamp), effect=errors.EFFECT_UNKNOWN,
+                )
+            if found:
+                return found[0]
+            waited = self._clock.monotonic() - start
+            sound = sound + 1 if whole else 0
+            if sound >= 2 and waited >= self._settle:
+                return None
+            if waited >= DOUBT_SECONDS:
+                raise errors.LeaseUnknown(
+                    f"it is not known whether {self._cloud.name} created {lease.stamp}: looked for {waited:.0f} s; {trouble}",
+                    hint="it stays in the ledger; run the same command again, or: ansible-playbook playbooks/reap.yml",
+                    stamp=str(lease.stamp), effect=errors.EFFECT_UNKNOWN,
+                )
+            self._clock.sleep(pause)
+            pause = min(pause * 1.6, 5.0)
+
+    def _whole(self) -> bool:
+        """Whether a listing shows every pod that the ledger has as alive, or they are truly gone."""
+        listed = {pod.id for pod in self._cloud.list()}
+        known = [lease for lease in self._ledger.leases() if lease.state == book.LEASED and lease.pod_id and lease.key_id == self._cloud.key_id]
+        return all(lease.pod_id in listed or self.by_id(lease) is None for lease in known)
+
+    def settle(self, lease: Lease) -> Pod | None:
+        """The lease's pod, with what was learnt written to the ledger; None when there is none any more."""
+        if lease.pod_id:
+            pod = self.by_id(lease)
+            if pod is None:
+                self._ledger.write(lease.stamp, "released", proof="not found by id")
+            return pod
+        if lease.last_event in ("intent", "refused"):
+            self._ledger.write(lease.stamp, "void", proof="never sent")
+            return None
+        pod = self.by_stamp(lease)
+        if pod is None:
+            self._ledger.write(lease.stamp, "presumed_void", proof="absent from two listings", looked_at=utc_now().isoformat(timespec="seconds"))
+            return None
+        self.adopt(lease, pod)
+        return pod
+
+    def adopt(self, lease: Lease, pod: Pod) -> None:
+        price = None if pod.usd_per_hour is None else str(pod.usd_per_hour)
+        self._ledger.write(lease.stamp, "leased", pod_id=pod.id, usd_per_hour=price, gpu=pod.gpu, region=pod.region)
+        lease.pod_id, lease.state = pod.id, book.LEASED

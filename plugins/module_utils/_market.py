@@ -1,0 +1,47 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rank and filter offers: the user's preferences first, then price, availability and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, PodWish, usd
+
+# Availability is a hint only: NONE may hide a data center that has some, HIGH is no promise.
+_AVAILABILITY = {"high": 0, "medium": 0, "low": 1, "unknown": 1, "none": 2}
+
+
+def rank(offers: Sequence[Offer]) -> list[Offer]:
+    """Cheapest first among those that seem to be there; more memory breaks a tie."""
+    return sorted(offers, key=lambda offer: (_AVAILABILITY.get(offer.availability, 1) == 2, offer.usd_per_hour, -offer.vram_gib, offer.gpu_name))
+
+
+def choose(offers: Sequence[Offer], wish: PodWish, cloud: str) -> list[Offer]:
+    """The offers to try, in order; raises UsageError with the cheapest when the price cap excludes all."""
+    fitting = [offer for offer in offers if not wish.gpus or offer.gpu in wish.gpus]
+    least = wish.options.get("min_vram_gib")
+    if least:
+        fitting = [offer for offer in fitting if offer.vram_gib >= int(least)]
+    if not fitting:
+        raise UsageError(
+            f"{cloud} offers no pod with {wish.gpu_count} x {' or '.join(wish.gpus) or 'GPU'}{f' of {least} GiB' if least else ''}",
+            hint="see ansible-playbook playbooks/offers.yml, or try another cloud_type",
+        )
+    capped = [offer for offer in fitting if wish.max_usd_per_hour is None or offer.usd_per_hour <= wish.max_usd_per_hour]
+    if not capped:
+        cheapest = min(fitting, key=lambda offer: offer.usd_per_hour)
+        raise UsageError(
+            f"max_usd_per_hour {usd(wish.max_usd_per_hour)} is below every offer of {cloud} that fits",
+            hint=f"the cheapest is {cheapest.gpu_count} x {cheapest.gpu_name} at {usd(cheapest.usd_per_hour)} $/h ({cheapest.cloud_type})",
+        )
+    ordered = rank(capped)
+    if wish.gpus:
+        place = {gpu: number for number, gpu in enumerate(wish.gpus)}
+        ordered.sort(key=lambda offer: place[offer.gpu])
+    if not wish.regions:
+        return ordered
+    return [replace(offer, region=region) for offer in ordered for region in wish.regions]

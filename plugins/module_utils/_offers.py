@@ -1,0 +1,37 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What offer_info answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import resolve_gpus
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
+from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
+from ansible_collections.podcycle.gpu.plugins.module_utils._market import choose
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import PodWish
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import money_option, open_cloud
+
+
+def list_offers(options: Mapping[str, Any]) -> dict[str, Any]:
+    cap = money_option("max_usd_per_hour", options["max_usd_per_hour"])
+    if options["gpu_count"] < 1 or options["min_vram_gib"] < 0 or options["limit"] < 0 or (cap is not None and cap <= 0):
+        raise UsageError("gpu_count and max_usd_per_hour must be above 0, min_vram_gib and limit not below 0")
+    cloud = open_cloud(options)
+    gpus = resolve_gpus(options["gpu"], cloud.gpu_types(), cloud.name) if options["gpu"] else ()
+    wish = PodWish(
+        run_id="offers", name="pod", count=1, gpus=gpus, gpu_count=options["gpu_count"], max_usd_per_hour=cap, image="", disk_gib=1, volume_gib=0,
+        volume_path="", ports=(), regions=tuple(options["regions"]), options={"min_vram_gib": options["min_vram_gib"] or None},
+    )
+    offers = choose(cloud.offers(options["gpu_count"], spot=options["spot"], options={"cloud_type": options["cloud_type"]}), wish, cloud.name)
+    rows = [offer.to_dict() for offer in offers]
+    return {"changed": False, "offers": rows[: options["limit"]] if options["limit"] else rows, "rehearsal": is_loopback(cloud.endpoint)}
+
+
+def worst_case(usd_per_hour: Decimal, count: int, seconds: int) -> Decimal:
+    """What a group costs when nothing ends it before its leases do."""
+    return usd_per_hour * count * seconds / 3600

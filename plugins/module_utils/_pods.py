@@ -1,0 +1,184 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the pod modules do: options to a wish, the engine's slots to a result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine, Slot, Waits, each
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
+from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, money_option, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, close_masters, control_path_dir
+
+_WAITS = {"capacity": 0, "boot": 900, "endpoint": 300, "sshd": 300, "stop": 180, "release": 180, "settle": 12}
+
+
+def pod_spec() -> dict[str, dict[str, Any]]:
+    """The argument spec of the pod module, without what every cloud module has."""
+    return {
+        "run_id": {"type": "str", "required": True},
+        "name": {"type": "str", "default": "pod"},
+        "state": {"type": "str", "choices": ["running", "stopped", "absent"], "default": "running"},
+        "count": {"type": "int", "default": 1},
+        "gpu": {"type": "list", "elements": "str", "default": []},
+        "gpu_count": {"type": "int", "default": 1},
+        "min_vram_gib": {"type": "int", "default": 0},
+        "max_usd_per_hour": {"type": "str"},
+        "spot": {"type": "bool", "default": False},
+        "regions": {"type": "list", "elements": "str", "default": []},
+        "image": {"type": "str", "default": "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"},
+        "disk_gib": {"type": "int", "default": 40},
+        "volume_gib": {"type": "int", "default": 0},
+        "volume_path": {"type": "str", "default": "/workspace"},
+        "ports": {"type": "list", "elements": "str", "default": ["22/tcp"]},
+        "env": {"type": "dict", "default": {}},
+        "secret_env": {"type": "dict", "default": {}, "no_log": True},
+        "ssh_public_key": {"type": "str", "no_log": False},
+        "ssh_private_key_file": {"type": "path", "no_log": False},
+        "known_hosts_file": {"type": "path"},
+        "lease": {"type": "dict", "default": {}, "options": {"hours": {"type": "str", "default": "4"}}},
+        "waits": {"type": "dict", "default": {}, "options": {name: {"type": "float", "default": seconds} for name, seconds in _WAITS.items()}},
+        "runpod": {
+            "type": "dict", "default": {},
+            "options": {
+                "cloud_type": {"type": "str", "choices": ["secure", "community", "any"], "default": "secure"},
+                "min_cuda_version": {"type": "str"},
+            },
+        },
+        "progress_file": {"type": "path"},
+    }
+
+
+def make_wish(options: Mapping[str, Any]) -> model.PodWish:
+    """The checked wish; raises UsageError before anything is sent."""
+    own = {"cloud_type": "secure", **{key: value for key, value in (options["runpod"] or {}).items() if value is not None}}
+    version = own.get("min_cuda_version")
+    if version and not re.match(r"[0-9]{1,2}\.[0-9]{1,2}\Z", str(version)):
+        raise errors.UsageError(f"min_cuda_version is {errors.clean_text(version, 20)!r}; it must look like 12.8")
+    hours = money_option("lease.hours", (options["lease"] or {}).get("hours") or "4")
+    return model.check_wish(
+        model.PodWish(
+            run_id=options["run_id"], name=options["name"], count=options["count"], gpus=tuple(options["gpu"]), gpu_count=options["gpu_count"],
+            max_usd_per_hour=money_option("max_usd_per_hour", options["max_usd_per_hour"]), image=options["image"], disk_gib=options["disk_gib"],
+            volume_gib=options["volume_gib"], volume_path=options["volume_path"], ports=tuple(dict.fromkeys(port.lower() for port in options["ports"])),
+            env={str(key): str(value) for key, value in options["env"].items()},
+            secret_env={str(key): str(value) for key, value in options["secret_env"].items()}, ssh_public_key=options["ssh_public_key"],
+            spot=options["spot"], regions=tuple(options["regions"]), lease=model.LeaseTerms(hours or Decimal(4)),
+            options={**own, "min_vram_gib": options["min_vram_gib"] or None},
+        )
+    )
+
+
+def make_engine(options: Mapping[str, Any], session: Session) -> Engine:
+    waits = Waits(**{**_WAITS, **{key: value for key, value in (options.get("waits") or {}).items() if value is not None}})
+    ssh = None
+    if options.get("ssh_private_key_file") and options.get("known_hosts_file"):
+        ssh = SshAccess(Path(options["ssh_private_key_file"]), Path(options["known_hosts_file"]))
+    return Engine(session.cloud, session.ledger, session.state, ssh=ssh, waits=waits, notify=_notifier(options.get("progress_file")))
+
+
+def _notifier(path: str | None) -> Callable[[str], None]:
+    if not path:
+        return lambda text: None
+
+    def write(text: str) -> None:
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(errors.clean_text(text, 300) + "\n")
+
+    return write
+
+
+def converge(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
+    """What the pod module returns; raises PodcycleError with the pods that are rented in its details."""
+    wish = make_wish(options)
+    session = open_session(options)
+    engine = make_engine(options, session)
+    if options["state"] == "running":
+        slots = engine.rent(wish, check_mode=check_mode)
+    elif options["state"] == "stopped":
+        slots = _stop(engine, session, wish, check_mode)
+    else:
+        slots = engine.release_run(wish.run_id, check_mode=check_mode)
+    _raise_first(slots, engine)
+    result: dict[str, Any] = {
+        "changed": any(slot.changed for slot in slots),
+        "pods": [_row(slot, engine, session) for slot in slots if slot.after or slot.before],
+        "diff": {"before": _picture(slots, before=True), "after": _picture(slots, before=False)},
+        "rehearsal": session.rehearsal,
+    }
+    if options["state"] == "running":
+        total = sum((slot.after.usd_per_hour or Decimal(0) for slot in slots if slot.after), Decimal(0))
+        result["worst_case_usd"] = model.usd(worst_case(total, 1, wish.lease.seconds))
+    if options["state"] == "absent":
+        result["remaining"] = [pod.id for pod in engine.strays(wish.run_id)]
+    return result
+
+
+def _stop(engine: Engine, session: Session, wish: model.PodWish, check_mode: bool) -> list[Slot]:
+    slots = [Slot(lease.stamp.index, lease=lease) for lease in session.ledger.of_run(wish.run_id) if lease.open]
+
+    def one(slot: Slot) -> None:
+        assert slot.lease is not None
+        slot.before = engine.lookout.by_id(slot.lease) if slot.lease.pod_id else None
+        slot.changed = slot.before is not None and slot.before.state != model.STOPPED
+        slot.after = slot.before if check_mode else engine.stop(slot.lease)
+
+    return each(slots, one)
+
+
+def _raise_first(slots: list[Slot], engine: Engine) -> None:
+    failed = [slot for slot in slots if slot.error is not None]
+    if not failed:
+        return
+    first = failed[0].error
+    assert first is not None
+    leases = [engine.ledger.lease(slot.lease.stamp) for slot in slots if slot.lease is not None]
+    first.details["rented_pods"] = [lease.pod_id for lease in leases if lease.open and lease.pod_id]
+    if len(slots) > 1:
+        first.message = f"{len(failed)} of {len(slots)} pods failed; the first: {first.message}"
+    raise first
+
+
+def _row(slot: Slot, engine: Engine, session: Session) -> dict[str, Any]:
+    pod = slot.after or slot.before
+    assert pod is not None
+    row = pod.to_dict()
+    row["index"] = slot.index
+    row["run_id"] = row["run_id"] or (slot.lease.stamp.run_id if slot.lease else None)
+    lease = session.ledger.lease(slot.lease.stamp) if slot.lease else None
+    row.update(lease_facts(lease), notes=[errors.clean_text(note) for note in slot.notes])
+    if engine.ssh is not None and slot.after is not None and pod.id:
+        row["ssh_args"] = " ".join(engine.ssh.arguments(pod.id))
+        row["control_path_dir"] = str(control_path_dir(pod.id))
+    elif pod.id and slot.changed:
+        close_masters(control_path_dir(pod.id))
+    return row
+
+
+def lease_facts(lease: Lease | None) -> dict[str, Any]:
+    if lease is None:
+        return {"deadline": None, "cost_usd": None}
+    facts = lease.to_dict(model.utc_now())
+    return {"deadline": facts["deadline"], "cost_usd": facts["cost_usd"]}
+
+
+def _picture(slots: list[Slot], *, before: bool) -> dict[str, Any]:
+    """The group as the diff shows it: only what a person decides on."""
+    rows = {}
+    for slot in slots:
+        pod = slot.before if before else slot.after
+        if pod is not None:
+            rows[f"pod-{slot.index}"] = {
+                "state": pod.state if before or pod.state != model.STARTING else model.RUNNING, "gpu": f"{pod.gpu_count} x {pod.gpu}",
+                "usd_per_hour": model.usd(pod.usd_per_hour), "region": pod.region,
+            }
+    return rows

@@ -1,0 +1,72 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options that every module of a cloud shares, and what they open: driver, ledger, state folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS, make_cloud
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir, default_state_dir
+
+
+def cloud_spec() -> dict[str, dict[str, Any]]:
+    """The argument spec behind the documentation fragment podcycle.gpu.cloud."""
+    return {
+        "cloud": {"type": "str", "choices": list(CLOUDS), "default": "runpod"},
+        "api_key": {"type": "str", "no_log": True},
+        "endpoint": {"type": "str"},
+        "request_timeout": {"type": "float", "default": 30.0},
+        "account": {"type": "str", "default": "default"},
+        "state_dir": {"type": "path"},
+    }
+
+
+@dataclass(frozen=True)
+class Session:
+    cloud: Cloud
+    ledger: Ledger
+    state: StateDir
+
+    @property
+    def rehearsal(self) -> bool:
+        """Only a rehearsal cloud listens on this machine itself."""
+        return is_loopback(self.cloud.endpoint)
+
+
+def open_state(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> StateDir:
+    path = options.get("state_dir")
+    return StateDir(Path(path).expanduser() if path else default_state_dir(environ)).open()
+
+
+def open_cloud(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Cloud:
+    return make_cloud(str(options.get("cloud") or "runpod"), options, environ, Path.cwd())
+
+
+def open_session(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Session:
+    """Everything a paid action needs; sends nothing. Raises CredentialError, StateError, UsageError."""
+    cloud = open_cloud(options, environ)
+    state = open_state(options, environ)
+    return Session(cloud, Ledger(state, cloud.name, cloud.endpoint, str(options.get("account") or "default")), state)
+
+
+def money_option(name: str, value: object) -> Decimal | None:
+    if value in (None, ""):
+        return None
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite():
+        raise UsageError(f"{name} is {clean_text(value, 40)!r}; it must be a number")
+    return amount

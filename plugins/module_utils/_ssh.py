@@ -1,0 +1,140 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""First contact with a pod over SSH: its banner, a real login, and the host key pinned by it.
+
+A key is accepted on first contact only, under an alias that is the pod's id; afterwards every
+connection is strict. RunPod makes new host keys at each start, so a start of ours forgets the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
+
+
+@dataclass(frozen=True)
+class SshAccess:
+    """The key that opens a run's pods and the file that pins their host keys."""
+
+    private_key_file: Path
+    known_hosts_file: Path
+
+    def arguments(self, pod_id: str, *, first_contact: bool = False) -> list[str]:
+        """Options for ssh, the same for Ansible, rsync and our own probe."""
+        return [
+            "-o", f"UserKnownHostsFile={self.known_hosts_file}",
+            "-o", "GlobalKnownHostsFile=/dev/null",
+            "-o", f"StrictHostKeyChecking={'accept-new' if first_contact else 'yes'}",
+            "-o", f"HostKeyAlias={pod_id}",
+            "-o", "CheckHostIP=no",
+            "-o", "IdentitiesOnly=yes",
+            "-o", "IdentityAgent=none",
+            "-o", "ServerAliveInterval=15",
+            "-o", "ServerAliveCountMax=4",
+        ]
+
+    def pinned(self, pod_id: str) -> bool:
+        return any(line.split(" ", 1)[0] == pod_id for line in self._lines())
+
+    def forget(self, pod_id: str) -> None:
+        lines = self._lines()
+        kept = [line for line in lines if line.split(" ", 1)[0] != pod_id]
+        if kept != lines:
+            write_atomic(self.known_hosts_file, "".join(f"{line}\n" for line in kept))
+
+    def _lines(self) -> list[str]:
+        try:
+            return self.known_hosts_file.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def probe(self, pod_id: str, endpoint: Endpoint, timeout_seconds: float = 10.0) -> str:
+        """Empty when a login works and the host key is pinned, else what is wrong."""
+        trouble = banner_trouble(endpoint, timeout_seconds)
+        if trouble:
+            return trouble
+        command = [
+            "ssh", "-F", "none", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={int(timeout_seconds)}", "-o", "ControlPath=none",
+            "-i", str(self.private_key_file), "-p", str(endpoint.port), *self.arguments(pod_id, first_contact=not self.pinned(pod_id)),
+            f"{endpoint.user}@{endpoint.host}", "true",
+        ]
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_seconds + 10, check=False)
+        except FileNotFoundError as err:
+            raise StateError("the program ssh is not installed", hint="install openssh-client") from err
+        except subprocess.TimeoutExpired:
+            return "the SSH login did not end"
+        if done.returncode == 0:
+            return ""
+        said = done.stderr.decode("utf-8", "replace")
+        if "IDENTIFICATION HAS CHANGED" in said or "Host key verification failed" in said:
+            return "the pod's SSH host key is not the one seen at first contact"
+        lines = [line for line in said.splitlines() if line.strip() and not line.startswith("Warning: Permanently added")]
+        return clean_text(lines[-1] if lines else f"ssh ended with status {done.returncode}", 200)
+
+
+def banner_trouble(endpoint: Endpoint, timeout_seconds: float) -> str:
+    """Empty when an SSH server says hello: a listed port can be minutes ahead of its sshd."""
+    try:
+        with socket.create_connection((endpoint.host, endpoint.port), timeout=timeout_seconds) as link:
+            link.settimeout(timeout_seconds)
+            hello = link.recv(64)
+    except OSError as err:
+        return f"no SSH at {endpoint.host}:{endpoint.port} ({clean_text(err, 80)})"
+    return "" if hello.startswith(b"SSH-") else f"{endpoint.host}:{endpoint.port} does not speak SSH"
+
+
+def make_key(path: Path, comment: str) -> str:
+    """The public half of the run's ed25519 key, made when missing."""
+    public = path.with_name(path.name + ".pub")
+    if not path.exists():
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
+        try:
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=True)
+        except FileNotFoundError as err:
+            raise StateError("the program ssh-keygen is not installed", hint="install openssh-client") from err
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as err:
+            raise StateError(f"cannot make the SSH key {path}: {clean_text(getattr(err, 'stderr', b'') or err, 200)}") from err
+    return public.read_text(encoding="utf-8").strip()
+
+
+def control_path_dir(pod_id: str, generation: str = "") -> Path:
+    """A folder of its own for the pod's SSH masters; short, since unix sockets hold about 100 bytes.
+
+    Ansible names a master after host, port and user, so a pod on a recycled address would be
+    reached through the old pod's living master if they shared a folder.
+    """
+    base = Path("/tmp") / f"podcycle-{os.geteuid()}"
+    for folder in (base, base / hashlib.sha256(f"{pod_id}{generation}".encode()).hexdigest()[:10]):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        info = folder.lstat()
+        if info.st_uid != os.geteuid() or folder.is_symlink() or info.st_mode & 0o077:
+            raise StateError(f"{folder} is not a private folder of yours", hint=f"remove it: rm -r {folder}")
+    return folder
+
+
+def close_masters(folder: Path) -> int:
+    """Ask every SSH master in the folder to end; returns how many there were."""
+    count = 0
+    for master in folder.glob("*") if folder.is_dir() else ():
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                ["ssh", "-F", "none", "-o", f"ControlPath={master}", "-O", "exit", "none"], stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False
+            )
+        with contextlib.suppress(OSError):
+            master.unlink()
+        count += 1
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return count

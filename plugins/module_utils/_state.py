@@ -1,0 +1,196 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The state folder: one place, one owner, private; owner id, run folders, run locks.
+
+A run lock names host, pid and start time of the ansible-playbook that holds it: a process
+id alone is recycled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_run_id, rfc3339, utc_now
+
+_MARKER = "podcycle-state"
+
+
+def default_state_dir(environ: Mapping[str, str]) -> Path:
+    if environ.get("PODCYCLE_STATE_DIR"):
+        return Path(environ["PODCYCLE_STATE_DIR"]).expanduser()
+    base = environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "podcycle"
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process that cannot be mistaken for a later one with the same number."""
+
+    host: str
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId | None:
+        started = start_ticks(pid)
+        return None if started is None else cls(socket.gethostname(), pid, started)
+
+    @property
+    def alive(self) -> bool:
+        """On another host nobody can look, so it counts as alive."""
+        return self.host != socket.gethostname() or start_ticks(self.pid) == self.started
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"host": self.host, "pid": self.pid, "started": self.started}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ProcessId:
+        return cls(str(data["host"]), int(data["pid"]), int(data["started"]))
+
+
+def start_ticks(pid: int) -> int | None:
+    """Start time of a live process in clock ticks since boot (proc(5), field 22); None when gone or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+class StateDir:
+    """The folder that remembers what was rented. Created 0700 on first use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def open(self) -> StateDir:
+        """Create or check the folder; raises StateError for one that is not ours."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = self.path.stat()
+        except OSError as err:
+            raise StateError(f"cannot use the state folder {self.path}: {err.strerror}", hint="set PODCYCLE_STATE_DIR to a folder of yours") from err
+        if info.st_uid != os.geteuid():
+            raise StateError(f"the state folder {self.path} belongs to user {info.st_uid}, not to you", hint="set PODCYCLE_STATE_DIR to a folder of yours")
+        if stat.S_IMODE(info.st_mode) & 0o077:
+            raise StateError(f"the state folder {self.path} can be read by others", hint=f"run: chmod 700 {self.path}")
+        marker = self.path / _MARKER
+        if not marker.exists():
+            if any(entry.name != "rehearsal" and not entry.name.startswith(".") for entry in self.path.iterdir()):
+                raise StateError(
+                    f"the state folder {self.path} holds files that are not ours and has no {_MARKER} file", hint="set PODCYCLE_STATE_DIR to an empty folder"
+                )
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        return self
+
+    @property
+    def owner(self) -> str:
+        """The persistent id that stamps every pod of this state folder."""
+        path = self.path / "owner"
+        with self.lock("owner"):
+            if not path.exists():
+                write_atomic(path, secrets.token_hex(4) + "\n")
+            text = path.read_text(encoding="ascii").strip()
+        if len(text) != 8 or any(char not in "0123456789abcdef" for char in text):
+            raise StateError(f"{path} does not hold an owner id of 8 hexadecimal digits", hint="restore it from a backup; pods rented before carry the old id")
+        return text
+
+    def run_dir(self, run_id: str) -> Path:
+        path = self.path / "runs" / check_run_id(run_id)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+    def sub(self, name: str) -> Path:
+        path = self.path / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def lock(self, name: str, timeout_seconds: float = 60.0) -> Iterator[None]:
+        """An exclusive lock that the kernel drops when its process ends."""
+        path = self.sub("locks") / name
+        handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            _flock(handle, path, timeout_seconds)
+            yield
+        finally:
+            os.close(handle)
+
+    def take_run(self, run_id: str, holder: ProcessId) -> ProcessId | None:
+        """Make `holder` the run's controller; returns the dead one that had it before, if any.
+
+        Raises StateError naming the live process that holds the run.
+        """
+        with self.lock(f"run-{check_run_id(run_id)}"):
+            before = self.run_holder(run_id)
+            if before is not None and before != holder and before.alive:
+                raise StateError(
+                    f"run {run_id} is being driven by process {before.pid} on {before.host}",
+                    hint="wait for it, stop it, or use another run_id", pid=before.pid, host=before.host,
+                )
+            write_atomic(self.run_dir(run_id) / "controller.json", json.dumps({**holder.to_dict(), "since": rfc3339(utc_now())}) + "\n")
+            return None if before == holder else before
+
+    def run_holder(self, run_id: str) -> ProcessId | None:
+        path = self.path / "runs" / run_id / "controller.json"
+        try:
+            return ProcessId.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            raise StateError(f"cannot read the run lock {path}: {err}", hint="remove the file if no ansible-playbook runs for this run_id") from err
+
+
+def _flock(handle: int, path: Path, timeout_seconds: float) -> None:
+    end = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise StateError(
+                    f"waited {timeout_seconds:.0f} s for the lock {path}", hint="another run is still working on it; see who with: fuser -v " + str(path)
+                ) from None
+            time.sleep(0.05)
