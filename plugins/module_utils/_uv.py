@@ -1,0 +1,109 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""uv on a machine that may have nothing but python3."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._errors import PodcycleError
+
+# The first uv whose torch backends include cu130.
+LEAST_VERSION = (0, 9, 0)
+
+
+class UvError(PodcycleError):
+    code = "uv"
+
+
+def run_program(command: list[str], environment: dict[str, str] | None = None, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
+    """Run to the end; a program that cannot be started or takes too long is an exit code and a sentence like any other failure."""
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=environment, timeout=timeout, check=False
+        )
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 127, "", f"{command[0]} could not be started: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"{command[0]} was ended after {timeout:.0f} s")
+
+
+@dataclass(frozen=True)
+class Uv:
+    path: Path
+    version: str
+
+    def run(self, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return run_program([str(self.path), *arguments], environment)
+
+
+def find_uv(bin_dir: Path, wanted: str = "") -> Uv | None:
+    """A uv that will do: the workspace's own, one beside this interpreter, or one on PATH; exactly C(wanted) when a version is given."""
+    on_path = shutil.which("uv")
+    places = [bin_dir / "uv", Path(sys.executable).parent / "uv", *([Path(on_path)] if on_path else []), Path.home() / ".local/bin/uv"]
+    for place in places:
+        if not os.access(place, os.X_OK):
+            continue
+        version = _version_of(place)
+        if version and (version == wanted if wanted else _number(version) >= LEAST_VERSION):
+            return Uv(place, version)
+    return None
+
+
+def install_uv(bin_dir: Path, wanted: str = "") -> Uv:
+    """Put uv into C(bin_dir) with whichever pip can be found or made."""
+    requirement = f"uv=={wanted}" if wanted else f"uv>={'.'.join(map(str, LEAST_VERSION))}"
+    try:
+        bin_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UvError(f"install uv: {bin_dir} cannot be made: {error.strerror}; name another folder with pytorch_workspace") from error
+    said = "no pip was found"
+    with tempfile.TemporaryDirectory(prefix=".uv-", dir=bin_dir) as scratch:
+        for pip in _pips(Path(scratch)):
+            target = Path(scratch, "target")
+            done = run_program([*pip, "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(target), requirement], timeout=600)
+            if done.returncode == 0 and (target / "bin" / "uv").exists():
+                (target / "bin" / "uv").replace(bin_dir / "uv")
+                break
+            said = done.stderr.strip().splitlines()[-1][:300] if done.stderr.strip() else f"pip ended with {done.returncode}"
+    found = find_uv(bin_dir, wanted)
+    if found is None:
+        raise UvError(
+            f"install {requirement} into {bin_dir}: {said}",
+            hint="check the machine's network, or put a uv program on its PATH or into that folder",
+        )
+    return found
+
+
+def _pips(scratch: Path) -> list[list[str]]:
+    pythons = dict.fromkeys(found for found in (sys.executable, shutil.which("python3"), "/usr/bin/python3") if found and os.access(found, os.X_OK))
+    for python in pythons:
+        if run_program([python, "-m", "pip", "--version"], timeout=60).returncode == 0:
+            return [[python, "-m", "pip"]]
+    for python in pythons:
+        if run_program([python, "-m", "venv", str(scratch / "venv")], timeout=120).returncode == 0:
+            return [[str(scratch / "venv" / "bin" / "python"), "-m", "pip"]]
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        run_program(["apt-get", "update", "-qq"], environment, timeout=300)
+        if run_program(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "python3-pip"], environment, timeout=600).returncode == 0:
+            return [["/usr/bin/python3", "-m", "pip"]]
+    return []
+
+
+def _version_of(path: Path) -> str | None:
+    done = run_program([str(path), "--version"], timeout=30)
+    found = re.search(r"\buv (\d+\.\d+\.\d+)", done.stdout)
+    return found.group(1) if done.returncode == 0 and found else None
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

@@ -1,0 +1,259 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: torch_env
+short_description: Make a virtual environment with the PyTorch build that fits the machine
+version_added: 0.1.0
+author:
+  - podcycle.gpu contributors (@podcycle)
+description:
+  - Reads the NVIDIA driver, chooses the PyTorch build that runs on it, and installs it with C(uv) into a virtual environment.
+    Brings C(uv) along when the machine has none.
+  - The environment is proven in a fresh interpreter, on the GPU when there is one, and only then stamped as whole.
+    An environment without that stamp, with damaged files or made for another driver is repaired.
+options:
+  venv:
+    description:
+      - The virtual environment.
+    type: path
+    required: true
+  bin_dir:
+    description:
+      - Folder in which C(uv) is looked for first, and into which it is installed when the machine has no fitting one.
+    type: path
+    required: true
+  version:
+    description:
+      - Version of PyTorch, without the build's name.
+    type: str
+    required: true
+  backend:
+    description:
+      - The build. V(auto) takes V(cu130) for driver 580.65.06 or later, V(cu128) for 525.60.13 or later, and V(cpu) on a machine without an NVIDIA GPU.
+      - A build that does not fit the machine is an error.
+    type: str
+    choices: [auto, cpu, cu128, cu130]
+    default: auto
+  accept_cpu_on_gpu:
+    description:
+      - Allow O(backend=cpu) on a machine with a GPU.
+    type: bool
+    default: false
+  python:
+    description:
+      - Interpreter for the environment, a path or a version. The one that runs this module when not given.
+    type: str
+  extra_packages:
+    description:
+      - More packages for the environment, as requirements.
+    type: list
+    elements: str
+    default: []
+  find_links:
+    description:
+      - Folders or addresses with wheels. The machine's own E(UV_FIND_LINKS) or E(PIP_FIND_LINKS) when not given.
+      - A torch wheel of the wanted version and build in a local folder is taken without asking the PyTorch index.
+    type: list
+    elements: str
+    default: []
+  index_url:
+    description:
+      - Package index to take PyTorch from instead of the public one.
+    type: str
+  cache_dir:
+    description:
+      - Cache of C(uv). On the same file system as O(venv), files are linked instead of copied. The default of C(uv) when not given.
+    type: path
+  uv_version:
+    description:
+      - Exact version of C(uv). Any recent enough one when not given.
+    type: str
+attributes:
+  check_mode:
+    description: Can run in check mode and return what it would do without changing anything.
+    support: full
+  diff_mode:
+    description: Returns details on what has changed when in diff mode.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: The PyTorch that fits the driver
+  podcycle.gpu.torch_env:
+    venv: /workspace/venv
+    bin_dir: /workspace/bin
+    version: 2.13.0
+
+- name: From a folder of wheels, on the CPU
+  podcycle.gpu.torch_env:
+    venv: /workspace/venv
+    bin_dir: /workspace/bin
+    version: 2.13.0
+    backend: cpu
+    find_links: [/srv/wheels]
+"""
+
+RETURN = r"""
+torch_env:
+  description: The environment as it was proven.
+  returned: success
+  type: dict
+  contains:
+    venv:
+      description: The virtual environment.
+      type: str
+      returned: always
+      sample: /workspace/venv
+    python:
+      description: Its interpreter.
+      type: str
+      returned: always
+      sample: /workspace/venv/bin/python
+    python_version:
+      description: Version of that interpreter.
+      type: str
+      returned: always
+      sample: 3.11.7
+    uv:
+      description: The C(uv) that was used.
+      type: str
+      returned: when it was needed
+      sample: /workspace/bin/uv
+    backend:
+      description: The build that was chosen.
+      type: str
+      returned: always
+      sample: cu130
+    torch:
+      description: Version that the fresh interpreter reported. Null in check mode when it is not there yet.
+      type: str
+      returned: always
+      sample: 2.13.0+cu130
+    numpy:
+      description: Version of NumPy.
+      type: str
+      returned: always
+      sample: 2.4.6
+    cuda:
+      description: CUDA version of the build. Null for the CPU build.
+      type: str
+      returned: always
+      sample: "13.0"
+    cuda_available:
+      description: Whether the fresh interpreter could compute on a GPU.
+      type: bool
+      returned: always
+      sample: true
+    devices:
+      description: GPUs that PyTorch computed on.
+      type: list
+      elements: str
+      returned: always
+      sample: [NVIDIA H100 80GB HBM3]
+    driver_version:
+      description: Version of the NVIDIA driver. Null without one.
+      type: str
+      returned: always
+      sample: 580.95.05
+    gpus:
+      description: GPUs that the driver lists.
+      type: list
+      elements: str
+      returned: always
+      sample: [NVIDIA H100 80GB HBM3]
+    seconds:
+      description: How long each step took that was needed.
+      type: dict
+      returned: always
+      sample: {"venv": 0.03, "install": 0.6, "verify": 4.9}
+failure:
+  description: What went wrong, for programs.
+  returned: failure
+  type: dict
+  contains:
+    code:
+      description:
+        - V(torch_backend_mismatch), V(gpu_driver), V(torch_index_unreachable), V(torch_not_verified), V(uv) or V(torch_env).
+      type: str
+      returned: always
+      sample: torch_index_unreachable
+    message:
+      description: The sentence without its advice.
+      type: str
+      returned: always
+      sample: "install torch 2.13.0 (cu130) into /workspace/venv: the PyTorch package index could not be reached"
+    details:
+      description: What is known besides.
+      type: dict
+      returned: always
+      sample: {}
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
+from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import choose_backend, read_driver
+from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish, describe, find_links_of
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv import find_uv, install_uv
+
+
+def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[str, Any]]:
+    driver = read_driver()
+    wish = Wish(
+        venv=Path(params["venv"]),
+        version=params["version"],
+        backend=choose_backend(params["backend"], driver, accept_cpu_on_gpu=params["accept_cpu_on_gpu"]),
+        python=params["python"] or sys.executable,
+        extra_packages=params["extra_packages"],
+        find_links=find_links_of(params["find_links"]),
+        index_url=params["index_url"] or "",
+        cache_dir=params["cache_dir"] or "",
+    )
+    env = TorchEnv(wish, driver)
+    if env.satisfied():
+        return False, describe(env, env.record() or {}, None)
+    if check_mode:
+        return True, describe(env, {}, None)
+    started = time.monotonic()
+    bin_dir, wanted = Path(params["bin_dir"]), params["uv_version"] or ""
+    uv = find_uv(bin_dir, wanted) or install_uv(bin_dir, wanted)
+    env.seconds["uv"] = round(time.monotonic() - started, 2)
+    return True, describe(env, env.make(uv), uv)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "venv": {"type": "path", "required": True},
+            "bin_dir": {"type": "path", "required": True},
+            "version": {"type": "str", "required": True},
+            "backend": {"type": "str", "choices": ["auto", "cpu", "cu128", "cu130"], "default": "auto"},
+            "accept_cpu_on_gpu": {"type": "bool", "default": False},
+            "python": {"type": "str"},
+            "extra_packages": {"type": "list", "elements": "str", "default": []},
+            "find_links": {"type": "list", "elements": "str", "default": []},
+            "index_url": {"type": "str"},
+            "cache_dir": {"type": "path"},
+            "uv_version": {"type": "str"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        changed, found = converge(module.params, check_mode=module.check_mode)
+    except PodcycleError as error:
+        module.fail_json(**failure(error))
+    module.exit_json(changed=changed, torch_env=found)
+
+
+if __name__ == "__main__":
+    main()
