@@ -134,9 +134,10 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--threads", type=_count, default=0, help="CPU threads; 0 takes all that are allotted")
     train.add_argument("--min-context", type=_count, default=0, help="learn only positions with this many moves before them")
     train.add_argument("--eval-positions", type=_positive(int), default=8192)
-    train.add_argument("--eval-seconds", type=_positive(float), default=30.0, help="seconds between evaluations")
+    train.add_argument("--evaluations", type=_count, help="evaluations before the last one; the preset's number by default")
     train.add_argument("--checkpoint-seconds", type=_positive(float), default=15.0)
     train.add_argument("--cache-dir", type=Path, help="where encoded positions are kept")
+    train.add_argument("--stop-after-steps", type=_positive(int), help="save and stop there, as if a signal had come")
     train.set_defaults(run=_train)
 
 

@@ -1,0 +1,89 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""model.pt: the weights and all that is needed to use them, opened without running foreign code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__, vocab
+from .encode import ENCODER_VERSION
+from .errors import DataError, MissingError
+from .files import write_bytes
+from .model import PLANES, PolicyNet, Shape, describe
+
+FORMAT = 1
+FAMILY = "chess_policy_se_resnet"
+MAX_FILTERS, MAX_BLOCKS = 2048, 100
+
+
+def plain_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights on the CPU, whole numbers aside in fp32, with the names of the uncompiled network."""
+    state = {}
+    for name, value in model.state_dict().items():
+        value = value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
+        state[name.removeprefix("_orig_mod.")] = value.contiguous().clone()
+    return state
+
+
+def save(path: Path, state: dict[str, torch.Tensor], shape: Shape, about: dict[str, Any]) -> None:
+    """Write model.pt."""
+    content = {
+        "format": FORMAT,
+        "trainer": __version__,
+        "network": describe(shape),
+        "encoder_version": ENCODER_VERSION,
+        "vocabulary_sha256": vocab.vocabulary_sha256(),
+        "vocabulary": [vocab.code_to_uci(code) for code in vocab.moves()],
+        "about": about,
+        "state_dict": state,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Open model.pt and check that this trainer can use it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise MissingError(f"the model {path} is not there") from None
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise DataError(str(path), 0, f"cannot be opened as weights only: {str(error).splitlines()[0][:200]}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(str(path), 0, f"not a model of this trainer (format {FORMAT})")
+    if content.get("vocabulary_sha256") != vocab.vocabulary_sha256():
+        raise DataError(str(path), 0, "the model was trained with another move vocabulary")
+    if content.get("encoder_version") != ENCODER_VERSION:
+        raise DataError(str(path), 0, f"the model was trained with encoder version {content.get('encoder_version')}, this trainer has {ENCODER_VERSION}")
+    return content
+
+
+def shape_of(content: dict[str, Any], path: Path) -> Shape:
+    """The network's shape; numbers that cannot be meant are refused before anything is built."""
+    network = content.get("network")
+    names = ("filters", "blocks", "squeeze", "head")
+    if not isinstance(network, dict) or network.get("family") != FAMILY or network.get("planes") != PLANES:
+        raise DataError(str(path), 0, "the network of the model is not known")
+    numbers = [network.get(name) for name in names]
+    if not all(isinstance(number, int) and 0 < number <= MAX_FILTERS for number in numbers) or numbers[1] > MAX_BLOCKS:  # type: ignore[operator]
+        raise DataError(str(path), 0, f"the network of the model cannot be built: {str(network)[:200]}")
+    return Shape(**dict(zip(names, numbers, strict=True)))  # type: ignore[arg-type]
+
+
+def build(content: dict[str, Any], path: Path) -> PolicyNet:
+    """The network with its weights, ready to score positions."""
+    model = PolicyNet(shape_of(content, path))
+    try:
+        model.load_state_dict(content["state_dict"])
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(str(path), 0, f"the weights do not fit the network: {re.sub(chr(10), ' ', str(error))[:200]}") from error
+    return model.eval().to(memory_format=torch.channels_last)

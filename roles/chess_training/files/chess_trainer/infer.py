@@ -1,0 +1,96 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Predict the next move of a game."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import vocab
+from .board import Position
+from .errors import DataError, UsageError
+from .files import sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from .model import PolicyNet
+
+
+def play(context: str) -> Position:
+    """The position after the moves of a context."""
+    position = Position()
+    for number, text in enumerate(context.replace(",", " ").split(), 1):
+        reason = position.play_uci(text)
+        if reason is not None:
+            raise DataError("context", 0, f"move {number}: {reason}")
+    return position
+
+
+def score(model: PolicyNet, position: Position, device: torch.device) -> torch.Tensor:
+    """The logits of one position."""
+    import torch
+
+    from .model import planes
+
+    passing = 0 if position.en_passant < 0 else position.en_passant % 8 + 1
+    tokens = torch.frombuffer(bytearray(position.board), dtype=torch.uint8).view(1, 64).to(device)
+    meta = torch.tensor([[position.castling, passing, min(position.ply, 255)]], dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        return model(planes(tokens, meta))[0].float().cpu()
+
+
+def uci_of(position: Position, index: int) -> str:
+    """A move of the vocabulary as text in a position; a pawn's plain move to the last rank is a promotion to a queen."""
+    code = vocab.moves()[index]
+    if code >> 12 == 0 and position.board[code & 63] == 1 and code >> 6 & 63 >= 56:
+        code |= vocab.PROMOTIONS["q"] << 12
+    return position.uci(code)
+
+
+def choose(position: Position, logits: torch.Tensor, topk: int) -> dict[str, Any]:
+    """The best legal moves with their probabilities among the legal ones."""
+    import torch
+
+    table = vocab.index_table()
+    legal = sorted({table[code] for code in position.legal_moves()})
+    raw = int(logits.argmax())
+    mass = logits.softmax(0)[legal]
+    probabilities = logits[legal].softmax(0)
+    best = torch.topk(probabilities, min(topk, len(legal)))
+    top = [{"move": uci_of(position, legal[row]), "p": round(p, 6)} for p, row in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+    return {
+        "move": top[0]["move"],
+        "topk": top,
+        "legal_moves": len(legal),
+        "raw_move": uci_of(position, raw),
+        "raw_legal": raw in legal,
+        "fallback": raw not in legal,
+        "legal_mass": round(float(mass.sum()), 6),
+    }
+
+
+def infer(model_path: Path, context: str, topk: int, device_name: str) -> dict[str, Any]:
+    """The command infer."""
+    position = play(context)
+    moves = position.legal_moves()
+    result: dict[str, Any] = {"ok": True, "context": " ".join(context.replace(",", " ").split()), "ply": position.ply, "side": "white" if position.white_to_move else "black"}
+    if not moves:
+        terminal = "checkmate" if position.in_check() else "stalemate"
+        return result | {"move": None, "topk": [], "legal_moves": 0, "terminal": terminal, "fallback": False}
+    import torch
+
+    from . import artifact
+
+    if device_name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {device_name}: this PyTorch ({torch.__version__}) sees no GPU")
+    device = torch.device(device_name)
+    model = artifact.build(artifact.read(model_path), model_path).to(device)
+    score(model, position, device)
+    began = time.perf_counter()
+    found = choose(position, score(model, position, device), topk)
+    milliseconds = round(1000 * (time.perf_counter() - began), 3)
+    return result | found | {"device": str(device), "model_sha256": sha256_file(model_path), "ms": milliseconds}

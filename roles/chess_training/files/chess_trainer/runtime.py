@@ -1,0 +1,102 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where and how the network is computed: device, precision, compilation, threads."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import __version__
+from .errors import UsageError
+from .settings import allotted_threads
+
+BF16_CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+@dataclass
+class Runtime:
+    """The choices made for one run."""
+
+    device: torch.device
+    precision: str
+    compile: bool
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Compute in bf16 where that was chosen."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def exact(self) -> contextlib.AbstractContextManager[Any]:
+        """Compute in fp32."""
+        return contextlib.nullcontext()
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The network on its device, compiled where that was chosen."""
+        model = model.to(self.device, memory_format=torch.channels_last)
+        return torch.compile(model, dynamic=False) if self.compile else model
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return not set(BF16_CPU_FLAGS).isdisjoint(flags.split())
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name} is not known: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: this PyTorch ({torch.__version__}) sees no GPU")
+    return device
+
+
+def choose(arguments: argparse.Namespace) -> Runtime:
+    """Resolve the options and set the process up."""
+    device = _device(arguments.device)
+    torch.set_num_threads(allotted_threads(arguments.threads))
+    precision = arguments.precision
+    if precision == "auto":
+        precision = "bf16" if (torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()) else "fp32"
+    if arguments.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    elif device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    compiled = arguments.compile == "on" or (arguments.compile == "auto" and device.type == "cuda")
+    return Runtime(device, precision, compiled)
+
+
+def versions(runtime: Runtime) -> dict[str, Any]:
+    """What the run was computed with."""
+    gpu = torch.cuda.get_device_properties(runtime.device) if runtime.device.type == "cuda" else None
+    return {
+        "trainer": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cuda": torch.version.cuda,
+        "gpu": None if gpu is None else {"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)},
+        "threads": torch.get_num_threads(),
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "compile": runtime.compile,
+    }

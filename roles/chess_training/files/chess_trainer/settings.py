@@ -1,0 +1,62 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run was asked to do, resolved; decides whether a finished run is this one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import MissingError, UsageError
+from .files import read_json, sha256_file
+
+DATA_FILES = ("train.jsonl", "val.jsonl")
+# A run that goes on must agree in these; the budget may be another one.
+FIXED = ("preset", "seed", "batch_size", "lr", "min_context", "precision", "eval_positions", "data")
+
+
+def data_fingerprints(data: Path) -> dict[str, str]:
+    """The sha256 of both data files."""
+    if not data.is_dir():
+        raise MissingError(f"the data folder {data} is not there; it holds train.jsonl and val.jsonl")
+    missing = [name for name in DATA_FILES if not (data / name).is_file()]
+    if missing:
+        raise MissingError(f"{data} has no {' and no '.join(missing)}; a data folder holds train.jsonl and val.jsonl")
+    return {name: sha256_file(data / name) for name in DATA_FILES}
+
+
+def requested(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The request in plain values."""
+    if arguments.max_seconds is None and arguments.max_steps is None:
+        raise UsageError("no budget: give --max-seconds or --max-steps")
+    names = ("preset", "seed", "batch_size", "lr", "precision", "min_context", "eval_positions", "max_seconds", "max_steps")
+    return {name: getattr(arguments, name) for name in names} | {"data": data_fingerprints(arguments.data)}
+
+
+def finished_manifest(run_dir: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a run that has done all that is asked, with its model unharmed."""
+    if not (run_dir / "manifest.json").is_file():
+        return None
+    manifest = read_json(run_dir / "manifest.json")
+    model = run_dir / "model.pt"
+    recorded = manifest.get("artifacts", {}).get("model.pt", {}).get("sha256")
+    if manifest.get("state") != "done" or manifest.get("request") != request or not model.is_file():
+        return None
+    return manifest if sha256_file(model) == recorded else None
+
+
+def allotted_threads(asked: int) -> int:
+    """CPU threads to use: as many as the process may run on, and as the container's quota pays for."""
+    if asked:
+        return asked
+    count = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            count = min(count, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return count

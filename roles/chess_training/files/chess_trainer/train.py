@@ -1,0 +1,195 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One training run: data, resumption, the loop, and the files it leaves."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import settings
+from .errors import EXIT_OK, DivergedError, StoppedError, TrainerError, UsageError
+from .files import sha256_file, write_json
+from .progress import Progress, duration, now
+from .signals import StopRequest
+
+if TYPE_CHECKING:
+    from .cache import Positions
+    from .runtime import Runtime
+    from .trainer import Plan, Trainer
+
+EVALUATIONS = {"smoke": 2, "cpu": 8, "gpu": 20}
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        handle = (run_dir / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(f"the run folder {run_dir} cannot be written: {error}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another trainer is at work in {run_dir}") from None
+        yield
+
+
+def _positions(arguments: argparse.Namespace, progress: Progress, stop: StopRequest) -> tuple[Positions, Positions]:
+    from . import cache
+
+    def tick(doing: str, share: float) -> None:
+        progress.update("encode", f"{doing}  {100 * share:.0f} %", 0.0)
+        stop.check(doing)
+
+    directory = arguments.cache_dir or cache.default_directory()
+    began = time.monotonic()
+    train = cache.load(arguments.data, "train", directory, arguments.min_context, None, tick)
+    val = cache.load(arguments.data, "val", directory, arguments.min_context, train.info["format"], tick)
+    progress.say(f"{len(train):,} training and {len(val):,} validation positions in {time.monotonic() - began:.1f} s")
+    return train, val
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    from .model import PRESETS
+    from .trainer import Plan
+
+    preset = PRESETS[arguments.preset]
+    return Plan(
+        preset=preset,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size or preset.batch_size,
+        lr=arguments.lr or preset.lr,
+        max_seconds=arguments.max_seconds,
+        max_steps=arguments.max_steps,
+        evaluations=EVALUATIONS[arguments.preset] if arguments.evaluations is None else arguments.evaluations,
+        checkpoint_seconds=arguments.checkpoint_seconds,
+        stop_after_steps=arguments.stop_after_steps,
+    )
+
+
+def _resume(trainer: Trainer, how: str, fixed: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
+    from . import checkpoint
+
+    torn: list[str] = []
+    found = checkpoint.resume(trainer.checkpoints, how, torn)
+    for text in torn:
+        progress.say(f"skipped a checkpoint: {text}")
+    if found is None:
+        (trainer.run_dir / "metrics.jsonl").unlink(missing_ok=True)
+        return None
+    path, state = found
+    for name in settings.FIXED:
+        if state["fixed"].get(name) != fixed[name]:
+            raise UsageError(f"{path} was made with {name} {state['fixed'].get(name)}, now it is {fixed[name]}; take another --run-dir")
+    trainer.restore(state)
+    progress.say(f"going on from {path.name}: step {trainer.step}, {duration(trainer.elapsed_before)} of training done")
+    return {"checkpoint": path.name, "step": trainer.step, "elapsed_seconds": round(trainer.elapsed_before, 3), "torn": torn, "at": now()}
+
+
+def _artifacts(run_dir: Path) -> dict[str, Any]:
+    names = ("model.pt", "config.json", "metrics.jsonl")
+    return {name: {"sha256": sha256_file(run_dir / name), "bytes": (run_dir / name).stat().st_size} for name in names}
+
+
+class Run:
+    """The files of a run: config.json, manifest.json and model.pt."""
+
+    def __init__(self, arguments: argparse.Namespace, request: dict[str, Any], progress: Progress, stop: StopRequest) -> None:
+        self.arguments, self.request, self.progress, self.stop = arguments, request, progress, stop
+        self.run_dir: Path = arguments.run_dir
+        self.manifest: dict[str, Any] = {"schema": 1, "state": "running", "request": request, "started_at": now(), "resumed_from": None}
+
+    def write_manifest(self, state: str, **values: Any) -> None:
+        """Replace manifest.json."""
+        self.manifest |= {"state": state, **values}
+        write_json(self.run_dir / "manifest.json", self.manifest)
+
+    def train(self) -> int:
+        """Do the run; whatever ends it is written to the manifest."""
+        train, val = _positions(self.arguments, self.progress, self.stop)
+        self.progress.update("import", "loading PyTorch", 0.0)
+        trainer, fixed = self._prepare(train, val)
+        self.manifest["resumed_from"] = _resume(trainer, self.arguments.resume, fixed, self.progress)
+        self.write_manifest("running")
+        try:
+            trainer.run(fixed)
+            found = trainer.finish()
+        except StoppedError:
+            self.write_manifest("stopped", ended_at=now(), steps=trainer.step, train_seconds=round(trainer.elapsed(), 3))
+            raise
+        except DivergedError as error:
+            self.write_manifest("diverged", ended_at=now(), steps=trainer.step, error=str(error))
+            raise
+        self._finish(trainer, found)
+        return EXIT_OK
+
+    def _prepare(self, train: Positions, val: Positions) -> tuple[Trainer, dict[str, Any]]:
+        import torch
+
+        from . import metrics, model, runtime
+        from .trainer import Trainer
+
+        chosen = runtime.choose(self.arguments)
+        plan = _plan(self.arguments)
+        torch.manual_seed(plan.seed)
+        data = metrics.evaluation_set(val, self.arguments.eval_positions, lambda share: self.progress.update("prepare", f"legal moves  {100 * share:.0f} %", 0.0))
+        trainer = Trainer(plan, self.run_dir, chosen, train, data, self.progress, self.stop)
+        fixed = self.request | {"batch_size": plan.batch_size, "lr": plan.lr, "precision": chosen.precision}
+        self._describe(chosen, train, val, fixed)
+        self.manifest["baselines"] = metrics.baselines(data, train.moves)
+        self.manifest["parameters"] = model.parameter_count(trainer.network)
+        self.progress.say(f"{self.manifest['parameters']:,} parameters, {chosen.precision} on {chosen.device}, {torch.get_num_threads()} threads, batches of {plan.batch_size}")
+        return trainer, fixed
+
+    def _describe(self, chosen: Runtime, train: Positions, val: Positions, fixed: dict[str, Any]) -> None:
+        from . import model, runtime, vocab
+
+        data = {"train": train.info, "val": val.info}
+        config = {"schema": 1, **fixed, "network": model.describe(model.PRESETS[self.arguments.preset].shape), "max_seconds": self.arguments.max_seconds}
+        write_json(self.run_dir / "config.json", config)
+        self.manifest |= {"versions": runtime.versions(chosen), "data": data, "vocabulary_sha256": vocab.vocabulary_sha256(), "network": config["network"]}
+
+    def _finish(self, trainer: Trainer, found: dict[str, float]) -> None:
+        from . import artifact
+
+        about = {"metrics": found, "baselines": self.manifest["baselines"], "data": self.manifest["data"], "seed": trainer.plan.seed, "steps": trainer.step}
+        artifact.save(self.run_dir / "model.pt", artifact.plain_state(trainer.network), trainer.plan.preset.shape, about)
+        seconds = trainer.elapsed()
+        positions = trainer.step * trainer.plan.batch_size
+        speed = {"train_seconds": round(seconds, 3), "positions": positions, "positions_per_second": round(positions / seconds, 1) if seconds else 0.0}
+        self.write_manifest("done", ended_at=now(), steps=trainer.step, metrics=found, artifacts=_artifacts(self.run_dir), **speed)
+        base = self.manifest["baselines"]
+        summary = f"top-1 {100 * found['top1']:.1f} % (from ply 20 on {100 * found['top1_ply20']:.1f} %), raw legal {100 * found['raw_legal']:.1f} %"
+        self.progress.update("done", f"done  {summary}", 1.0, step=trainer.step, **speed, **found)
+        self.progress.say(f"done after {trainer.step:,} steps, {speed['positions_per_second']:,.0f} positions/s: {summary}")
+        self.progress.say(f"baselines: random legal move {100 * base['random_legal']:.1f} %, most frequent legal move {100 * base['frequent_legal']:.1f} %")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command train."""
+    request = settings.requested(arguments)
+    stop = StopRequest()
+    stop.install()
+    with _locked(arguments.run_dir):
+        progress = Progress.for_run(arguments.run_dir)
+        manifest = settings.finished_manifest(arguments.run_dir, request) if arguments.resume == "auto" else None
+        progress.start()
+        try:
+            if manifest is not None:
+                progress.update("done", "done already", 1.0, **manifest["metrics"])
+                progress.say(f"the run in {arguments.run_dir} is done already: {manifest['steps']} steps")
+                return EXIT_OK
+            return Run(arguments, request, progress, stop).train()
+        except TrainerError as error:
+            progress.update("stopped" if isinstance(error, StoppedError) else "failed", str(error), 0.0)
+            raise
+        finally:
+            progress.close()
