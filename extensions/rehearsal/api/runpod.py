@@ -1,0 +1,318 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""RunPod REST v2 on the wire."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rehearsal.api.runpod_body import read_create
+from rehearsal.api.runpod_errors import BALANCE, HOST_FULL, NO_DISK, NO_INSTANCES, ProblemError, problem
+from rehearsal.api.runpod_limits import RateLimits
+from rehearsal.api.runpod_openapi import describe
+from rehearsal.api.runpod_views import data_center, show_bill, show_data_center, show_gpu, show_pod
+from rehearsal.cloud import Cloud, NoCapacityError, WrongStateError, hourly_rate, new_id
+from rehearsal.keys import Key, bearer, pod_key
+from rehearsal.market_data import CPU_FLAVORS, CUDA_VERSIONS, DATA_CENTERS
+from rehearsal.records import Pod
+from rehearsal.times import now
+
+Handler = Callable[["RunPodApi", Request, Key], Awaitable[Response]]
+LARGEST_DISK_GIB = 10_000
+PAGE = 1000
+BUCKETS = ("hour", "day", "week", "month", "year")
+
+
+class RunPodApi:
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.limits = RateLimits()
+
+    def routes(self) -> list[Route]:
+        table: list[tuple[str, dict[str, Handler]]] = [
+            ("/v2/pods", {"GET": RunPodApi.list_pods, "POST": RunPodApi.create_pod}),
+            ("/v2/pods/{id}", {"GET": RunPodApi.get_pod, "DELETE": RunPodApi.delete_pod}),
+            ("/v2/pods/{id}/action", {"POST": RunPodApi.act}),
+            ("/v2/catalog/gpus", {"GET": RunPodApi.list_gpus}),
+            ("/v2/catalog/gpus/{id:path}", {"GET": RunPodApi.get_gpu}),
+            ("/v2/catalog/datacenters", {"GET": RunPodApi.list_data_centers}),
+            ("/v2/catalog/datacenters/{id}", {"GET": RunPodApi.get_data_center}),
+            ("/v2/billing/pods", {"GET": RunPodApi.billing}),
+        ]
+        methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+        routes = [Route(path, self._endpoint(handlers), methods=methods) for path, handlers in table]
+        return [Route("/v2/openapi.json", openapi, methods=["GET"]), *routes, Route("/{rest:path}", not_here, methods=methods)]
+
+    def _endpoint(self, handlers: dict[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            headers: dict[str, str] = {}
+            try:
+                key = self._authenticate(request)
+                headers, wait = self.limits.count(key.account)
+                if wait is not None:
+                    response = problem(429, "Too Many Requests", "Rate limit exceeded.", headers={"retry-after": str(wait)})
+                else:
+                    handler = handlers.get(request.method)
+                    if handler is None:
+                        raise ProblemError(405, f"{request.method} is not served on this path by the rehearsal cloud.")
+                    response = await handler(self, request, key)
+            except ProblemError as error:
+                response = error.response()
+            response.headers.update({"x-request-id": f"req_{new_id(20)}", **headers})
+            return response
+
+        return endpoint
+
+    def _authenticate(self, request: Request) -> Key:
+        token = bearer(request.headers.get("authorization"))
+        key = self.cloud.key(token) if token else None
+        if key is None:
+            raise ProblemError(401, "A valid API key is required." if token is None else "The API key is invalid.")
+        writes = request.method not in ("GET", "HEAD")
+        allowed = (key.may_write if writes else key.may_read) if key.pod_id is None else pod_key_allows(key.pod_id, request)
+        if not allowed:
+            raise ProblemError(403, "The API key does not have access to this operation.")
+        return key
+
+    # -- pods --------------------------------------------------------------
+
+    async def create_pod(self, request: Request, key: Key) -> Response:
+        wanted = read_create(await read_json(request))
+        faults = self.cloud.faults
+        if faults.take("balance_402", "POST", request.url.path):
+            raise ProblemError(402, BALANCE)
+        gpu = wanted["gpu"]
+        for fault in faults.peek("no_capacity"):
+            gpu_id, centers = (gpu or {}).get("id", ""), wanted["data_centers"] or [""]
+            fits = re.search(fault.params.get("gpu", ""), gpu_id) and any(re.search(fault.params.get("data_center", ""), one) for one in centers)
+            if fits and fault.strikes("POST", request.url.path, wanted["name"]):
+                note_fault(request, "no_capacity")
+                raise ProblemError(400, NO_INSTANCES)
+        if wanted["template_id"]:
+            raise ProblemError(404, "template not found")
+        pod = self._new_pod(wanted, key)
+        try:
+            self.cloud.rent(pod, wanted["data_centers"])
+        except NoCapacityError as error:
+            raise ProblemError(400, NO_INSTANCES) from error
+        return JSONResponse(self._changed(request, show_pod(pod, fresh=True)), 201)
+
+    def _new_pod(self, wanted: dict[str, Any], key: Key) -> Pod:
+        gpu, cpu = wanted["gpu"], wanted["cpu"]
+        pod = Pod(
+            new_id(), key.account, key.label, wanted["name"], wanted["image"], wanted["cloud"], None, 0, "0", wanted["disk"], now(), pod_key(),
+            args=wanted["args"], registry=wanted["registry"], ports=wanted["ports"], env=wanted["env"], mounts=wanted["mounts"],
+            global_networking=wanted["global_networking"],
+        )  # fmt: skip
+        for center in wanted["data_centers"] or []:
+            if data_center(center) is None:
+                raise ProblemError(422, "validation failed", [{"location": "body.dataCenterIds", "message": f"unknown data center {center}"}])
+        if wanted["disk"] > LARGEST_DISK_GIB:
+            raise ProblemError(400, NO_DISK)
+        if gpu is not None:
+            price = self.cloud.market.price(gpu["id"], wanted["cloud"]) if gpu["id"] in self.cloud.market.rows else None
+            # A wrong id, a missing count and a CUDA version that no host has all read as "no instances".
+            if price is None or "count" not in gpu or not cuda_fits(gpu):
+                raise ProblemError(400, NO_INSTANCES)
+            if gpu["count"] > self.cloud.market.rows[gpu["id"]].max_count:
+                raise ProblemError(400, NO_INSTANCES)
+            pod.gpu_id, pod.gpu_count, pod.rate = gpu["id"], gpu["count"], hourly_rate(price, gpu["count"])
+            return pod
+        if cpu["id"] not in CPU_FLAVORS:
+            raise ProblemError(400, NO_INSTANCES)
+        pod.cpu_id, pod.vcpu_count = cpu["id"], cpu.get("vcpuCount", 2)
+        pod.rate = hourly_rate(Decimal(CPU_FLAVORS[cpu["id"]]), pod.vcpu_count)
+        return pod
+
+    async def list_pods(self, request: Request, key: Key) -> Response:
+        limit = read_int(request, "limit", PAGE, 1, PAGE)
+        first = read_cursor(request.query_params.get("cursor"))
+        pods = self._visible(request, self.cloud.listed(key.account))
+        page = pods[first : first + limit]
+        more = first + limit < len(pods)
+        cursor = base64.urlsafe_b64encode(f"v2:{first + limit}".encode()).decode() if more else None
+        body = {"pods": [self._changed(request, show_pod(pod)) for pod in page], "pagination": {"nextCursor": cursor, "hasNextPage": more}}
+        return JSONResponse(body)
+
+    def _visible(self, request: Request, pods: list[Pod]) -> list[Pod]:
+        faults = self.cloud.faults
+        if faults.take("empty_list", "GET", request.url.path):
+            note_fault(request, "empty_list")
+            return []
+        for fault in faults.peek("list_lag"):
+            if "requests" in fault.params:
+                looks = fault.params.setdefault("_looks", {})
+                for pod in pods:
+                    looks[pod.id] = looks.get(pod.id, 0) + 1
+                pods = [pod for pod in pods if looks[pod.id] > int(fault.params["requests"])]
+            else:
+                pods = [pod for pod in pods if now() - pod.created_at > float(fault.params.get("seconds", 3.0))]
+        return pods
+
+    async def get_pod(self, request: Request, key: Key) -> Response:
+        return JSONResponse(self._changed(request, show_pod(self._find(request, key))))
+
+    async def delete_pod(self, request: Request, key: Key) -> Response:
+        await self._terminate(request, self._find(request, key))
+        return Response(status_code=204)
+
+    async def act(self, request: Request, key: Key) -> Response:
+        body = await read_json(request)
+        action = body.get("action") if isinstance(body, dict) else None
+        if action not in ("start", "stop", "restart", "terminate") or set(body) != {"action"}:
+            raise ProblemError(422, "validation failed", [{"location": "body.action", "message": "expected one of start, stop, restart, terminate"}])
+        if key.pod_id is not None and action not in ("stop", "terminate"):
+            raise ProblemError(403, "The API key does not have access to this operation.")
+        pod = self._find(request, key)
+        if action == "terminate":
+            await self._terminate(request, pod)
+            return Response(status_code=204)
+        try:
+            await {"start": self.cloud.start, "stop": self.cloud.stop, "restart": self.cloud.restart}[action](pod)
+        except NoCapacityError as error:
+            raise ProblemError(400, HOST_FULL) from error
+        except WrongStateError as error:
+            raise ProblemError(409, f"The action {action} is not valid for a pod in status {pod.status}.") from error
+        return JSONResponse(self._changed(request, show_pod(pod)))
+
+    async def _terminate(self, request: Request, pod: Pod) -> None:
+        faults, method, path = self.cloud.faults, request.method, request.url.path
+        fault = faults.take("delete_refused", method, path, pod.name)
+        if fault is not None:
+            note_fault(request, "delete_refused")
+            raise ProblemError(int(fault.params.get("status", 500)), str(fault.params.get("detail", "Something went wrong. Please try again later.")))
+        if faults.take("delete_accepted_but_alive", method, path, pod.name):
+            note_fault(request, "delete_accepted_but_alive")
+            return
+        await self.cloud.terminate(pod)
+
+    def _find(self, request: Request, key: Key) -> Pod:
+        pod = self.cloud.find(request.path_params["id"], key.account)
+        if pod is None:
+            raise ProblemError(404, "pod not found")
+        return pod
+
+    def _changed(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        fault = self.cloud.faults.take("schema_changed", request.method, request.url.path, body["name"])
+        if fault is None:
+            return body
+        note_fault(request, "schema_changed")
+        renamed = fault.params.get("rename", {})
+        dropped = fault.params.get("drop", [] if renamed else ["status"])
+        return {renamed.get(name, name): value for name, value in body.items() if name not in dropped}
+
+    # -- catalog and bills ---------------------------------------------------
+
+    async def list_gpus(self, request: Request, key: Key) -> Response:
+        availability, cloud, count = read_catalog_query(request)
+        market = self.cloud.market
+        return JSONResponse({"gpus": [show_gpu(market, row, availability, cloud, count) for row in market.rows.values()]})
+
+    async def get_gpu(self, request: Request, key: Key) -> Response:
+        availability, cloud, count = read_catalog_query(request)
+        row = self.cloud.market.rows.get(request.path_params["id"])
+        if row is None:
+            raise ProblemError(404, "GPU type not found")
+        return JSONResponse(show_gpu(self.cloud.market, row, availability, cloud, count))
+
+    async def list_data_centers(self, request: Request, key: Key) -> Response:
+        gpus = "GPU_AVAILABILITY" in request.query_params.get("include", "")
+        return JSONResponse({"dataCenters": [show_data_center(self.cloud.market, row, gpus) for row in DATA_CENTERS]})
+
+    async def get_data_center(self, request: Request, key: Key) -> Response:
+        row = data_center(request.path_params["id"])
+        if row is None:
+            raise ProblemError(404, "data center not found")
+        return JSONResponse(show_data_center(self.cloud.market, row, "GPU_AVAILABILITY" in request.query_params.get("include", "")))
+
+    async def billing(self, request: Request, key: Key) -> Response:
+        query = request.query_params
+        size = query.get("bucketSize", "day").lower()
+        if size not in BUCKETS:
+            raise ProblemError(400, f"bucketSize must be one of {', '.join(BUCKETS)}.")
+        last = read_int(request, "lastN", 1, 1, 10_000) if "lastN" in query else None
+        try:
+            records = show_bill(self.cloud, key.account, query.get("podId"), size, query.get("startTime"), query.get("endTime"), last)
+        except ValueError as error:
+            raise ProblemError(400, f"startTime and endTime must be RFC 3339 times: {error}") from error
+        return JSONResponse({"records": records, "metadata": {"bucketSize": size, "currency": "USD"}})
+
+
+async def openapi(request: Request) -> Response:
+    return JSONResponse(describe())
+
+
+async def not_here(request: Request) -> Response:
+    return problem(404, "Not Found", "The rehearsal cloud does not serve this path.", headers={"x-request-id": f"req_{new_id(20)}"})
+
+
+def pod_key_allows(pod_id: str, request: Request) -> bool:
+    path = request.url.path
+    own = f"/v2/pods/{pod_id}"
+    return (path == own and request.method in ("GET", "DELETE")) or (path == f"{own}/action" and request.method == "POST")
+
+
+def cuda_fits(gpu: dict[str, Any]) -> bool:
+    allowed, least = gpu.get("allowedCudaVersions"), gpu.get("minCudaVersion")
+    if allowed:
+        return CUDA_VERSIONS[-1] in allowed
+    try:
+        return not least or [int(part) for part in least.split(".")] <= [int(part) for part in CUDA_VERSIONS[-1].split(".")]
+    except ValueError:
+        return False
+
+
+def note_fault(request: Request, kind: str) -> None:
+    entry = request.scope.get("state", {}).get("log_entry")
+    if entry is not None:
+        entry["fault"] = kind
+
+
+async def read_json(request: Request) -> Any:
+    try:
+        return json.loads(await request.body())
+    except ValueError as error:
+        raise ProblemError(400, "The request body is not valid JSON.") from error
+
+
+def read_int(request: Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isdigit() or not least <= int(text) <= most:
+        raise ProblemError(422, "validation failed", [{"location": f"query.{name}", "message": f"expected integer from {least} to {most}"}])
+    return int(text)
+
+
+def read_cursor(text: str | None) -> int:
+    if not text:
+        return 0
+    try:
+        version, _, number = base64.urlsafe_b64decode(text.encode()).decode().partition(":")
+    except (binascii.Error, ValueError) as error:
+        raise ProblemError(400, "The cursor is invalid.") from error
+    if version != "v2" or not number.isdigit():
+        raise ProblemError(400, "The cursor is invalid.")
+    return int(number)
+
+
+def read_catalog_query(request: Request) -> tuple[bool, str | None, int]:
+    query = request.query_params
+    availability = "AVAILABILITY" in query.get("include", "")
+    if availability != (query.get("product", "").upper() == "POD"):
+        raise ProblemError(400, "include=AVAILABILITY and product=POD must be given together.")
+    cloud = query.get("cloud")
+    if cloud is not None and cloud not in ("SECURE", "COMMUNITY"):
+        raise ProblemError(400, "cloud must be SECURE or COMMUNITY.")
+    return availability, cloud, read_int(request, "count", 1, 1, 64)

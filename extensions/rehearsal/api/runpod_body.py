@@ -1,0 +1,191 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading the bodies of RunPod REST v2 requests: unknown fields are refused, nested ones too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rehearsal.api.runpod_errors import ProblemError
+
+Errors = list[dict[str, str]]
+CREATE_FIELDS = {"name", "image", "gpu", "cpu", "cloud", "dataCenterIds", "disk", "mounts", "ports", "env", "args", "entrypoint", "cmd", "registry",
+                 "templateId", "startSsh", "startJupyter", "globalNetworking"}  # fmt: skip
+GPU_FIELDS = {"id", "count", "allowedCudaVersions", "minCudaVersion", "minRamPerGpu", "minVcpuCountPerGpu"}
+CPU_FIELDS = {"id", "vcpuCount"}
+
+
+class Reader:
+    """Collects every fault of a body, as the real one does."""
+
+    def __init__(self) -> None:
+        self.errors: Errors = []
+
+    def complain(self, where: str, message: str) -> None:
+        self.errors.append({"location": f"body.{where}" if where else "body", "message": message})
+
+    def known(self, where: str, value: dict[str, Any], fields: set[str]) -> None:
+        for name in value:
+            if name not in fields:
+                self.complain(f"{where}.{name}" if where else name, "unexpected property")
+
+    def text(self, body: dict[str, Any], name: str, default: str | None = None, where: str = "") -> str | None:
+        value = body.get(name, default)
+        if value is not None and not isinstance(value, str):
+            self.complain(where + name, "expected string")
+            return default
+        return value
+
+    def number(self, body: dict[str, Any], name: str, default: int, least: int, where: str = "") -> int:
+        value = body.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.complain(where + name, "expected integer")
+            return default
+        if value < least:
+            self.complain(where + name, f"expected number >= {least}")
+        return value
+
+    def texts(self, body: dict[str, Any], name: str, where: str = "") -> list[str] | None:
+        value = body.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            self.complain(where + name, "expected array of strings")
+            return None
+        return value
+
+    def flag(self, body: dict[str, Any], name: str) -> bool:
+        value = body.get(name, False)
+        if not isinstance(value, bool):
+            self.complain(name, "expected boolean")
+            return False
+        return value
+
+
+def read_create(body: Any) -> dict[str, Any]:
+    """The checked body of a create, with defaults; ProblemError 422 or 400 otherwise."""
+    if not isinstance(body, dict):
+        raise ProblemError(422, "validation failed", [{"location": "body", "message": "expected object"}])
+    reader = Reader()
+    reader.known("", body, CREATE_FIELDS)
+    wanted: dict[str, Any] = {
+        "name": reader.text(body, "name"),
+        "image": reader.text(body, "image"),
+        "cloud": reader.text(body, "cloud", "SECURE"),
+        "data_centers": reader.texts(body, "dataCenterIds"),
+        "disk": reader.number(body, "disk", 50, 1),
+        "ports": read_ports(reader, body),
+        "env": read_env(reader, body),
+        "args": read_args(reader, body),
+        "registry": reader.text(body, "registry"),
+        "template_id": reader.text(body, "templateId"),
+        "global_networking": reader.flag(body, "globalNetworking"),
+        "mounts": read_mounts(reader, body),
+    }
+    reader.flag(body, "startSsh")
+    reader.flag(body, "startJupyter")
+    read_compute(reader, body, wanted)
+    if not wanted["name"]:
+        reader.complain("name", "expected required property name to be present" if "name" not in body else "expected length >= 1")
+    if not wanted["image"] and not wanted["template_id"]:
+        reader.complain("image", "expected required property image to be present")
+    if wanted["cloud"] not in ("SECURE", "COMMUNITY"):
+        reader.complain("cloud", "expected value to be one of SECURE, COMMUNITY")
+    if reader.errors:
+        raise ProblemError(422, "validation failed", reader.errors)
+    check_rules(body)
+    return wanted
+
+
+def read_compute(reader: Reader, body: dict[str, Any], wanted: dict[str, Any]) -> None:
+    gpu, cpu = body.get("gpu"), body.get("cpu")
+    for name, value, fields in (("gpu", gpu, GPU_FIELDS), ("cpu", cpu, CPU_FIELDS)):
+        if value is not None and not isinstance(value, dict):
+            reader.complain(name, "expected object")
+        elif value is not None:
+            reader.known(name, value, fields)
+            if not reader.text(value, "id", where=f"{name}."):
+                reader.complain(f"{name}.id", "expected required property id to be present")
+    wanted["gpu"] = gpu if isinstance(gpu, dict) else None
+    wanted["cpu"] = cpu if isinstance(cpu, dict) else None
+    if isinstance(gpu, dict):
+        if "count" in gpu:
+            reader.number(gpu, "count", 1, 1, "gpu.")
+        reader.texts(gpu, "allowedCudaVersions", "gpu.")
+        reader.text(gpu, "minCudaVersion", where="gpu.")
+    if isinstance(cpu, dict):
+        count = reader.number(cpu, "vcpuCount", 2, 2, "cpu.")
+        if count & (count - 1):
+            reader.complain("cpu.vcpuCount", "expected a power of two")
+
+
+def read_ports(reader: Reader, body: dict[str, Any]) -> list[str]:
+    ports = reader.texts(body, "ports") or []
+    for port in ports:
+        number, _, kind = port.partition("/")
+        if kind not in ("tcp", "http") or not number.isdigit() or not 1 <= int(number) <= 99999:
+            reader.complain("ports", f"expected <port>/tcp or <port>/http, got {port}")
+    return ports
+
+
+def read_env(reader: Reader, body: dict[str, Any]) -> dict[str, str]:
+    env = body.get("env")
+    if env is None:
+        return {}
+    if not isinstance(env, dict):
+        reader.complain("env", "expected object")
+        return {}
+    for name, value in env.items():
+        if not isinstance(value, str):
+            reader.complain(f"env.{name}", "expected string")
+    return dict(env)
+
+
+def read_args(reader: Reader, body: dict[str, Any]) -> str:
+    words = (reader.texts(body, "entrypoint") or []) + (reader.texts(body, "cmd") or [])
+    return reader.text(body, "args", "") or " ".join(words)
+
+
+def read_mounts(reader: Reader, body: dict[str, Any]) -> dict[str, Any]:
+    mounts = body.get("mounts")
+    if mounts is None:
+        return {}
+    if not isinstance(mounts, dict):
+        reader.complain("mounts", "expected object")
+        return {}
+    reader.known("mounts", mounts, {"persistent", "network"})
+    volume = mounts.get("persistent")
+    if volume is not None:
+        if not isinstance(volume, dict):
+            reader.complain("mounts.persistent", "expected object")
+            return {}
+        reader.known("mounts.persistent", volume, {"size", "path"})
+        if "size" not in volume:
+            reader.complain("mounts.persistent.size", "expected required property size to be present")
+        reader.number(volume, "size", 10, 10, "mounts.persistent.")
+        path = reader.text(volume, "path", where="mounts.persistent.")
+        if not path or not path.startswith("/"):
+            reader.complain("mounts.persistent.path", "expected required property path to be an absolute path")
+    return mounts
+
+
+def check_rules(body: dict[str, Any]) -> None:
+    """Rules that the schema does not state: they answer 400."""
+    gpu, cpu, mounts = body.get("gpu"), body.get("cpu"), body.get("mounts") or {}
+    if (gpu is None) == (cpu is None):
+        raise ProblemError(400, "Exactly one of gpu and cpu must be given.")
+    if mounts.get("persistent") is not None and mounts.get("network") is not None:
+        raise ProblemError(400, "mounts.persistent and mounts.network cannot be combined.")
+    if mounts.get("network") is not None:
+        if not mounts["network"]:
+            raise ProblemError(400, "mounts.network must hold one volume.")
+        raise ProblemError(404, "network volume not found")
+    if mounts.get("persistent") is not None and cpu is not None:
+        raise ProblemError(400, "mounts.persistent is not supported on CPU pods.")
+    if gpu is not None and gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):
+        raise ProblemError(400, "gpu.allowedCudaVersions and gpu.minCudaVersion cannot be combined.")
+    if len(body.get("env") or {}) > 50:
+        raise ProblemError(400, "A pod can have at most 50 environment variables.")
+    if sum(1 for port in body.get("ports") or [] if port.endswith("/http")) > 10:
+        raise ProblemError(400, "A pod can expose at most 10 HTTP ports.")
