@@ -89,7 +89,9 @@ def choose_backend(wanted: str, driver: Driver, *, accept_cpu_on_gpu: bool) -> s
         return fitting
     if driver.number < MINIMUM_DRIVER[wanted]:
         least = "{}.{}.{:02d}".format(*MINIMUM_DRIVER[wanted])
-        raise BackendMismatch(f"install PyTorch: the {wanted} build needs driver {least} or later, and this machine has {driver.version}; set pytorch_backend to auto")
+        raise BackendMismatch(
+            f"install PyTorch: the {wanted} build needs driver {least} or later, and this machine has {driver.version}; set pytorch_backend to auto"
+        )
     return wanted
 
 

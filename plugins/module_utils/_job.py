@@ -216,9 +216,9 @@ class Job:
             if status.get("state", "starting") != "starting":
                 return self.record()
             time.sleep(0.02)
-        diary = (self.dir / "runner.log").read_text(encoding="utf-8", errors="replace")[-2000:]
+        words = (self.dir / "runner.log").read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "none"
         raise JobNotStarted(
-            f"start job {self.spec.name}: its runner wrote no status in {self.dir} within {START_SECONDS:.0f} s; is the disk full? its last words: {diary.strip() or 'none'}",
+            f"start job {self.spec.name}: its runner wrote no status in {self.dir} within {START_SECONDS:.0f} s; is the disk full? its last words: {words}",
             job_dir=str(self.dir),
         )
 
@@ -233,4 +233,3 @@ def public(status: dict[str, Any], job: Job) -> dict[str, Any]:
     result["name"] = job.spec.name
     result["state"] = status.get("state") or "absent"
     return {**result, "dir": str(job.dir), "log": str(job.dir / "job.log"), "command": shlex.join(job.spec.command) if job.spec.command else None}
-

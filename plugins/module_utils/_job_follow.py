@@ -136,7 +136,9 @@ def verdict_sentence(name: str, host: str, look: Look) -> str:
         ran = None if ran is None or ended is None else max(0.0, ran - ended)
     after = f" after {ran:.0f} s" if ran is not None else ""
     if look.state == "lost":
-        return f"job {name} on {host}: lost; its supervisor is gone and recorded no end (killed, or the pod was restarted). Run the stage again to start it anew"
+        return (
+            f"job {name} on {host}: lost; its supervisor is gone and recorded no end (killed, or the pod was restarted). Run the stage again to start it anew"
+        )
     cause = f"was ended by {status['signal']}" if status.get("signal") else f"ended with exit code {status.get('exit_code')}"
     if look.state == "cancelled":
         return f"job {name} on {host}: cancelled{after}; the command {cause}. Run the stage again to go on from its last checkpoint"

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -142,7 +141,7 @@ class TorchEnv:
         venv = self.wish.venv
         if venv.exists() and not (venv / "pyvenv.cfg").exists() and any(venv.iterdir()):
             raise TorchEnvError(
-                f"make the virtual environment {venv}: this folder is there already, is not empty and is no virtual environment; name another one with pytorch_venv"
+                f"make the virtual environment {venv}: this folder is there already, is not empty and is no virtual environment; name another with pytorch_venv"
             )
         started = time.monotonic()
         venv.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +177,7 @@ class TorchEnv:
 
     def _python_tag(self) -> str:
         link = next(iter(sorted((self.wish.venv / "lib").glob("python3.*"))), None)
-        version = link.name.removeprefix("python") if link else "%d.%d" % sys.version_info[:2]
+        version = link.name.removeprefix("python") if link else ".".join(platform.python_version_tuple()[:2])
         return "cp" + version.replace(".", "")
 
     def _environment(self) -> dict[str, str]:
