@@ -54,7 +54,7 @@ def query(gpus: dict[str, Any], names: list[str], options: list[str]) -> int:
 def table(gpus: dict[str, Any]) -> int:
     line = "+" + "-" * 89 + "+"
     print(line)
-    print(f"| NVIDIA-SMI {gpus['driver']:<22}  Driver Version: {gpus['driver']:<13}  CUDA Version: {gpus['cuda']:<10}".ljust(90) + "|")
+    print(f"| NVIDIA-SMI {gpus['driver']:<22} Driver Version: {gpus['driver']:<14} CUDA Version: {gpus['cuda']}".ljust(90) + "|")
     print(line)
     for card in gpus["cards"]:
         print(f"| {card['index']:>3}  {card['name'][:40]:<40}  {card['bus_id']:<18}  1MiB / {card['memory_mib']}MiB".ljust(90) + "|")

@@ -52,7 +52,7 @@ class Sshd:
             server_factory=lambda: Door(self),
             server_host_keys=[self._key],
             process_factory=self._sessions.handle,
-            sftp_factory=asyncssh.SFTPServer,
+            sftp_factory=FileTransfer,
             encoding=None,
             line_editor=False,
             allow_scp=False,
@@ -65,6 +65,15 @@ class Sshd:
     def _change_host_key(self) -> None:
         if self._listener is not None:
             self._listener.update(server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")])
+
+
+class FileTransfer(asyncssh.SFTPServer):
+    """OpenSSH's server ends an sftp session with exit status 0; without it scp reports a failure."""
+
+    def exit(self) -> None:
+        channel = self.channel
+        if isinstance(channel, asyncssh.SSHServerChannel):
+            channel.exit(0)
 
 
 class Door(asyncssh.SSHServer):

@@ -80,10 +80,11 @@ class Supervisor:
                 time.sleep(0.02)
                 reap()
         if self.init_pid is not None:
-            # The kernel ends the whole namespace with its pid 1.
+            # The kernel ends the whole namespace with its pid 1, which itself lasts until every child of this process has been waited for.
             procs.send(self.init_pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.init_pid, 0)
+                while True:
+                    os.waitpid(-1, 0)
             return
         while below := procs.descendants(os.getpid()):
             for pid in below:
