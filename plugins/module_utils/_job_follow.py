@@ -86,7 +86,7 @@ def parse_poll(answer: str) -> Look:
 
 def _plain(status: dict[str, Any]) -> dict[str, Any]:
     """The known fields, each of its own type."""
-    plain: dict[str, Any] = {key: status[key] if type(status.get(key)) is int else None for key in _NUMBERS}
+    plain: dict[str, Any] = {key: status[key] if isinstance(status.get(key), int) and not isinstance(status[key], bool) else None for key in _NUMBERS}
     plain.update({key: clean(status[key], 400) if isinstance(status.get(key), str) else None for key in _TEXTS})
     plain["cancel_requested"] = status.get("cancel_requested") is True
     progress = status.get("progress")

@@ -64,6 +64,10 @@ def read_json(path: Path, limit: int = 65536) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def wake(number: int, frame: object) -> None:
+    """Nothing to do here: that the signal came is read from the wake-up pipe."""
+
+
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -106,7 +110,7 @@ class Runner:
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, wake)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         self.progress_file.unlink(missing_ok=True)
@@ -138,7 +142,7 @@ class Runner:
     def watch(self, child: subprocess.Popen[bytes]) -> None:
         # WNOWAIT leaves the zombie, so that its process group cannot be given to a stranger before finish() has ended it.
         while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            ready, _, _ = select.select([self.wake_read], [], [], self.pause())
+            ready = select.select([self.wake_read], [], [], self.pause())[0]
             if ready and signal.SIGTERM in os.read(self.wake_read, 4096):
                 self.ask_to_stop(child)
             self.look(child)

@@ -1,0 +1,263 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which PyTorch build a machine gets, and when an environment counts as whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _gpu_driver, _torch_env, _uv
+from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import BackendMismatch, Driver, DriverError, choose_backend
+from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import IndexUnreachable, NotVerified, TorchEnv, TorchEnvError, Wish
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, UvError
+
+H100 = Driver("580.95.05", ["NVIDIA H100 80GB HBM3"])
+UV = Uv(Path("/opt/bin/uv"), "0.13.9")
+PROOF = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "python": "3.11.7", "cuda": None, "cuda_available": False, "devices": [], "matmul": True}
+
+
+@pytest.mark.parametrize(
+    ("version", "backend"),
+    [
+        ("580.95.05", "cu130"),
+        ("580.65.06", "cu130"),
+        ("580.65.05", "cu128"),
+        ("570.172.08", "cu128"),
+        ("525.60.13", "cu128"),
+        ("590.1", "cu130"),
+        (None, "cpu"),
+    ],
+)
+def test_the_build_follows_the_driver(version: str | None, backend: str) -> None:
+    assert choose_backend("auto", Driver(version), accept_cpu_on_gpu=False) == backend
+
+
+@pytest.mark.parametrize(
+    ("wanted", "driver", "sentence"),
+    [
+        ("auto", Driver("470.82.01"), "driver 470.82.01 is too old"),
+        ("cu130", Driver("570.172.08"), "needs driver 580.65.06 or later"),
+        ("cu128", Driver("510.1"), "needs driver 525.60.13 or later"),
+        ("cu130", Driver(), "no NVIDIA driver"),
+        ("cpu", H100, "CPU build was asked for on a machine with a GPU .NVIDIA H100"),
+    ],
+)
+def test_a_build_that_does_not_fit_is_an_error(wanted: str, driver: Driver, sentence: str) -> None:
+    with pytest.raises(BackendMismatch, match=sentence):
+        choose_backend(wanted, driver, accept_cpu_on_gpu=False)
+
+
+def test_cpu_on_a_gpu_can_be_meant() -> None:
+    assert choose_backend("cpu", H100, accept_cpu_on_gpu=True) == "cpu"
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cu128", "cu130"])
+def test_a_driver_that_does_not_answer_is_never_taken_for_no_gpu(wanted: str) -> None:
+    with pytest.raises(DriverError, match="does not answer"):
+        choose_backend(wanted, Driver(trouble="nvidia-smi ended with 9"), accept_cpu_on_gpu=True)
+
+
+@pytest.fixture
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(_gpu_driver, "_PROC", tmp_path / "proc-version")
+    return program
+
+
+def write_program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_driver_and_gpus_are_read(smi: Path) -> None:
+    write_program(smi, "echo '580.95.05, NVIDIA H100 80GB HBM3'; echo '580.95.05, NVIDIA H100 80GB HBM3'")
+    assert _gpu_driver.read_driver() == Driver("580.95.05", ["NVIDIA H100 80GB HBM3"] * 2)
+
+
+def test_a_broken_driver_is_trouble(smi: Path) -> None:
+    write_program(smi, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
+    assert "version mismatch" in str(_gpu_driver.read_driver().trouble)
+
+
+def test_no_nvidia_at_all(smi: Path) -> None:
+    assert _gpu_driver.read_driver() == Driver()
+
+
+def test_a_driver_without_its_tool_is_found(smi: Path, tmp_path: Path) -> None:
+    (tmp_path / "proc-version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.172.08  Tue Jul\n")
+    assert _gpu_driver.read_driver().version == "570.172.08"
+
+
+def wish(tmp_path: Path, **changes: Any) -> Wish:
+    base: dict[str, Any] = {"venv": tmp_path / "venv", "version": "2.13.0", "backend": "cpu", "python": "/usr/bin/python3"}
+    return Wish(**{**base, **changes})
+
+
+def test_a_local_wheel_of_the_build_is_taken_exactly(tmp_path: Path) -> None:
+    machine = os.uname().machine
+    (tmp_path / f"torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_{machine}.whl").touch()
+    named = wish(tmp_path, find_links=[str(tmp_path)])
+    assert _torch_env.local_wheel(named, "cp311") == "2.13.0+cpu"
+    assert _torch_env.local_wheel(named, "cp313") is None
+    assert _torch_env.local_wheel(wish(tmp_path, find_links=[str(tmp_path)], backend="cu130"), "cp311") is None
+
+
+def test_without_a_local_wheel_uv_is_told_the_build(tmp_path: Path) -> None:
+    arguments = TorchEnv(wish(tmp_path, backend="cu130", extra_packages=["chess==1.11.2"]), H100).install_arguments()
+    assert arguments == ["--torch-backend", "cu130", "torch==2.13.0", "numpy", "chess==1.11.2"]
+
+
+def test_a_named_index_replaces_the_public_one(tmp_path: Path) -> None:
+    arguments = TorchEnv(wish(tmp_path, index_url="https://mirror.example/cu130", backend="cu130"), H100).install_arguments()
+    assert arguments == ["--index", "https://mirror.example/cu130", "torch==2.13.0", "numpy"]
+
+
+def fake_venv(venv: Path) -> None:
+    site = venv / "lib" / "python3.11" / "site-packages"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "pyvenv.cfg").touch()
+    (venv / "bin" / "python").symlink_to("/bin/true")
+    for name in ("torch", "numpy"):
+        (site / f"{name}-1.dist-info").mkdir(parents=True)
+        (site / name).mkdir()
+        (site / name / "__init__.py").write_text("x = 1\n")
+        (site / f"{name}-1.dist-info" / "RECORD").write_text(f"{name}/__init__.py,sha256=x,6\n../../../bin/tool,sha256=y,99\n{name}-1.dist-info/RECORD,,\n")
+
+
+class Made:
+    """A TorchEnv whose uv and interpreter are played."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, proof: dict[str, Any] | None = None, install: str = "", **changes: Any) -> None:
+        self.calls: list[str] = []
+        self.env = TorchEnv(wish(tmp_path, **changes), Driver())
+
+        def run(uv: Uv, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+            self.calls.append(" ".join(arguments[:2]).removesuffix(" --quiet"))
+            if arguments[0] == "venv":
+                fake_venv(self.env.wish.venv)
+            return subprocess.CompletedProcess(arguments, 1 if install and arguments[0] == "pip" else 0, "", install)
+
+        def verify(command: list[str], environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+            self.calls.append("verify")
+            return subprocess.CompletedProcess(command, 0, "a warning\n" + json.dumps({**PROOF, **(proof or {})}), "")
+
+        monkeypatch.setattr(Uv, "run", run)
+        monkeypatch.setattr(_torch_env, "run_program", verify)
+
+
+def test_makes_proves_and_stamps_then_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch)
+    assert not made.env.satisfied()
+    record = made.env.make(UV)
+    assert made.calls == ["venv", "pip install", "verify"]
+    assert record["torch"] == "2.13.0+cpu"
+    assert made.env.satisfied()
+    assert made.env.make(UV) == record
+    assert len(made.calls) == 3
+
+
+@pytest.mark.parametrize("damage", ["torch/__init__.py", "numpy/__init__.py", "torch-1.dist-info/RECORD"])
+def test_a_damaged_environment_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    made = Made(tmp_path, monkeypatch)
+    made.env.make(UV)
+    (made.env.wish.venv / "lib/python3.11/site-packages" / damage).unlink()
+    assert not made.env.satisfied()
+    assert not made.env.sound()
+
+
+def test_a_truncated_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch)
+    made.env.make(UV)
+    (made.env.wish.venv / "lib/python3.11/site-packages/torch/__init__.py").write_text("x")
+    assert not made.env.satisfied()
+
+
+def test_a_vanished_interpreter_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch)
+    made.env.make(UV)
+    made.env.python.unlink()
+    made.env.python.symlink_to("/no/such/python")
+    assert not made.env.satisfied()
+
+
+@pytest.mark.parametrize("change", [{"version": "2.12.0"}, {"extra_packages": ["chess"]}, {"backend": "cu130"}])
+def test_another_wish_installs_into_the_sound_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
+    Made(tmp_path, monkeypatch).env.make(UV)
+    assert not TorchEnv(wish(tmp_path, **change), Driver()).satisfied()
+
+
+def test_another_driver_is_proven_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch)
+    made.env.make(UV)
+    assert not TorchEnv(made.env.wish, H100).satisfied()
+
+
+def test_a_failed_installation_leaves_no_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Made(tmp_path, monkeypatch).env.make(UV)
+    broken = Made(tmp_path, monkeypatch, version="2.12.0", install="  x Failed to fetch: `https://download.example/whl`\n  dns error")
+    with pytest.raises(IndexUnreachable, match="could not be reached .*pytorch_find_links"):
+        broken.env.make(UV)
+    assert not broken.env.stamp.exists()
+
+
+def test_an_unknown_version_is_not_called_a_network_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch, install="Because there is no version of torch==9.9 your requirements are unsatisfiable")
+    with pytest.raises(TorchEnvError, match="uv said: Because there is no version") as caught:
+        made.env.make(UV)
+    assert not isinstance(caught.value, IndexUnreachable)
+
+
+@pytest.mark.parametrize(
+    ("proof", "sentence"),
+    [({"matmul": False}, "came out wrong"), ({"cuda": "13.0"}, "the cpu build was asked for")],
+)
+def test_a_build_that_does_not_prove_itself_is_not_stamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proof: dict[str, Any], sentence: str) -> None:
+    made = Made(tmp_path, monkeypatch, proof=proof)
+    with pytest.raises(NotVerified, match=sentence):
+        made.env.make(UV)
+    assert not made.env.stamp.exists()
+
+
+def test_a_gpu_build_must_find_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch, backend="cu130", proof={"cuda": "13.0", "cuda_error": "CUDA driver version is insufficient"})
+    with pytest.raises(NotVerified, match="finds no usable GPU .*insufficient"):
+        made.env.make(UV)
+
+
+def test_a_folder_of_somebody_elses_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch)
+    made.env.wish.venv.mkdir()
+    (made.env.wish.venv / "thesis.tex").touch()
+    with pytest.raises(TorchEnvError, match="is no virtual environment"):
+        made.env.make(UV)
+    assert (made.env.wish.venv / "thesis.tex").exists()
+
+
+def test_uv_is_found_in_the_workspace_first(tmp_path: Path) -> None:
+    write_program(tmp_path / "uv", "echo 'uv 0.13.9 (x86_64)'")
+    assert _uv.find_uv(tmp_path) == Uv(tmp_path / "uv", "0.13.9")
+    assert _uv.find_uv(tmp_path, "0.13.9") == Uv(tmp_path / "uv", "0.13.9")
+
+
+def test_an_old_uv_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_program(tmp_path / "uv", "echo 'uv 0.4.0'")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(_uv.sys, "executable", str(tmp_path / "python"))
+    assert _uv.find_uv(tmp_path) is None
+
+
+def test_a_machine_without_any_pip_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_uv, "find_uv", lambda *args: None)
+    monkeypatch.setattr(_uv, "_pips", lambda *args: [])
+    with pytest.raises(UvError, match="no pip was found; .*put a uv program on its PATH"):
+        _uv.install_uv(tmp_path)
