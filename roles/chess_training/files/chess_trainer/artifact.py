@@ -17,7 +17,7 @@ from . import __version__, vocab
 from .encode import ENCODER_VERSION
 from .errors import DataError, MissingError
 from .files import write_bytes
-from .model import PLANES, PolicyNet, Shape, describe
+from .model import PLANES, PolicyNet, Shape, channels_last, describe
 
 FORMAT = 1
 FAMILY = "chess_policy_se_resnet"
@@ -86,4 +86,4 @@ def build(content: dict[str, Any], path: Path) -> PolicyNet:
         model.load_state_dict(content["state_dict"])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise DataError(str(path), 0, f"the weights do not fit the network: {re.sub(chr(10), ' ', str(error))[:200]}") from error
-    return model.eval().to(memory_format=torch.channels_last)
+    return channels_last(model.eval())

@@ -90,7 +90,7 @@ def resume(folder: Path, how: str, torn: list[str]) -> tuple[Path, dict[str, Any
 
 def random_state() -> dict[str, Any]:
     """The state of every random number generator, in types that weights_only accepts."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),

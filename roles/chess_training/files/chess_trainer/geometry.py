@@ -58,7 +58,7 @@ REACH_DIAGONAL = _reach(DIAGONAL_RAYS)
 REACH_KNIGHT = frozenset(square | target << 6 for square in range(64) for target in KNIGHT[square])
 REACH_KING = frozenset(square | target << 6 for square in range(64) for target in KING[square])
 # By own piece 1 to 6; pawns have rules of their own.
-REACH = (frozenset(), frozenset(), REACH_KNIGHT, REACH_DIAGONAL, REACH_ORTHOGONAL, REACH_ORTHOGONAL | REACH_DIAGONAL, REACH_KING)
+REACH: tuple[frozenset[int], ...] = (frozenset(), frozenset(), REACH_KNIGHT, REACH_DIAGONAL, REACH_ORTHOGONAL, REACH_ORTHOGONAL | REACH_DIAGONAL, REACH_KING)
 
 OWN_KINGSIDE, OWN_QUEENSIDE, OPPONENT_KINGSIDE, OPPONENT_QUEENSIDE = 1, 2, 4, 8
 

@@ -40,7 +40,8 @@ def score(model: PolicyNet, position: Position, device: torch.device) -> torch.T
     tokens = torch.frombuffer(bytearray(position.board), dtype=torch.uint8).view(1, 64).to(device)
     meta = torch.tensor([[position.castling, passing, min(position.ply, 255)]], dtype=torch.uint8, device=device)
     with torch.inference_mode():
-        return model(planes(tokens, meta))[0].float().cpu()
+        logits: torch.Tensor = model(planes(tokens, meta))
+    return logits[0].float().cpu()
 
 
 def uci_of(position: Position, index: int) -> str:
@@ -77,7 +78,8 @@ def infer(model_path: Path, context: str, topk: int, device_name: str) -> dict[s
     """The command infer."""
     position = play(context)
     moves = position.legal_moves()
-    result: dict[str, Any] = {"ok": True, "context": " ".join(context.replace(",", " ").split()), "ply": position.ply, "side": "white" if position.white_to_move else "black"}
+    side = "white" if position.white_to_move else "black"
+    result: dict[str, Any] = {"ok": True, "context": " ".join(context.replace(",", " ").split()), "ply": position.ply, "side": side}
     if not moves:
         terminal = "checkmate" if position.in_check() else "stalemate"
         return result | {"move": None, "topk": [], "legal_moves": 0, "terminal": terminal, "fallback": False}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,19 @@ class PolicyNet(nn.Module):
         pairs = torch.bmm(leave, self.reach(x).flatten(2)) * self.shape.head**-0.5
         logits = pairs.flatten(1)[:, self.plain_index]
         under = self.under(x).flatten(1)[:, self.under_index]
-        return logits.float() + self.move_bias + F.pad(under.float(), (logits.shape[1] - under.shape[1], 0))
+        total: Tensor = logits.float() + self.move_bias + F.pad(under.float(), (logits.shape[1] - under.shape[1], 0))
+        return total
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def channels_last(model: Network) -> Network:
+    """The network with its convolutions in the memory layout that is fastest for them."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def describe(shape: Shape) -> dict[str, Any]:

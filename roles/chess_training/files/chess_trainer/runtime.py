@@ -11,7 +11,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 
 from . import __version__
 from .errors import UsageError
+from .model import channels_last
 from .settings import allotted_threads
 
 BF16_CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
@@ -42,8 +43,8 @@ class Runtime:
 
     def prepared(self, model: nn.Module) -> nn.Module:
         """The network on its device, compiled where that was chosen."""
-        model = model.to(self.device, memory_format=torch.channels_last)
-        return torch.compile(model, dynamic=False) if self.compile else model
+        model = channels_last(model.to(self.device))
+        return cast(nn.Module, torch.compile(model, dynamic=False)) if self.compile else model
 
 
 def _cpu_has_bf16() -> bool:

@@ -140,13 +140,19 @@ class Run:
         chosen = runtime.choose(self.arguments)
         plan = _plan(self.arguments)
         torch.manual_seed(plan.seed)
-        data = metrics.evaluation_set(val, self.arguments.eval_positions, lambda share: self.progress.update("prepare", f"legal moves  {100 * share:.0f} %", 0.0))
+
+        def tick(share: float) -> None:
+            self.progress.update("prepare", f"legal moves  {100 * share:.0f} %", 0.0)
+            self.stop.check("preparing")
+
+        data = metrics.evaluation_set(val, self.arguments.eval_positions, tick)
         trainer = Trainer(plan, self.run_dir, chosen, train, data, self.progress, self.stop)
         fixed = self.request | {"batch_size": plan.batch_size, "lr": plan.lr, "precision": chosen.precision}
         self._describe(chosen, train, val, fixed)
         self.manifest["baselines"] = metrics.baselines(data, train.moves)
         self.manifest["parameters"] = model.parameter_count(trainer.network)
-        self.progress.say(f"{self.manifest['parameters']:,} parameters, {chosen.precision} on {chosen.device}, {torch.get_num_threads()} threads, batches of {plan.batch_size}")
+        where = f"{chosen.precision} on {chosen.device}, {torch.get_num_threads()} threads"
+        self.progress.say(f"{self.manifest['parameters']:,} parameters, {where}, batches of {plan.batch_size}")
         return trainer, fixed
 
     def _describe(self, chosen: Runtime, train: Positions, val: Positions, fixed: dict[str, Any]) -> None:

@@ -101,7 +101,9 @@ class Batches:
 class Trainer:
     """One run from its first or its last checkpoint to its end."""
 
-    def __init__(self, plan: Plan, run_dir: Path, runtime: Runtime, train: Positions, data: metrics.EvaluationSet, progress: Progress, stop: StopRequest) -> None:
+    def __init__(
+        self, plan: Plan, run_dir: Path, runtime: Runtime, train: Positions, data: metrics.EvaluationSet, progress: Progress, stop: StopRequest
+    ) -> None:
         self.plan, self.run_dir, self.runtime, self.progress, self.stop = plan, run_dir, runtime, progress, stop
         self.batches = Batches(train, plan.batch_size, plan.seed, runtime.device)
         self.data = data.to(runtime.device)
@@ -201,7 +203,8 @@ class Trainer:
         self._loss_sum.zero_()
         if not math.isfinite(loss):
             self.record("diverged", loss=str(loss))
-            raise DivergedError(f"the loss is {loss} at step {self.step}; the checkpoints in {self.checkpoints} are from before it; try a smaller --lr than {self.plan.lr:g}")
+            advice = f"the checkpoints in {self.checkpoints} are from before it; try a smaller --lr than {self.plan.lr:g}"
+            raise DivergedError(f"the loss is {loss} at step {self.step}; {advice}")
         self._window.append(loss)
         steps, self._unsynced = self._unsynced, 0
         now = time.monotonic()
@@ -233,7 +236,8 @@ class Trainer:
             self.best = {"loss": found["loss"], "step": self.step}
             state = {"model": artifact.plain_state(self.network), "metrics": found, "step": self.step}
             checkpoint.save(self.checkpoints, "best", self.step, state, keep=1)
-        self.progress.say(f"step {self.step}: validation loss {found['loss']:.3f}, top-1 {100 * found['top1']:.1f} %, raw legal {100 * found['raw_legal']:.1f} %")
+        rates = f"top-1 {100 * found['top1']:.1f} %, raw legal {100 * found['raw_legal']:.1f} %"
+        self.progress.say(f"step {self.step}: validation loss {found['loss']:.3f}, {rates}")
         self._marked = time.monotonic()
 
     def evaluate(self, exact: bool) -> dict[str, float]:
