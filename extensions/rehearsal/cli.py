@@ -76,7 +76,7 @@ def call(port: int, method: str, path: str, body: dict[str, Any] | None = None, 
     return parsed if isinstance(parsed, dict) else None
 
 
-def healthy(port: int, seconds: float = 5.0) -> dict[str, Any] | None:
+def healthy(port: int, seconds: float = 2.0) -> dict[str, Any] | None:
     answer = call(port, "GET", "/health", seconds=seconds) if port_taken(port) else None
     return answer if answer is not None and answer.get("ok") and "state_dir" in answer else None
 

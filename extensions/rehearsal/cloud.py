@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import string
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from rehearsal.store import Store
 from rehearsal.times import javascript_date, now
 
 LOOPBACK = "127.0.0.1"
+DICE = random.SystemRandom()
 
 
 @dataclass
@@ -46,7 +48,7 @@ class WrongStateError(Exception):
 
 
 def new_id(length: int = 14) -> str:
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(length))
+    return "".join(DICE.choices(string.ascii_lowercase + string.digits, k=length))
 
 
 class Cloud:
