@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -45,10 +46,12 @@ class Uv:
         return run_program([str(self.path), *arguments], environment)
 
 
-def find_uv(bin_dir: Path, wanted: str = "") -> Uv | None:
-    """A uv that will do: the workspace's own, one beside this interpreter, or one on PATH; exactly C(wanted) when a version is given."""
+def find_uv(bin_dir: Path, wanted: str = "", cache_dir: Path | None = None) -> Uv | None:
+    """A uv that will do: the workspace's own, one beside this interpreter, on PATH, or in the cache; exactly C(wanted) when a version is given."""
     on_path = shutil.which("uv")
     places = [bin_dir / "uv", Path(sys.executable).parent / "uv", *([Path(on_path)] if on_path else []), Path.home() / ".local/bin/uv"]
+    if cache_dir is not None:
+        places.append(cache_dir / "bin" / "uv")
     for place in places:
         if not os.access(place, os.X_OK):
             continue
@@ -81,6 +84,21 @@ def install_uv(bin_dir: Path, wanted: str = "") -> Uv:
             hint="check the machine's network, or put a uv program on its PATH or into that folder",
         )
     return found
+
+
+def keep_uv(uv: Uv, cache_dir: Path) -> None:
+    """Leave the program in its cache, so that a cache that comes with an image or a volume brings it along."""
+    kept = cache_dir / "bin" / "uv"
+    if kept.exists():
+        return
+    part = kept.with_name(f".uv.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(uv.path, part)
+        except OSError:
+            shutil.copy2(uv.path, part)
+        part.replace(kept)
 
 
 def _pips(scratch: Path) -> list[list[str]]:

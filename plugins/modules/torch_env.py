@@ -67,7 +67,8 @@ options:
     type: str
   cache_dir:
     description:
-      - Cache of C(uv). On the same file system as O(venv), files are linked instead of copied. The default of C(uv) when not given.
+      - Cache of C(uv). On the same file system as O(venv), files are linked instead of copied.
+      - When not given, the one that the machine's E(UV_CACHE_DIR) names, else C(cache/uv) beside O(bin_dir).
     type: path
   uv_version:
     description:
@@ -194,6 +195,7 @@ failure:
       sample: {}
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -204,11 +206,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import choose_backend, read_driver
 from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish, describe, find_links_of
-from ansible_collections.podcycle.gpu.plugins.module_utils._uv import find_uv, install_uv
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv import find_uv, install_uv, keep_uv
 
 
 def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[str, Any]]:
     driver = read_driver()
+    bin_dir, wanted = Path(params["bin_dir"]), params["uv_version"] or ""
+    cache_dir = Path(params["cache_dir"] or os.environ.get("UV_CACHE_DIR") or bin_dir.parent / "cache" / "uv")
     wish = Wish(
         venv=Path(params["venv"]),
         version=params["version"],
@@ -217,7 +221,7 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
         extra_packages=params["extra_packages"],
         find_links=find_links_of(params["find_links"]),
         index_url=params["index_url"] or "",
-        cache_dir=params["cache_dir"] or "",
+        cache_dir=str(cache_dir),
     )
     env = TorchEnv(wish, driver)
     if env.satisfied():
@@ -225,10 +229,11 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
     if check_mode:
         return True, describe(env, {}, None)
     started = time.monotonic()
-    bin_dir, wanted = Path(params["bin_dir"]), params["uv_version"] or ""
-    uv = find_uv(bin_dir, wanted) or install_uv(bin_dir, wanted)
+    uv = find_uv(bin_dir, wanted, cache_dir) or install_uv(bin_dir, wanted)
     env.seconds["uv"] = round(time.monotonic() - started, 2)
-    return True, describe(env, env.make(uv), uv)
+    record = env.make(uv)
+    keep_uv(uv, cache_dir)
+    return True, describe(env, record, uv)
 
 
 def main() -> None:

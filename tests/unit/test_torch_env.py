@@ -261,3 +261,13 @@ def test_a_machine_without_any_pip_is_told_what_to_do(tmp_path: Path, monkeypatc
     monkeypatch.setattr(_uv, "_pips", lambda *args: [])
     with pytest.raises(UvError, match="no pip was found; .*put a uv program on its PATH"):
         _uv.install_uv(tmp_path)
+
+
+def test_the_cache_brings_its_uv_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_program(tmp_path / "uv", "echo 'uv 0.13.9'")
+    _uv.keep_uv(Uv(tmp_path / "uv", "0.13.9"), tmp_path / "cache")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(_uv.sys, "executable", str(tmp_path / "bin" / "python"))
+    assert _uv.find_uv(tmp_path / "empty") is None
+    assert _uv.find_uv(tmp_path / "empty", cache_dir=tmp_path / "cache") == Uv(tmp_path / "cache" / "bin" / "uv", "0.13.9")
