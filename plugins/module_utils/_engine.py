@@ -68,6 +68,7 @@ class Engine:
     waits: Waits = Waits()
     clock: Clock = field(default_factory=SystemClock)
     notify: Callable[[str], None] = lambda text: None
+    planned: list[Offer] = field(default_factory=list)
 
     @property
     def lookout(self) -> Lookout:
@@ -90,7 +91,8 @@ class Engine:
         """The offers to try, best first; raises UsageError when none fits the wish."""
         gpus = resolve_gpus(wish.gpus, self.cloud.gpu_types(), self.cloud.name) if wish.gpus else ()
         offers = self.cloud.offers(wish.gpu_count, spot=wish.spot, options=wish.options)
-        return choose(offers, wish.with_gpus(gpus), self.cloud.name)
+        self.planned = choose(offers, wish.with_gpus(gpus), self.cloud.name)
+        return self.planned
 
     def _foresee(self, wish: PodWish, slots: list[Slot]) -> list[Slot]:
         plan: list[Offer] = []
@@ -183,9 +185,9 @@ class Engine:
     def _attempt(self, wish: PodWish, slot: Slot, offer: Offer) -> tuple[Lease, Pod] | str:
         """One create of one offer: the pod, or why this offer surely cannot be had."""
         for _again in range(2):
-            lease = self.ledger.begin(
-                wish.run_id, wish.name, slot.index, self.cloud.key_id, wish.public(), model.utc_now() + timedelta(seconds=wish.lease.seconds)
-            )
+            facts = {**wish.public(), "known_hosts_file": str(self.ssh.known_hosts_file) if self.ssh else None}
+            deadline = model.utc_now() + timedelta(seconds=wish.lease.seconds)
+            lease = self.ledger.begin(wish.run_id, wish.name, slot.index, self.cloud.key_id, facts, deadline)
             self.ledger.write(lease.stamp, "attempt", gpu=offer.gpu, region=offer.region, usd_per_hour=str(offer.usd_per_hour))
             self.notify(f"renting {offer.gpu_count} x {offer.gpu_name} on {self.cloud.name} at {model.usd(offer.usd_per_hour)} $/h")
             try:
@@ -359,8 +361,8 @@ class Engine:
             ) from err
         return "not found by id"
 
-    def release_run(self, run_id: str, *, check_mode: bool = False) -> list[Slot]:
-        """Give back everything of a run: open leases, and late arrivals that bear its stamp and our owner id."""
+    def release_run(self, run_id: str, *, check_mode: bool = False, known: Sequence[tuple[str, str]] = ()) -> list[Slot]:
+        """Give back everything of a run: open leases, late arrivals that bear its stamp and our owner id, and `known` (id, stamp) pairs."""
         slots = [Slot(lease.stamp.index, lease=lease) for lease in self.ledger.of_run(run_id) if lease.open]
         if check_mode:
             for slot in slots:
@@ -368,7 +370,10 @@ class Engine:
                 slot.changed = slot.before is not None
             return slots
         each(slots, self._give_back)
-        return slots + each([Slot(pod.stamp.index if pod.stamp else -1, before=pod) for pod in self.strays(run_id)], self._give_back_stray)
+        ended = {slot.lease.pod_id for slot in slots if slot.lease}
+        lost = [pod for pod in self.cloud.list() if (pod.id, pod.name) in known and pod.stamp and pod.stamp.run_id == run_id and pod.state != model.GONE]
+        others = {pod.id: pod for pod in (*self.strays(run_id), *lost) if pod.id not in ended}
+        return slots + each([Slot(pod.stamp.index if pod.stamp else -1, before=pod) for pod in others.values()], self._give_back_stray)
 
     def _give_back(self, slot: Slot) -> None:
         lease = slot.lease

@@ -193,7 +193,6 @@ class LeaseTerms:
     """Under which conditions a pod is rented; every limit is enforced by us, none by RunPod."""
 
     hours: Decimal
-    interrupt_grace_seconds: int = 900
 
     @property
     def seconds(self) -> int:

@@ -54,6 +54,8 @@ def pod_spec() -> dict[str, dict[str, Any]]:
                 "min_cuda_version": {"type": "str"},
             },
         },
+        "known_pods": {"type": "list", "elements": "dict", "default": []},
+        "interrupt_grace_minutes": {"type": "float", "default": 15.0},
         "progress_file": {"type": "path"},
     }
 
@@ -107,7 +109,7 @@ def converge(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
     elif options["state"] == "stopped":
         slots = _stop(engine, session, wish, check_mode)
     else:
-        slots = engine.release_run(wish.run_id, check_mode=check_mode)
+        slots = engine.release_run(wish.run_id, check_mode=check_mode, known=[(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]])
     _raise_first(slots, engine)
     result: dict[str, Any] = {
         "changed": any(slot.changed for slot in slots),
@@ -116,7 +118,8 @@ def converge(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
         "rehearsal": session.rehearsal,
     }
     if options["state"] == "running":
-        total = sum((slot.after.usd_per_hour or Decimal(0) for slot in slots if slot.after), Decimal(0))
+        dearest = max((offer.usd_per_hour for offer in engine.planned), default=Decimal(0)) if check_mode else Decimal(0)
+        total = sum((max(slot.after.usd_per_hour or Decimal(0), dearest if not slot.before else Decimal(0)) for slot in slots if slot.after), Decimal(0))
         result["worst_case_usd"] = model.usd(worst_case(total, 1, wish.lease.seconds))
     if options["state"] == "absent":
         result["remaining"] = [pod.id for pod in engine.strays(wish.run_id)]

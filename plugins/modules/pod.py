@@ -161,6 +161,17 @@ options:
       min_cuda_version:
         description: Least CUDA version that the host's driver supports, such as V(12.8).
         type: str
+  known_pods:
+    description:
+      - Pods of the run, as dictionaries with C(id) and C(name), that O(state=absent) gives back too when the ledger has lost them.
+      - A pod is touched only when the cloud shows it under exactly this name and the name is a stamp of this run.
+    type: list
+    elements: dict
+    default: []
+  interrupt_grace_minutes:
+    description: How long the keeper waits for a rerun when the controller of a run is gone, before it gives the pods back.
+    type: float
+    default: 15
   progress_file:
     description: A file to which waits append a line of text; the task prints them as they come.
     type: path
@@ -221,7 +232,7 @@ pods:
     ssh_args: {description: Options for ssh that check this pod's identity., type: str, returned: when running, sample: -o HostKeyAlias=9f8e7d6c5b4a39}
     notes: {description: What was out of the ordinary., type: list, elements: str, returned: always, sample: []}
 worst_case_usd:
-  description: What the whole group costs if nothing ends it before its leases do.
+  description: What the whole group costs if nothing ends it before its leases do; in check mode at the dearest offer that would be tried.
   type: str
   returned: when O(state=running)
   sample: "0.5900"

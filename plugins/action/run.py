@@ -1,0 +1,103 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+from ansible import context
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils._controller import COLLECTION, checked, guarded, playbook_process
+from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_run_id, utc_now
+from ansible_collections.podcycle.gpu.plugins.module_utils._run import RunFolder
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session, open_state
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import make_key
+
+SPEC = {
+    "run_id": {"type": "str"},
+    "create": {"type": "bool", "default": True},
+    "whole_cycle": {"type": "bool", "default": False},
+    "rehearsal": {"type": "bool", "default": False},
+    "artifacts_dir": {"type": "path", "default": "artifacts"},
+    "cloud": {"type": "str", "default": "runpod"},
+    "api_key": {"type": "str", "no_log": True},
+    "endpoint": {"type": "str"},
+    "account": {"type": "str", "default": "default"},
+    "state_dir": {"type": "path"},
+}
+
+
+class ActionModule(ActionBase):
+    """Opens a run on the controller; the lock names ansible-playbook, whom no module can know."""
+
+    _requires_connection = False
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        result.update(guarded(lambda: self._open(checked(SPEC, self._task.args))))
+        return result
+
+    def _open(self, args: dict[str, Any]) -> dict[str, Any]:
+        if args["whole_cycle"]:
+            refuse_partial(context.CLIARGS)
+        run_id = check_run_id(args["run_id"]) if args["run_id"] else ""
+        if not run_id:
+            if not args["create"]:
+                raise errors.UsageError("which run?", hint=_known_runs(Path(args["artifacts_dir"])))
+            run_id = utc_now().strftime("cycle-%Y%m%d-%H%M%S")
+        session = open_session(args)
+        if args["rehearsal"] != is_loopback(session.cloud.endpoint):
+            raise errors.UsageError(
+                f"the inventory is {'the rehearsal one' if args['rehearsal'] else 'a real one'}, but the endpoint is {session.cloud.endpoint}",
+                hint="unset RUNPOD_REST_V2_URL, or use the other inventory",
+            )
+        folder = RunFolder.of(Path(args["artifacts_dir"]), run_id)
+        if not args["create"] and not folder.path.is_dir():
+            raise errors.UsageError(f"there is no run {run_id}: {folder.path} does not exist", hint=_known_runs(Path(args["artifacts_dir"])))
+        if self._task.check_mode:
+            return {"changed": False, "run": _facts(args, run_id, folder, resumed=folder.path.is_dir(), public_key="ssh-ed25519 made-when-renting")}
+        before = session.state.take_run(run_id, playbook_process())
+        resumed = folder.create(session.cloud.name, session.cloud.endpoint)
+        public_key = make_key(session.state.run_dir(run_id) / "id_ed25519", f"podcycle-{run_id}")
+        if before is not None:
+            folder.event("start", "note", message=f"taken over from process {before.pid} on {before.host}, which is gone")
+        return {"changed": not resumed, "run": _facts(args, run_id, folder, resumed=resumed, public_key=public_key)}
+
+
+def _facts(args: dict[str, Any], run_id: str, folder: RunFolder, *, resumed: bool, public_key: str) -> dict[str, Any]:
+    state = open_state(args)
+    return {
+        "id": run_id, "dir": str(folder.path), "resumed": resumed, "rehearsal": args["rehearsal"], "cloud": args["cloud"], "state_dir": str(state.path),
+        "private_key_file": str(state.path / "runs" / run_id / "id_ed25519"), "public_key": public_key, "known_hosts_file": str(folder.path / "known_hosts"),
+        "progress_file": str(state.path / "runs" / run_id / "progress.log"), "collection_dir": str(COLLECTION),
+        "validation_venv": str(state.path / "validation-venv"),
+    }
+
+
+def refuse_partial(cli: Any) -> None:
+    """A cycle that is cut in pieces by Ansible's own options could rent and never give back."""
+    limit = str(cli.get("subset") or "")
+    if limit and "localhost" not in re.split(r"[,:]", limit) and "all" not in re.split(r"[,:]", limit):
+        raise errors.UsageError("--limit without localhost would skip renting and giving back", hint="add it: --limit localhost,POD")
+    tags = [tag for tag in cli.get("tags") or () if tag != "all"]
+    if tags or cli.get("skip_tags") or cli.get("start_at_task"):
+        raise errors.UsageError(
+            "--tags, --skip-tags and --start-at-task would leave out parts of the cycle that give pods back",
+            hint="run one stage instead, such as: ansible-playbook playbooks/train.yml -e run_id=ID",
+        )
+
+
+def _known_runs(artifacts: Path) -> str:
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        found = sorted((artifacts / "cycles").iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        names = [path.name for path in found if (path / "run.json").is_file()][:5]
+    return f"give -e run_id=ID; newest runs: {', '.join(names)}" if names else "give -e run_id=ID; there is no run yet under " + str(artifacts)

@@ -1,0 +1,75 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
+from ansible_collections.podcycle.gpu.plugins.module_utils._report import choose_ending, cost_document, observations, summarise, terminal_lines
+from ansible_collections.podcycle.gpu.plugins.module_utils._report_html import page
+from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, troubles
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
+
+display = Display()
+
+SPEC = {
+    "run_dir": {"type": "path", "required": True},
+    "on_end": {"type": "str", "choices": ["terminate", "stop", "keep"], "default": "terminate"},
+    "on_failure": {"type": "str", "choices": ["terminate", "hold"], "default": "terminate"},
+    "hold_minutes": {"type": "int", "default": 30},
+    "hosts": {"type": "list", "elements": "str", "default": []},
+    "whole_cycle": {"type": "bool", "default": False},
+    "write": {"type": "bool", "default": False},
+    "ending": {"type": "str", "choices": ["terminate", "stop", "keep", "hold"]},
+    "audit": {"type": "dict", "default": {}},
+    "ended": {"type": "dict", "default": {}},
+}
+
+
+class ActionModule(ActionBase):
+    """Judges a run from its events, and at the end writes its report and says how it went."""
+
+    _requires_connection = False
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        result.update(guarded(lambda: self._work(checked(SPEC, self._task.args))))
+        return result
+
+    def _work(self, args: dict[str, Any]) -> dict[str, Any]:
+        folder = RunFolder(Path(args["run_dir"]))
+        if not args["write"]:
+            return self._choose(args, folder)
+        if self._task.check_mode:
+            return {"changed": False}
+        ending = args["ending"] or args["on_end"]
+        summary = summarise(folder, args["hosts"], ending=ending, audit=args["audit"], ended=args["ended"], whole_cycle=args["whole_cycle"])
+        folder.write("cost.json", cost_document(summary))
+        write_atomic(folder.path / "reports" / "observations.md", observations(summary, folder.since_start()))
+        write_atomic(folder.path / "reports" / "report.html", page(summary))
+        for line in terminal_lines(summary):
+            display.display(line)
+        result: dict[str, Any] = {"changed": True, "ok": summary.ok, "cost_usd": cost_document(summary)["cost_usd"], "still_open": summary.still_open}
+        if not summary.ok:
+            first = summary.troubles[0] if summary.troubles else None
+            cause = f"stage {first.stage}{f' on {first.host}' if first.host else ''}: {first.cause}" if first else f"billing: {summary.billing}"
+            result.update(failed=True, msg=f"run {summary.run_id} failed in {cause}. Next: {summary.next_command}")
+        return result
+
+    @staticmethod
+    def _choose(args: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+        records = folder.since_start()
+        found = troubles(records, STAGES[:-1], args["hosts"]) if args["whole_cycle"] else []
+        ending = choose_ending(
+            found, records, on_end=args["on_end"], on_failure=args["on_failure"], hold_minutes=args["hold_minutes"], whole_cycle=args["whole_cycle"]
+        )
+        pods = folder.read("provision.json").get("pods") or []
+        known = [{"id": pod.get("id"), "name": pod.get("name")} for pod in pods if isinstance(pod, dict)]
+        return {"changed": False, "ending": ending, "known_pods": known}

@@ -1,0 +1,136 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import matches, safe_relative, survey
+from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
+
+display = Display()
+
+SPEC = {
+    "direction": {"type": "str", "choices": ["push", "pull"], "required": True},
+    "src": {"type": "str", "required": True},
+    "dest": {"type": "str", "required": True},
+    "patterns": {"type": "list", "elements": "str", "default": ["*"]},
+    "required": {"type": "list", "elements": "str", "default": []},
+    "max_bytes": {"type": "int", "default": 20 * 1024**3},
+    "tries": {"type": "int", "default": 3},
+    "timeout": {"type": "int", "default": 3600},
+    "bandwidth_limit_kib_s": {"type": "int", "default": 0},
+}
+
+
+class ActionModule(ActionBase):
+    """Copies files by rsync over the pod's own SSH settings, and hashes them on both ends."""
+
+    TRANSFERS_FILES = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        result.update(guarded(lambda: self._transfer(checked(SPEC, self._task.args), task_vars or {})))
+        return result
+
+    def _transfer(self, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        pull = args["direction"] == "pull"
+        here, there = (args["dest"], args["src"]) if pull else (args["src"], args["dest"])
+        local = Path(here)
+        if not pull and not local.is_dir():
+            raise errors.UsageError(f"{local} is not a folder", hint="give the folder that holds the files to push")
+        source = self._remote(args, there, task_vars) if pull else survey(local, args["patterns"], args["max_bytes"])
+        target = survey(local, args["patterns"], args["max_bytes"]) if pull else self._remote(args, there, task_vars)
+        self._complain(args, source)
+        missing = [row for row in source["files"] if row not in target["files"]]
+        result = {
+            "changed": bool(missing), "files": source["files"], "transferred": [row["path"] for row in missing],
+            "bytes": sum(row["size"] for row in missing), "refused": source["refused"],
+        }
+        if missing and not self._task.check_mode:
+            if pull:
+                local.mkdir(mode=0o700, parents=True, exist_ok=True)
+            began = time.monotonic()
+            self._rsync(args, local, there, [row["path"] for row in missing], task_vars)
+            seconds = time.monotonic() - began
+            result.update(seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
+            arrived = survey(local, args["patterns"], args["max_bytes"]) if pull else self._remote(args, there, task_vars)
+            wrong = [row["path"] for row in source["files"] if row not in arrived["files"]]
+            if wrong:
+                raise errors.CloudError(
+                    f"{len(wrong)} files differ after the transfer, the first is {wrong[0]}", hint="run the stage again; what arrived whole is not sent again"
+                )
+        return result
+
+    def _remote(self, args: dict[str, Any], root: str, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """What the pod says it has: hostile until checked."""
+        said = self._execute_module(
+            module_name="podcycle.gpu.artifact_info", module_args={"root": root, "patterns": args["patterns"], "max_bytes": args["max_bytes"]}, task_vars=task_vars
+        )
+        if said.get("failed"):
+            raise errors.CloudError(f"cannot list {root} on the pod: {errors.clean_text(said.get('msg'), 300)}")
+        files = []
+        for row in said.get("files") or ():
+            path, size, sha256 = row.get("path"), row.get("size"), row.get("sha256")
+            if not isinstance(path, str) or not safe_relative(path) or not any(matches(path, pattern) for pattern in args["patterns"]):
+                raise errors.SchemaError(f"the pod lists a file with an unsafe path: {errors.clean_text(ascii(path), 120)}")
+            if not isinstance(size, int) or not 0 <= size <= args["max_bytes"] or not isinstance(sha256, str) or len(sha256) != 64:
+                raise errors.SchemaError(f"the pod lists {errors.clean_text(path, 120)} with a size or checksum that cannot be right")
+            files.append({"path": path, "size": size, "sha256": sha256})
+        refused = [{"path": errors.clean_text(row.get("path"), 120), "why": errors.clean_text(row.get("why"), 120)} for row in said.get("refused") or ()]
+        return {"exists": bool(said.get("exists")), "files": sorted(files, key=lambda row: str(row["path"])), "refused": refused}
+
+    @staticmethod
+    def _complain(args: dict[str, Any], source: dict[str, Any]) -> None:
+        if not source["exists"]:
+            raise errors.UsageError(f"{args['src']} does not exist", hint="the stage before has not made it yet")
+        have = {row["path"] for row in source["files"]}
+        lacking = [name for name in args["required"] if name not in have]
+        if lacking:
+            why = next((row["why"] for row in source["refused"] if row["path"] == lacking[0]), "it is not there")
+            raise errors.UsageError(f"{args['src']} lacks {', '.join(lacking)}: {why}")
+
+    def _rsync(self, args: dict[str, Any], local: Path, there: str, names: list[str], task_vars: dict[str, Any]) -> None:
+        program = shutil.which("rsync")
+        if program is None:
+            raise errors.StateError("the program rsync is not installed here", hint="install it: apt-get install rsync")
+        host, user = str(self._templar.template(task_vars["ansible_host"])), str(self._templar.template(task_vars.get("ansible_user") or "root"))
+        remote = f"{user}@{f'[{host}]' if ':' in host else host}:{there.rstrip('/')}/"
+        command = [
+            program, "--archive", "--no-owner", "--no-group", "--no-links", "--no-devices", "--no-specials", "--partial-dir=.rsync-partial", "--protect-args",
+            "--timeout=60", "--files-from=-", "--mkpath" if args["direction"] == "push" else "--chmod=D700,F600", f"--bwlimit={args['bandwidth_limit_kib_s']}",
+            "-e", self._ssh(task_vars), *((f"{local}/", remote) if args["direction"] == "push" else (remote, f"{local}/")),
+        ]
+        listing = "\n".join(names) + "\n"
+        said = ""
+        for attempt in range(1, args["tries"] + 1):
+            try:
+                done = subprocess.run(command, input=listing.encode(), capture_output=True, timeout=args["timeout"], check=False)
+            except subprocess.TimeoutExpired as err:
+                raise errors.WaitTimeout(f"rsync took longer than {args['timeout']} s", hint="run the stage again; it goes on where it was") from err
+            if done.returncode == 0:
+                return
+            said = errors.clean_text(done.stderr.decode("utf-8", "replace").strip(), 400)
+            display.display(f"  transfer try {attempt} of {args['tries']} failed: {said}")
+            time.sleep(min(2.0**attempt, 10.0))
+        raise errors.CloudError(f"rsync failed {args['tries']} times: {said}", hint="run the stage again with the same run_id; it goes on where it was")
+
+    def _ssh(self, task_vars: dict[str, Any]) -> str:
+        """The ssh command line that Ansible itself would use for this pod."""
+        words = ["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "ControlPath=none"]
+        if task_vars.get("ansible_port"):
+            words += ["-p", str(int(self._templar.template(task_vars["ansible_port"])))]
+        if task_vars.get("ansible_ssh_private_key_file"):
+            words += ["-i", str(self._templar.template(task_vars["ansible_ssh_private_key_file"]))]
+        words += shlex.split(str(self._templar.template(task_vars.get("ansible_ssh_common_args") or "")))
+        return shlex.join(words)

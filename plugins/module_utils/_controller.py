@@ -1,0 +1,46 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the action plugins of a run share: argument specs checked on the controller, failures as data, the controlling process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId
+
+# plugins/module_utils/_controller.py lies two folders below the collection.
+COLLECTION = Path(__file__).absolute().parent.parent.parent
+
+
+def checked(spec: Mapping[str, Any], args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with defaults and types applied; raises UsageError naming every fault."""
+    outcome = ArgumentSpecValidator(dict(spec)).validate(dict(args))
+    if outcome.error_messages:
+        raise errors.UsageError("; ".join(outcome.error_messages))
+    return dict(outcome.validated_parameters)
+
+
+def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result of `work`, or an explained failure in the form that modules use too."""
+    try:
+        return work()
+    except errors.PodcycleError as err:
+        return {"failed": True, "changed": False, **errors.failure(err)}
+
+
+def playbook_process() -> ProcessId:
+    """The ansible-playbook that this worker was forked from."""
+    found = ProcessId.of(os.getppid())
+    return found or ProcessId.of(os.getpid()) or ProcessId("", os.getpid(), 0)
+
+
+def group_name(text: str) -> str:
+    """A group name that Ansible takes, from text that a person or a cloud chose."""
+    return "".join(char if char.isascii() and (char.isalnum() or char == "_") else "_" for char in text)

@@ -1,0 +1,195 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The keeper: a small detached process that gives a run's pods back when its controller is gone.
+
+It watches ansible-playbook's process id and start time, which notices SIGINT, SIGTERM, SIGHUP and
+SIGKILL alike. Then it notes the orphaned leases in the ledger, waits a grace in which a rerun of the
+same run id takes over, and gives back. It also ends leases whose deadline or hold has passed.
+Its settings, the key among them, come over standard input: never a file, never an argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, StateError
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir, write_atomic
+
+_LEDGER_EVERY_SECONDS = 5.0
+_RETRY_SECONDS = 30.0
+_GIVE_UP = timedelta(hours=24)
+# The module path is set by hand: a regular package ansible_collections elsewhere on the path would hide ours.
+_BOOTSTRAP = """
+import sys, types
+for name, path in (("ansible_collections", []), ("ansible_collections.podcycle", []), ("ansible_collections.podcycle.gpu", [sys.argv[1]])):
+    sys.modules[name] = module = types.ModuleType(name)
+    module.__path__ = path
+from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import main
+main()
+"""
+
+
+def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir, run_id: str, grace_seconds: float) -> int:
+    """Start the run's keeper unless one lives; its process id. Raises StateError when none comes up.
+
+    Called before the first paid action: without a keeper nothing is rented.
+    """
+    folder = state.run_dir(run_id)
+    running = _living(folder)
+    if running is not None:
+        return running
+    settings = {"options": dict(options), "run_id": run_id, "grace_seconds": grace_seconds}
+    with (folder / "keeper.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _BOOTSTRAP, str(collection)], stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=Path.cwd(), start_new_session=True
+        )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as stream:
+        stream.write(json.dumps(settings).encode())
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        running = _living(folder)
+        if running is not None:
+            return running
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise StateError(
+        f"the keeper of run {run_id} did not come up, so nothing was rented", hint=f"see {folder / 'keeper.log'}", log=_tail(folder / "keeper.log")
+    )
+
+
+def _living(folder: Path) -> int | None:
+    try:
+        process = ProcessId.from_dict(json.loads((folder / "keeper.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError):
+        return None
+    return process.pid if process.alive else None
+
+
+def _tail(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")[-600:]
+    return ""
+
+
+@dataclass
+class Keeper:
+    session: Session
+    run_id: str
+    grace_seconds: float
+    since: datetime
+
+    def watch(self) -> str:
+        """Until nothing of the run is left to keep; says how it ended."""
+        looked = 0.0
+        while True:
+            holder = self.session.state.run_holder(self.run_id)
+            gone = holder is None or not holder.alive
+            if gone or time.monotonic() - looked >= _LEDGER_EVERY_SECONDS:
+                looked = time.monotonic()
+                leases = [lease for lease in self.session.ledger.of_run(self.run_id) if lease.open]
+                self._end_overdue([lease for lease in leases if self._overdue(lease)])
+                if gone:
+                    bound = [lease for lease in leases if not lease.marks.get("kept") and not lease.marks.get("held_until")]
+                    if not leases:
+                        return "nothing is rented any more"
+                    if bound and self._grace(bound, holder):
+                        return self._give_back()
+            time.sleep(1.0)
+
+    @staticmethod
+    def _overdue(lease: Lease) -> bool:
+        held = model.parse_time(lease.marks.get("held_until"))
+        now = model.utc_now()
+        return bool((lease.deadline and now >= lease.deadline) or (held and now >= held))
+
+    def _end_overdue(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            self._log(f"{lease.stamp}: its time is over; giving it back")
+            try:
+                self._log(f"{lease.stamp}: {self._engine().release(lease)}")
+            except PodcycleError as err:
+                self._log(str(err))
+
+    def _grace(self, leases: list[Lease], holder: ProcessId | None) -> bool:
+        """Wait for a rerun to take the run over; false when one did."""
+        until = model.utc_now() + timedelta(seconds=self.grace_seconds)
+        self._log(f"the controller {holder} is gone with {len(leases)} open leases; giving them back at {model.rfc3339(until)} unless a rerun takes over")
+        for lease in leases:
+            self.session.ledger.write(lease.stamp, "mark", orphaned_at=model.rfc3339(model.utc_now()), gives_back_at=model.rfc3339(until))
+        while model.utc_now() < until:
+            now_holder = self.session.state.run_holder(self.run_id)
+            if now_holder is not None and now_holder.alive:
+                self._log(f"run taken over by {now_holder}")
+                for lease in leases:
+                    self.session.ledger.write(lease.stamp, "mark", orphaned_at=None, gives_back_at=None)
+                return False
+            time.sleep(0.5)
+        return True
+
+    def _give_back(self) -> str:
+        """Give back until nothing is left, for at most a day."""
+        me = ProcessId.of(os.getpid())
+        assert me is not None
+        while True:
+            try:
+                self.session.state.take_run(self.run_id, me)
+                slots = self._engine().release_run(self.run_id)
+                failed = [slot.error for slot in slots if slot.error is not None]
+                if not failed:
+                    return f"gave back {len(slots)} pods"
+                self._log("; ".join(str(error) for error in failed))
+            except StateError as err:
+                self._log(str(err))
+                if self.session.state.run_holder(self.run_id) not in (None, me):
+                    return "the run was taken over"
+            except PodcycleError as err:
+                self._log(str(err))
+            if model.utc_now() - self.since > _GIVE_UP:
+                return "gave up after a day; run: ansible-playbook playbooks/reap.yml"
+            time.sleep(_RETRY_SECONDS)
+
+    def _engine(self) -> Engine:
+        return Engine(self.session.cloud, self.session.ledger, self.session.state, notify=self._log)
+
+    @staticmethod
+    def _log(text: str) -> None:
+        print(f"{model.rfc3339(model.utc_now())} {text}", flush=True)
+
+
+def main() -> None:
+    """Entry point of the detached process."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    settings: dict[str, Any] = json.load(sys.stdin)
+    session = open_session(settings["options"])
+    folder = session.state.run_dir(settings["run_id"])
+    handle = os.open(folder / "keeper.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("another keeper of this run lives")
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    write_atomic(folder / "keeper.json", json.dumps({**me.to_dict(), "since": model.rfc3339(model.utc_now())}) + "\n")
+    keeper = Keeper(session, settings["run_id"], float(settings["grace_seconds"]), model.utc_now())
+    print(f"{model.rfc3339(model.utc_now())} keeping run {keeper.run_id}; {keeper.watch()}", flush=True)
+    os.close(handle)

@@ -1,0 +1,184 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ledger against the cloud: what is ours, what it has cost, what is over, what is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as book
+from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine, Slot, each
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
+
+# A create that was presumed void is still looked for this long: a listing can lag.
+_WATCH = timedelta(hours=24)
+
+
+@dataclass
+class Audit:
+    """One comparison of the ledger with the account."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    leases: dict[str, Lease] = field(default_factory=dict)
+    strays: list[Pod] = field(default_factory=list)
+    strangers: list[Pod] = field(default_factory=list)
+
+
+def audit(session: Session, run_id: str | None = None) -> Audit:
+    """Compare; reads only. An unknown stays unknown."""
+    now = model.utc_now()
+    pods = [pod for pod in session.cloud.list() if pod.state != model.GONE]
+    by_id, by_name = {pod.id: pod for pod in pods}, {pod.name: pod for pod in pods}
+    found = Audit()
+    seen: set[str] = set()
+    for lease in session.ledger.leases():
+        watched = lease.state == book.PRESUMED_VOID and now - (lease.ended_at or now) < _WATCH
+        if not lease.open and not watched:
+            continue
+        pod = by_id.get(lease.pod_id or "") or by_name.get(str(lease.stamp))
+        if pod is not None:
+            seen.add(pod.id)
+        if (watched and pod is None) or (run_id and lease.stamp.run_id != run_id):
+            continue
+        row = {**lease.to_dict(now), "observed": _observe(session, lease, pod), **verdict(session, lease, now)}
+        found.rows.append(row)
+        found.leases[str(lease.stamp)] = lease
+    owner = session.state.owner
+    for pod in pods:
+        if pod.id in seen:
+            continue
+        (found.strays if pod.stamp and pod.stamp.owner == owner else found.strangers).append(pod)
+    return found
+
+
+def _observe(session: Session, lease: Lease, pod: Pod | None) -> str:
+    if pod is not None:
+        return pod.state
+    if not lease.pod_id or lease.key_id != session.cloud.key_id:
+        return model.UNKNOWN
+    try:
+        return session.cloud.get(lease.pod_id).state
+    except errors.NotFound:
+        return model.GONE
+    except errors.CloudError:
+        return model.UNKNOWN
+
+
+def verdict(session: Session, lease: Lease, now: datetime) -> dict[str, Any]:
+    """Whether a lease is over, and why: its deadline, its hold, or a controller that is gone for good."""
+    if lease.deadline and now >= lease.deadline:
+        return {"over": True, "why": "its deadline has passed"}
+    held = model.parse_time(lease.marks.get("held_until"))
+    if held:
+        return {"over": now >= held, "why": f"held for its artifacts until {model.rfc3339(held)}"}
+    if lease.marks.get("kept"):
+        return {"over": False, "why": "kept on purpose until its deadline"}
+    holder = session.state.run_holder(lease.stamp.run_id)
+    if holder is None:
+        return {"over": False, "why": "rented outside a cycle; it ends at its deadline"}
+    if holder.alive:
+        return {"over": False, "why": f"driven by process {holder.pid} on {holder.host}"}
+    until = model.parse_time(lease.marks.get("gives_back_at"))
+    if until and now < until:
+        return {"over": False, "why": f"its controller is gone; the keeper gives it back at {model.rfc3339(until)}"}
+    return {"over": True, "why": f"its controller (process {holder.pid} on {holder.host}) is gone"}
+
+
+def lease_info(options: Mapping[str, Any]) -> dict[str, Any]:
+    session = open_session(options)
+    found = audit(session, options.get("run_id"))
+    costs = [Decimal(row["cost_usd"]) for row in found.rows if row["cost_usd"]]
+    rates = [Decimal(row["usd_per_hour"]) for row in found.rows if row["usd_per_hour"] and row["observed"] in (model.STARTING, model.RUNNING)]
+    return {
+        "changed": False, "leases": found.rows, "owner": session.state.owner, "ledger": str(session.ledger.path),
+        "strays": [pod.to_dict() for pod in found.strays], "strangers": [pod.to_dict() for pod in found.strangers],
+        "cost_usd": model.usd(sum(costs, Decimal(0))), "burn_usd_per_hour": model.usd(sum(rates, Decimal(0))), "rehearsal": session.rehearsal,
+    }
+
+
+def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
+    """Give back what ledger and stamp prove ours and whose lease is over; foreign pods are only reported."""
+    session = open_session(options)
+    found = audit(session, options.get("run_id"))
+    everything = options["select"] == "all"
+    slots = [
+        Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])
+        for row in found.rows
+        if row["over"] or (everything and not row["why"].startswith("driven by"))
+    ]
+    slots += [Slot(pod.stamp.index if pod.stamp else -1, before=pod, notes=["its stamp is ours, the ledger does not know it"]) for pod in _by_stamp(found, options)]
+    kept = [row for row in found.rows if not any(slot.lease is not None and str(slot.lease.stamp) == row["stamp"] for slot in slots)]
+    if not check_mode:
+        engine = Engine(session.cloud, session.ledger, session.state)
+        each(slots, lambda slot: _end(engine, slot))
+    result = {
+        "changed": bool(slots), "owner": session.state.owner, "left_alone": kept, "rehearsal": session.rehearsal,
+        "reaped": [_line(slot) for slot in slots if slot.error is None],
+        "strangers": [pod.to_dict() for pod in (*found.strangers, *(pod for pod in found.strays if not any(slot.before is pod for slot in slots)))],
+    }
+    failed = [slot.error for slot in slots if slot.error is not None]
+    if failed:
+        failed[0].details.update(reaped=result["reaped"], failed=[str(error) for error in failed])
+        raise failed[0]
+    return result
+
+
+def _by_stamp(found: Audit, options: Mapping[str, Any]) -> list[Pod]:
+    """Pods that only their stamp proves ours: an explicit owner id is needed, since the ledger is silent."""
+    owner = options.get("owner")
+    if not owner:
+        return []
+    pods = [pod for pod in (*found.strays, *found.strangers) if pod.stamp and pod.stamp.owner == owner]
+    return [pod for pod in pods if not options.get("run_id") or (pod.stamp and pod.stamp.run_id == options["run_id"])]
+
+
+def _end(engine: Engine, slot: Slot) -> None:
+    if slot.lease is not None:
+        slot.notes.append(engine.release(engine.ledger.lease(slot.lease.stamp)))
+    elif slot.before is not None:
+        slot.notes.append(engine.end_pod(slot.before))
+
+
+def _line(slot: Slot) -> dict[str, Any]:
+    stamp = slot.lease.stamp if slot.lease else (slot.before.stamp if slot.before else None)
+    return {
+        "stamp": str(stamp), "pod_id": slot.lease.pod_id if slot.lease else slot.before.id if slot.before else None,
+        "run_id": stamp.run_id if stamp else None, "notes": slot.notes,
+    }
+
+
+def mark(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
+    """Hold a run's leases for a bounded time, or keep them until their deadline."""
+    session = open_session(options)
+    if not options.get("run_id"):
+        raise errors.UsageError(f"state {options['state']} needs a run_id")
+    if options["state"] == "held" and not 1 <= options["minutes"] <= 24 * 60:
+        raise errors.UsageError(f"minutes is {options['minutes']}; a hold lasts between 1 minute and a day")
+    now = model.utc_now()
+    until = model.rfc3339(now + timedelta(minutes=options["minutes"]))
+    wanted: dict[str, Any] = {"held_until": until, "kept": None} if options["state"] == "held" else {"kept": True, "held_until": None}
+    leases = [lease for lease in session.ledger.of_run(options["run_id"]) if lease.open]
+    fresh = [lease for lease in leases if not _marked(lease, options["state"], now)]
+    for lease in fresh if not check_mode else ():
+        session.ledger.write(lease.stamp, "mark", **wanted)
+        lease.marks.update(wanted)
+    rates = [lease.usd_per_hour or Decimal(0) for lease in leases]
+    return {
+        "changed": bool(fresh), "leases": [lease.to_dict(now) for lease in leases], "usd_per_hour": model.usd(sum(rates, Decimal(0))),
+        "until": next((lease.marks.get("held_until") for lease in leases if lease.marks.get("held_until")), None) if options["state"] == "held" else None,
+        "rehearsal": session.rehearsal,
+    }
+
+
+def _marked(lease: Lease, state: str, now: datetime) -> bool:
+    held = model.parse_time(lease.marks.get("held_until"))
+    return bool(held and held > now) if state == "held" else bool(lease.marks.get("kept"))

@@ -1,0 +1,214 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a run went: one summary, told as lines for the terminal, as observations.md and as report.html."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import to_money, usd
+from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
+
+
+@dataclass
+class Summary:
+    """Everything that the three tellings need."""
+
+    run_id: str
+    folder: Path
+    rehearsal: bool = False
+    ending: str = "terminate"
+    stages: list[tuple[str, str, float]] = field(default_factory=list)
+    pods: list[dict[str, Any]] = field(default_factory=list)
+    cost_usd: Decimal | None = None
+    worst_case_usd: str | None = None
+    troubles: list[Trouble] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    validation: dict[str, Any] = field(default_factory=dict)
+    training: list[dict[str, Any]] = field(default_factory=list)
+    log_tails: list[tuple[str, list[str]]] = field(default_factory=list)
+    billing: str = ""
+    still_open: list[str] = field(default_factory=list)
+    next_command: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.troubles and not self.still_open
+
+
+def choose_ending(found: list[Trouble], records: list[dict[str, Any]], *, on_end: str, on_failure: str, hold_minutes: int, whole_cycle: bool) -> str:
+    """How the leases end: terminate, stop, keep, or hold for artifacts that could not be brought home."""
+    if not whole_cycle or not found:
+        return on_end
+    trained = any(record["stage"] == "train" and record["phase"] == "train" and record["status"] == "ok" and record.get("host") for record in records)
+    lost = any(trouble.stage == "collect" for trouble in found)
+    if hold_minutes > 0 and (on_failure == "hold" or (trained and lost)):
+        return "hold"
+    return "terminate"
+
+
+def summarise(folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[str, Any], ended: dict[str, Any], whole_cycle: bool) -> Summary:
+    """Read the run folder, the ledger's audit and what the last stage did."""
+    records = folder.since_start()
+    provision = folder.read("provision.json")
+    stages = STAGES if whole_cycle else ("stop",)
+    summary = Summary(folder.path.name, folder.path, bool(provision.get("rehearsal")), ending)
+    summary.stages = stage_times(records)
+    summary.troubles = troubles(records, stages, hosts)
+    summary.notes = [note_line(record) for record in records if record["status"] in ("note", "warning")]
+    summary.notes += [clean_text(note) for pod in provision.get("pods") or () for note in pod.get("notes") or ()]
+    summary.worst_case_usd = provision.get("worst_case_usd")
+    summary.validation = folder.read("local_validation/validation.json")
+    summary.training = read_metrics(folder.path)
+    summary.log_tails = [(str(record.get("host") or record["stage"]), record["details"]["log_tail"]) for record in records if (record.get("details") or {}).get("log_tail")]
+    ends = {pod.get("id"): pod for pod in ended.get("pods") or ()}
+    leases = {lease.get("pod_id"): lease for lease in audit.get("leases") or ()}
+    for pod in provision.get("pods") or ():
+        found = ends.get(pod.get("id")) or leases.get(pod.get("id")) or {}
+        summary.pods.append({**pod, "cost_usd": found.get("cost_usd") or pod.get("cost_usd")})
+    costs = [to_money(pod["cost_usd"]) or Decimal(0) for pod in summary.pods if pod.get("cost_usd")]
+    summary.cost_usd = sum(costs, Decimal(0)) if costs else None
+    _judge_billing(summary, audit, ended)
+    return summary
+
+
+def _judge_billing(summary: Summary, audit: dict[str, Any], ended: dict[str, Any]) -> None:
+    """What is left that costs money, and what to type against it."""
+    if audit.get("failed") or "leases" not in audit:
+        summary.still_open = ["unknown: the cloud could not be asked"]
+        summary.billing = f"not known: {clean_text(audit.get('msg') or 'no answer', 300)}"
+        summary.next_command = "ansible-playbook playbooks/leases.yml"
+        return
+    left = [lease for lease in audit["leases"] if lease.get("open")]
+    strays = [pod["id"] for pod in audit.get("strays") or () if pod.get("run_id") == summary.run_id]
+    names = [f"{lease.get('pod_id') or lease['stamp']} ({lease.get('observed')})" for lease in left] + strays
+    rate = sum((to_money(lease.get("usd_per_hour")) or Decimal(0) for lease in left), Decimal(0))
+    stop = f"ansible-playbook playbooks/stop.yml -e run_id={summary.run_id}"
+    if summary.ending == "terminate":
+        summary.still_open = names
+        summary.billing = (
+            f"NOT given back: {', '.join(names)}, {usd(rate)} $/h" if names else "nothing: every pod of this run was read back as gone"
+        )
+        summary.next_command = stop if names else f"ansible-playbook cycle.yml -e run_id={summary.run_id}"
+    elif names:
+        why = {"keep": "kept", "stop": "stopped; only its storage costs", "hold": "held for its artifacts"}[summary.ending]
+        until = next((lease["marks"].get("held_until") for lease in left if lease["marks"].get("held_until")), None) or next((lease.get("deadline") for lease in left), None)
+        summary.billing = f"{why}: {', '.join(names)}, {usd(rate)} $/h while running, until {until}"
+        summary.next_command = f"ansible-playbook cycle.yml -e run_id={summary.run_id}, or give back with: {stop} -e on_end=terminate"
+        if summary.ending == "hold":
+            summary.notes.append(f"pods are held until {until} so that the artifacts can be collected; collect them: ansible-playbook playbooks/collect.yml -e run_id={summary.run_id}")
+
+
+def stage_times(records: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
+    """Each stage that began: its name, how it ended, and its seconds."""
+    found = []
+    for stage in STAGES:
+        own = [record for record in records if record["stage"] == stage]
+        ends = [record for record in own if record["phase"] in (stage, f"{stage}.verdict") and record["status"] in ("ok", "failed") and not record.get("host")]
+        if not any(record["status"] == "started" for record in own):
+            continue
+        last = ends[-1] if ends else None
+        began = next(record for record in reversed(own) if record["status"] == "started" and record["phase"] == stage)
+        seconds = (last.get("elapsed_ms") or _apart(began["ts"], last["ts"])) / 1000 if last else 0.0
+        found.append((stage, last["status"] if last else "interrupted", seconds))
+    return found
+
+
+def _apart(first: str, second: str) -> float:
+    from datetime import datetime
+
+    return (datetime.fromisoformat(second.replace("Z", "+00:00")) - datetime.fromisoformat(first.replace("Z", "+00:00"))).total_seconds() * 1000
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The trainer's metrics of the first pod; lines that are not JSON objects are left out."""
+    paths = sorted((folder / "collected" / "run_artifacts").glob("**/metrics.jsonl"))
+    rows: list[dict[str, Any]] = []
+    for line in paths[0].read_text(encoding="utf-8", errors="replace").splitlines() if paths else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def note_line(record: dict[str, Any]) -> str:
+    where = f" ({record['host']})" if record.get("host") else ""
+    return f"{record['stage']}{where}: {record.get('message', '')}"
+
+
+def validation_figures(validation: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the validation measured, in words and percent."""
+    metrics = validation.get("metrics") if isinstance(validation.get("metrics"), dict) else {}
+    names = (("top1", "top-1"), ("top1_ply20", "top-1 from ply 20 on"), ("raw_legal", "raw legal"))
+    figures = [(label, f"{100 * metrics[key]:.1f} %") for key, label in names if isinstance((metrics or {}).get(key), (int, float))]
+    base = validation.get("baselines") if isinstance(validation.get("baselines"), dict) else {}
+    for key, label in (("random_legal", "a random legal move"), ("frequent_legal", "the most frequent legal move")):
+        if isinstance((base or {}).get(key), (int, float)):
+            figures.append((f"top-1 of {label}", f"{100 * base[key]:.1f} %"))
+    return figures
+
+
+def terminal_lines(summary: Summary) -> list[str]:
+    """The short summary at the end of a cycle."""
+    lines = ["", f"run {summary.run_id}{'  (rehearsal: nothing was paid)' if summary.rehearsal else ''}"]
+    lines.append("  stages      " + "  ".join(f"{name} {seconds:.1f} s{'' if status == 'ok' else f' {status.upper()}'}" for name, status, seconds in summary.stages))
+    for pod in summary.pods:
+        lines.append(f"  pod {pod.get('id')}  {pod.get('gpu_count')} x {pod.get('gpu')} at {pod.get('usd_per_hour')} $/h in {pod.get('region') or 'some data center'}")
+    if summary.cost_usd is not None:
+        would = "would have cost" if summary.rehearsal else "cost"
+        lines.append(f"  {would:<12}{usd(summary.cost_usd)} $ (at worst it could have been {summary.worst_case_usd} $)")
+    figures = validation_figures(summary.validation)
+    if figures:
+        verdict = "ok" if summary.validation.get("ok") else "FAILED"
+        lines.append(f"  validation  {verdict}: " + ", ".join(f"{label} {value}" for label, value in figures))
+    lines.append(f"  billing     {summary.billing}")
+    lines += [f"  problem     {trouble.stage}{f' on {trouble.host}' if trouble.host else ''}: {trouble.cause}" for trouble in summary.troubles]
+    lines.append(f"  run folder  {summary.folder}")
+    if not summary.ok or summary.ending != "terminate":
+        lines.append(f"  next        {summary.next_command}")
+    return [*lines, ""]
+
+
+def observations(summary: Summary, records: list[dict[str, Any]]) -> str:
+    """observations.md: timeline, choices, warnings, problems with their remedies, the last log lines on failure."""
+    out = [f"# Run {summary.run_id}", ""]
+    if summary.rehearsal:
+        out += ["Rehearsal: true. Nothing was paid.", ""]
+    out += ["## Timeline", "", "| time (UTC) | stage | pod | what | seconds |", "|---|---|---|---|---|"]
+    for record in records:
+        seconds = "" if record.get("elapsed_ms") is None else f"{record['elapsed_ms'] / 1000:.1f}"
+        what = record["status"] + (f": {record['message']}" if record.get("message") else "")
+        out.append(f"| {record['ts'][11:19]} | {record['stage']} | {record.get('host', '')} | {_cell(what)} | {seconds} |")
+    out += ["", "## Choices", ""]
+    out += [f"- pod {pod.get('id')}: {pod.get('gpu_count')} x {pod.get('gpu')}, {pod.get('usd_per_hour')} $/h, {pod.get('cloud_type')}, lease until {pod.get('deadline')}" for pod in summary.pods]
+    out += [f"- how it ends: {summary.ending}", f"- billing: {summary.billing}", "", "## Warnings", ""]
+    out += [f"- {note}" for note in summary.notes] or ["- none"]
+    out += ["", "## Problems", ""]
+    for trouble in summary.troubles:
+        out.append(f"- {trouble.stage}{f' on {trouble.host}' if trouble.host else ''}: {trouble.cause}. Remedy: {trouble.remedy or summary.next_command}")
+    out += [] if summary.troubles else ["- none"]
+    for host, tail in summary.log_tails:
+        out += ["", f"## Last log lines of {host}", "", "```", *(clean_text(line, 300).replace("```", "'''") for line in tail), "```"]
+    return "\n".join(out) + "\n"
+
+
+def _cell(text: str) -> str:
+    return clean_text(text, 300).replace("|", "\\|")
+
+
+def cost_document(summary: Summary) -> dict[str, Any]:
+    """cost.json."""
+    return {
+        "run_id": summary.run_id, "rehearsal": summary.rehearsal, "cost_usd": usd(summary.cost_usd), "worst_case_usd": summary.worst_case_usd,
+        "basis": "price at renting times seconds from the create to the proof that the pod was gone; storage of stopped pods is not in it",
+        "pods": [{key: pod.get(key) for key in ("id", "gpu", "gpu_count", "usd_per_hour", "cost_usd")} for pod in summary.pods],
+    }
