@@ -213,6 +213,4 @@ def serve(options: argparse.Namespace) -> int:
 
     record = {"pid": os.getpid(), "pid_started": procs.start_ticks(os.getpid()), "port": options.port}
     (options.state_dir / "run" / "server.json").write_text(json.dumps(record), encoding="utf-8")
-    return server.serve(
-        server.Options(options.state_dir, options.port, options.time_scale, options.image_cache, options.isolation, options.process)
-    )
+    return server.serve(server.Options(options.state_dir, options.port, options.time_scale, options.image_cache, options.isolation, options.process))

@@ -30,7 +30,7 @@ def running_from(state_dir: Path) -> list[str]:
 def test_start_twice_then_stop(own_cloud: Any) -> None:
     where = ["--state-dir", str(own_cloud.state_dir), "--port", str(own_cloud.port)]
     begin = time.monotonic()
-    first = own_cloud.start()
+    first = own_cloud.start("--time-scale", "10")
     print(f"\nstarted in {time.monotonic() - begin:.2f} s")
     second = own_cloud.start()
     assert (first["changed"], second["changed"]) == (True, False) and first["pid"] == second["pid"]
@@ -67,7 +67,7 @@ def test_refusals(own_cloud: Any, tmp_path: Path) -> None:
 
 
 def test_a_killed_server_cuts_no_ssh(own_cloud: Any) -> None:
-    started = own_cloud.start()
+    started = own_cloud.start("--time-scale", "10")
     volume = {"mounts": {"persistent": {"size": 10, "path": "/workspace"}}}
     pod, stopped = own_cloud.create("goes-on", **volume), own_cloud.create("stopped", **volume)
     port = own_cloud.reachable(pod["id"])
