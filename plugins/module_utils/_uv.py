@@ -101,6 +101,31 @@ def keep_uv(uv: Uv, cache_dir: Path) -> None:
         part.replace(kept)
 
 
+def keep_byte_code(venv: Path, cache_dir: Path) -> int:
+    """Leave the byte code that an import has written beside the cached sources, and say how many files came new.
+
+    uv writes no byte code but links whatever lies in its unpacked archives, and Python checks each file against its source:
+    the next environment made from this cache imports torch in a third of the time.
+    """
+    homes: dict[tuple[int, int], str] = {}
+    kept = 0
+    with contextlib.suppress(OSError):
+        for folder, _folders, names in os.walk(cache_dir / "archive-v0"):
+            for name in names:
+                if name.endswith(".py"):
+                    status = os.stat(os.path.join(folder, name))
+                    homes[status.st_dev, status.st_ino] = folder
+        for code in (venv / "lib").glob("python3.*/site-packages/**/__pycache__/*.pyc"):
+            source = os.stat(code.parent.parent / f"{code.name.partition('.')[0]}.py")
+            home = homes.get((source.st_dev, source.st_ino))
+            if home is None or os.path.exists(os.path.join(home, "__pycache__", code.name)):
+                continue
+            os.makedirs(os.path.join(home, "__pycache__"), exist_ok=True)
+            os.link(code, os.path.join(home, "__pycache__", code.name))
+            kept += 1
+    return kept
+
+
 def _pips(scratch: Path) -> list[list[str]]:
     pythons = dict.fromkeys(found for found in (sys.executable, shutil.which("python3"), "/usr/bin/python3") if found and os.access(found, os.X_OK))
     for python in pythons:

@@ -271,3 +271,17 @@ def test_the_cache_brings_its_uv_along(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(_uv.sys, "executable", str(tmp_path / "bin" / "python"))
     assert _uv.find_uv(tmp_path / "empty") is None
     assert _uv.find_uv(tmp_path / "empty", cache_dir=tmp_path / "cache") == Uv(tmp_path / "cache" / "bin" / "uv", "0.13.9")
+
+
+def test_byte_code_is_left_beside_the_cached_sources(tmp_path: Path) -> None:
+    site, archive = tmp_path / "venv/lib/python3.11/site-packages/torch", tmp_path / "cache/archive-v0/abc/torch"
+    for folder in (site / "__pycache__", archive):
+        folder.mkdir(parents=True)
+    (archive / "linked.py").write_text("x = 1\n")
+    os.link(archive / "linked.py", site / "linked.py")
+    (site / "own.py").write_text("x = 2\n")
+    for name in ("linked", "own"):
+        (site / "__pycache__" / f"{name}.cpython-311.pyc").write_bytes(name.encode())
+    assert _uv.keep_byte_code(tmp_path / "venv", tmp_path / "cache") == 1
+    assert [path.name for path in (archive / "__pycache__").iterdir()] == ["linked.cpython-311.pyc"]
+    assert _uv.keep_byte_code(tmp_path / "venv", tmp_path / "cache") == 0
