@@ -68,6 +68,8 @@ def explain(cause: Any, task: str) -> tuple[str, dict[str, Any]]:
     """One sentence, and what programs and people may want beside it, from a failed task's result."""
     if isinstance(cause, PodcycleError):
         cause = failure(cause)
+    if isinstance(cause, dict) and isinstance(cause.get("results"), list):
+        cause = next((item for item in cause["results"] if isinstance(item, dict) and item.get("failed")), cause)
     if not isinstance(cause, dict):
         return clean_text(cause, 600), {}
     text = clean_text(cause.get("msg") or cause.get("stderr") or cause.get("message") or "failed", 600)

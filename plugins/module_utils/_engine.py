@@ -69,6 +69,7 @@ class Engine:
     clock: Clock = field(default_factory=SystemClock)
     notify: Callable[[str], None] = lambda text: None
     planned: list[Offer] = field(default_factory=list)
+    _next_tick: dict[str, float] = field(default_factory=dict)
 
     @property
     def lookout(self) -> Lookout:
@@ -273,6 +274,9 @@ class Engine:
         return ready
 
     def _tick(self, seen: Pod, elapsed: float, phase: str, most: float) -> None:
+        if elapsed < self._next_tick.get(seen.id, 3.0):
+            return
+        self._next_tick[seen.id] = elapsed + 5.0
         cost = f", {model.usd(seen.usd_per_hour * int(elapsed) / 3600)} $ so far" if seen.usd_per_hour else ""
         self.notify(f"waiting for pod {seen.id} {phase}: {elapsed:.0f} s of at most {most:.0f} s{cost}")
 

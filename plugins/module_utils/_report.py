@@ -165,7 +165,7 @@ def terminal_lines(summary: Summary) -> list[str]:
         lines.append(f"  pod {pod.get('id')}  {pod.get('gpu_count')} x {pod.get('gpu')} at {pod.get('usd_per_hour')} $/h in {pod.get('region') or 'some data center'}")
     if summary.cost_usd is not None:
         would = "would have cost" if summary.rehearsal else "cost"
-        lines.append(f"  {would:<12}{usd(summary.cost_usd)} $ (at worst it could have been {summary.worst_case_usd} $)")
+        lines.append(f"  {would}  {usd(summary.cost_usd)} $ (at worst it could have been {summary.worst_case_usd} $)")
     figures = validation_figures(summary.validation)
     if figures:
         verdict = "ok" if summary.validation.get("ok") else "FAILED"
