@@ -120,7 +120,9 @@ class RowReader:
                     yield number, raw
 
     def _parsed(self) -> Iterator[tuple[int, list[str], int]]:
+        seen = False
         for number, raw in self._lines():
+            seen = True
             try:
                 self.format, moves, sample = parse_row(raw, self.format)
             except ValueError as error:
@@ -128,10 +130,8 @@ class RowReader:
                 continue
             self.rows += 1
             yield number, moves, sample
-        if not self.bytes:
+        if not seen:
             self.on_error(DataError(self.path.name, 0, "the file is empty"))
-        elif not self.rows:
-            self.on_error(DataError(self.path.name, 0, "the file has no usable rows"))
 
     def games(self) -> Iterator[Game]:
         """The games of the file; consecutive spliced rows of one game are joined again."""

@@ -137,7 +137,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.restore_random_state(state["random"])
         self.step, self.evaluated, self.elapsed_before = state["step"], state["evaluated"], state["elapsed"]
-        self.best = state["best"]
+        self.best, self._window = state["best"], list(state["window"])
         self.batches.seek(state["epoch"], state["offset"])
         self._trim_history()
 
@@ -149,6 +149,7 @@ class Trainer:
             "elapsed": self.elapsed(),
             "evaluated": self.evaluated,
             "best": self.best,
+            "window": list(self._window),
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": checkpoint.random_state(),
