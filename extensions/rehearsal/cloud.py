@@ -59,6 +59,7 @@ class Cloud:
         self.process_mode = process_mode
         self.market = Market(store.load_fact("market"))
         self.meter = Meter(store, store.load_intervals())
+        self.start_scale = 1.0
         self.time_scale: float = store.load_fact("time_scale") or 1.0
         self.timings = Timings(**(store.load_fact("timings") or {}))
         self.pods: dict[str, Pod] = {pod.id: pod for pod in store.load_pods()}
@@ -219,7 +220,7 @@ class Cloud:
         self.meter.clear()
         self.faults.clear()
         self.market = Market()
-        self.time_scale = 1.0
+        self.time_scale = self.start_scale
         self.timings = Timings()
 
     async def end_all_processes(self) -> None:
@@ -232,10 +233,10 @@ class Cloud:
         for pod in list(self.pods.values()):
             if pod.process != "process" or pod.status not in LIVE or pod.host_down:
                 continue
-            if pod.status in ("PROVISIONING", "STARTING") or not pod.runtime_ready:
-                self._walk(pod)
-            elif not procs.alive(pod.pid, pod.pid_started):
+            if pod.status == "RUNNING" and not procs.alive(pod.pid, pod.pid_started):
                 await self.stop(pod, "Exited by Runpod", 0.0)
+            elif not pod.runtime_ready:
+                self._walk(pod)
 
     # -- inside ----------------------------------------------------------------
 

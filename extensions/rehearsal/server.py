@@ -48,6 +48,7 @@ def build(options: Options, cloud: Cloud) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         if options.time_scale is not None:
+            cloud.start_scale = options.time_scale
             cloud.set_time_scale(options.time_scale)
         await cloud.processes.wait_zygote()
         await cloud.wake()

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -106,6 +107,24 @@ def test_a_boot_goes_on_after_a_restart(own_cloud: Any) -> None:
     own_cloud.wait(lambda: not Path(f"/proc/{started['pid']}").exists())
     own_cloud.start("--time-scale", "10")
     own_cloud.reachable(pod["id"])
+
+
+def test_a_pod_asked_for_twice_has_one_process(own_cloud: Any) -> None:
+    """A server killed between the start of a pod and the note of it asks again."""
+    own_cloud.start("--time-scale", "10")
+    pod = own_cloud.create()
+    own_cloud.reachable(pod["id"])
+    first = own_cloud.control("GET", f"/pods/{pod['id']}")
+    own_cloud.stop("--keep-pods")
+    store = sqlite3.connect(own_cloud.state_dir / "cloud.sqlite")
+    body = {**json.loads(store.execute("SELECT body FROM pods").fetchone()[0]), "status": "STARTING", "pid": None, "pid_started": None, "runtime_ready": False}
+    store.execute("UPDATE pods SET body = ?", (json.dumps(body),))
+    store.commit()
+    store.close()
+    own_cloud.start()
+    own_cloud.reachable(pod["id"])
+    second = own_cloud.control("GET", f"/pods/{pod['id']}")
+    assert second["pid"] != first["pid"] and not Path(f"/proc/{first['pid']}").exists()
 
 
 def test_keep_pods_ends_the_api_alone(own_cloud: Any) -> None:

@@ -13,12 +13,15 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rehearsal import procs
 from rehearsal.pods import sandbox
 
 LOOK_SECONDS = 5.0
+Run = Callable[[Mapping[str, Any], socket.socket], None]
 
 
 def socket_address(run_dir: Path) -> tuple[str, int]:
@@ -50,6 +53,7 @@ def serve(state_dir: Path, wanted: str) -> None:
     # asyncssh takes close to a second to import: once here, never again in a pod.
     from rehearsal.pods import supervisor
 
+    pods: dict[str, tuple[int, int | None]] = {}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener.settimeout(LOOK_SECONDS)
     while True:
@@ -62,7 +66,7 @@ def serve(state_dir: Path, wanted: str) -> None:
             continue
         connection.settimeout(LOOK_SECONDS)
         with connection:
-            _answer(connection, listener, folder, isolation, supervisor.run)
+            _answer(connection, listener, folder, isolation, supervisor.run, pods)
 
 
 def _end_children() -> None:
@@ -71,14 +75,18 @@ def _end_children() -> None:
         procs.send(pid, signal.SIGKILL)
 
 
-def _answer(connection: socket.socket, listener: socket.socket, folder: int, isolation: str, run: object) -> None:
-    assert callable(run)
+def _answer(connection: socket.socket, listener: socket.socket, folder: int, isolation: str, run: Run, pods: dict[str, tuple[int, int | None]]) -> None:
     try:
         with connection.makefile("rb") as lines:
             spec = json.loads(lines.readline())
     except (OSError, ValueError):
         return
-    if os.fork() != 0:
+    # A server that was killed while it started a pod asks for the same pod again.
+    if spec["pod_dir"] in pods:
+        procs.kill_tree(*pods[spec["pod_dir"]])
+    child = os.fork()
+    if child != 0:
+        pods[spec["pod_dir"]] = (child, procs.start_ticks(child))
         return
     listener.close()
     os.close(folder)
