@@ -12,6 +12,7 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ COUNTED = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "e
 WORDS = "|".join(COUNTED)
 PLUGINS = ".collections/ansible_collections/podcycle/gpu/plugins"
 GROUPS = {
-    "lint": ["ruff", "format", "mypy", "yamllint", "ansible-lint", "changelog"],
+    "lint": ["ruff", "mypy", "yamllint", "ansible-lint", "changelog"],
     "unit": ["unit", "unit-high"],
     "sanity": ["sanity"],
     "e2e": ["e2e", "e2e-high"],
@@ -43,6 +44,7 @@ class Step:
     lane: str = "house"
     seconds: float = 0.0
     code: int | None = None
+    last: list[str] = field(default_factory=list)
     text: str = ""
 
     @property
@@ -58,6 +60,7 @@ class Step:
                     command, cwd=ROOT, env={**os.environ, **self.environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
                 )
                 self.code = done.returncode
+                self.last = command
                 if self.code:
                     break
         self.text = self.log.read_text(encoding="utf-8", errors="replace")
@@ -79,9 +82,14 @@ def second_end() -> Path | None:
     """A Python that carries the newer ansible-core, when the venv at hand carries the older one."""
     if sys.version_info >= (3, 12):
         return None
-    found = subprocess.run([str(BIN / "uv"), "python", "find", "--no-python-downloads", "--no-project", ">=3.12"], capture_output=True, text=True, check=False)
-    path = Path(found.stdout.strip())
-    return path if found.returncode == 0 and path.is_file() else None
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    on_path = (shutil.which(f"python3.{minor}") for minor in (14, 13, 12))
+    for candidate in (*filter(None, on_path), *(str(path) for path in sorted(pyenv.glob("3.1[2-4].*/bin/python"), reverse=True))):
+        # A shim of a version manager is there and may still not run.
+        done = subprocess.run([candidate, "-c", "import sys; print(sys.version_info >= (3, 12))"], capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip() == "True":
+            return Path(candidate)
+    return None
 
 
 def python_steps() -> list[Step]:
@@ -90,7 +98,6 @@ def python_steps() -> list[Step]:
     trainer = existing("roles/chess_training/files/chess_trainer")
     return [
         Step("ruff", [[str(BIN / "ruff"), "check", "."]]),
-        Step("format", [[str(BIN / "ruff"), "format", "--check", "."]]),
         Step("mypy", [[python, "-m", "mypy", PLUGINS], [python, "-m", "mypy", *packages, *trainer, "tests/tools"]]),
     ]
 
@@ -181,7 +188,7 @@ def main() -> int:
     run_lanes(steps)
     for step in steps:
         if step.code:
-            print(f"\n--- {step.name}: {shlex.join(step.commands[-1])} (exit code {step.code})\n{step.text.rstrip()}\n", flush=True)
+            print(f"\n--- {step.name}: {shlex.join(step.last)} (exit code {step.code})\n{step.text.rstrip()}\n", flush=True)
     print(closing_line(steps, time.monotonic() - started), flush=True)
     return 1 if any(step.code for step in steps) else 0
 
