@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -78,7 +79,7 @@ def test_a_run_leaves_what_is_promised(straight: Path) -> None:
     assert 0.03 < manifest["baselines"]["random_legal"] < manifest["baselines"]["frequent_legal"] < 0.2
     assert {row["kind"] for row in history(straight)} == {"train", "eval", "final"}
     kinds = sorted(path.name.split("-")[0] for path in (straight / "ckpt").iterdir())
-    assert kinds == ["best", "last"]
+    assert set(kinds) == {"best", "last"} and len(kinds) <= 3
     content = torch.load(straight / "model.pt", weights_only=True)
     assert len(content["vocabulary"]) == 1858 and (straight / "model.pt").stat().st_size < 1_000_000
 
@@ -130,11 +131,11 @@ def test_a_finished_run_is_left_alone(small_data: Path, copied: Path, capsys: py
     assert {name: (copied / name).read_bytes() for name in FILES} == before
 
 
-def test_a_harmed_model_of_a_finished_run_is_made_again(small_data: Path, copied: Path) -> None:
+def test_a_harmed_model_of_a_finished_run_is_made_again(small_data: Path, straight: Path, copied: Path) -> None:
     (copied / "model.pt").write_bytes(b"harmed")
     assert main(steps(small_data, copied)) == 0
-    assert read(copied)["artifacts"]["model.pt"]["sha256"] == read(copied)["artifacts"]["model.pt"]["sha256"]
-    assert weights(copied)
+    assert hashlib.sha256((copied / "model.pt").read_bytes()).hexdigest() == read(copied)["artifacts"]["model.pt"]["sha256"]
+    assert all(torch.equal(value, weights(copied)[name]) for name, value in weights(straight).items())
 
 
 def test_resume_never_refuses_an_earlier_run(small_data: Path, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +334,7 @@ def test_validation_fails_on_weights_that_are_no_numbers(small_data: Path, copie
     content["state_dict"]["move_bias"][3] = float("nan")
     torch.save(content, copied / "model.pt")
     manifest = read(copied)
-    manifest["artifacts"]["model.pt"]["sha256"] = __import__("hashlib").sha256((copied / "model.pt").read_bytes()).hexdigest()
+    manifest["artifacts"]["model.pt"]["sha256"] = hashlib.sha256((copied / "model.pt").read_bytes()).hexdigest()
     (copied / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     code, found = verdict(small_data, copied, tmp_path)
     assert code == 1 and found["checks"][-1] | {"seconds": 0} == {"name": "finite", "ok": False, "detail": "not finite: move_bias", "seconds": 0}

@@ -69,6 +69,12 @@ class Progress:
         with self._lock:
             self._values = values | {key: _clean(value) for key, value in numbers.items()}
 
+    @property
+    def fraction(self) -> float:
+        """The share that was told last."""
+        with self._lock:
+            return float(self._values["fraction"])
+
     def say(self, text: str) -> None:
         """Print one line at once."""
         print(text, flush=True)

@@ -195,7 +195,7 @@ def run(arguments: argparse.Namespace) -> int:
                 return EXIT_OK
             return Run(arguments, request, progress, stop).train()
         except TrainerError as error:
-            progress.update("stopped" if isinstance(error, StoppedError) else "failed", str(error), 0.0)
+            progress.update("stopped" if isinstance(error, StoppedError) else "failed", str(error), progress.fraction)
             raise
         finally:
             progress.close()
