@@ -64,7 +64,13 @@ class ActionModule(ActionBase):
         environment = {**os.environ, "PYTHONPATH": str(COLLECTION / "extensions")}
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "rehearsal", verb, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False, env=environment
+                [sys.executable, "-m", "rehearsal", verb, *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=False,
+                env=environment,
             )
         except subprocess.TimeoutExpired as err:
             raise errors.WaitTimeout(f"rehearsal {verb} did not end in 90 s", hint="see the log in its state folder") from err

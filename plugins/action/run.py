@@ -75,9 +75,17 @@ class ActionModule(ActionBase):
 def _facts(args: dict[str, Any], run_id: str, folder: RunFolder, *, resumed: bool, public_key: str) -> dict[str, Any]:
     state = open_state(args)
     return {
-        "id": run_id, "dir": str(folder.path), "resumed": resumed, "rehearsal": args["rehearsal"], "cloud": args["cloud"], "state_dir": str(state.path),
-        "private_key_file": str(state.path / "runs" / run_id / "id_ed25519"), "public_key": public_key, "known_hosts_file": str(folder.path / "known_hosts"),
-        "progress_file": str(state.path / "runs" / run_id / "progress.log"), "collection_dir": str(COLLECTION),
+        "id": run_id,
+        "dir": str(folder.path),
+        "resumed": resumed,
+        "rehearsal": args["rehearsal"],
+        "cloud": args["cloud"],
+        "state_dir": str(state.path),
+        "private_key_file": str(state.path / "runs" / run_id / "id_ed25519"),
+        "public_key": public_key,
+        "known_hosts_file": str(folder.path / "known_hosts"),
+        "progress_file": str(state.path / "runs" / run_id / "progress.log"),
+        "collection_dir": str(COLLECTION),
         "validation_venv": str(state.path / "validation-venv"),
     }
 

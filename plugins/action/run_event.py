@@ -44,7 +44,8 @@ class ActionModule(ActionBase):
             return {"changed": False, "ok": True}
         if args["status"] == "judge":
             return self._judge(args, folder)
-        message, details = args["message"], {}
+        message: str = args["message"]
+        details: dict[str, Any] = {}
         if args["cause"] is not None:
             message, details = explain(args["cause"], args["task"])
         folder.event(args["stage"], args["status"], phase=args["phase"], host=host, message=message, details=details or None)

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -32,6 +35,19 @@ SPEC = {
 }
 
 
+def typed(cli: Any) -> Callable[[str], str]:
+    """How a person who typed this command would type another playbook of ours."""
+    inventories = "".join(f" -i {shlex.quote(str(item))}" for item in cli.get("inventory") or () if "," not in str(item))
+    first = str((cli.get("args") or ("",))[0])
+
+    def command(name: str) -> str:
+        if first.startswith("podcycle.gpu."):
+            return f"ansible-playbook{inventories} podcycle.gpu.{name}"
+        return f"ansible-playbook{inventories} {'cycle.yml' if name == 'cycle' else f'playbooks/{name}.yml'}"
+
+    return command
+
+
 class ActionModule(ActionBase):
     """Judges a run from its events, and at the end writes its report and says how it went."""
 
@@ -50,7 +66,9 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return {"changed": False}
         ending = args["ending"] or args["on_end"]
-        summary = summarise(folder, args["hosts"], ending=ending, audit=args["audit"], ended=args["ended"], whole_cycle=args["whole_cycle"])
+        summary = summarise(
+            folder, args["hosts"], ending=ending, audit=args["audit"], ended=args["ended"], whole_cycle=args["whole_cycle"], command=typed(context.CLIARGS)
+        )
         folder.write("cost.json", cost_document(summary))
         write_atomic(folder.path / "reports" / "observations.md", observations(summary, folder.since_start()))
         write_atomic(folder.path / "reports" / "report.html", page(summary))

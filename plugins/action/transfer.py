@@ -54,8 +54,11 @@ class ActionModule(ActionBase):
         self._complain(args, source)
         missing = [row for row in source["files"] if row not in target["files"]]
         result = {
-            "changed": bool(missing), "files": source["files"], "transferred": [row["path"] for row in missing],
-            "bytes": sum(row["size"] for row in missing), "refused": source["refused"],
+            "changed": bool(missing),
+            "files": source["files"],
+            "transferred": [row["path"] for row in missing],
+            "bytes": sum(row["size"] for row in missing),
+            "refused": source["refused"],
         }
         if missing and not self._task.check_mode:
             if pull:
@@ -75,7 +78,9 @@ class ActionModule(ActionBase):
     def _remote(self, args: dict[str, Any], root: str, task_vars: dict[str, Any]) -> dict[str, Any]:
         """What the pod says it has: hostile until checked."""
         said = self._execute_module(
-            module_name="podcycle.gpu.artifact_info", module_args={"root": root, "patterns": args["patterns"], "max_bytes": args["max_bytes"]}, task_vars=task_vars
+            module_name="podcycle.gpu.artifact_info",
+            module_args={"root": root, "patterns": args["patterns"], "max_bytes": args["max_bytes"]},
+            task_vars=task_vars,
         )
         if said.get("failed"):
             raise errors.CloudError(f"cannot list {root} on the pod: {errors.clean_text(said.get('msg'), 300)}")
@@ -107,9 +112,22 @@ class ActionModule(ActionBase):
         host, user = str(self._templar.template(task_vars["ansible_host"])), str(self._templar.template(task_vars.get("ansible_user") or "root"))
         remote = f"{user}@{f'[{host}]' if ':' in host else host}:{there.rstrip('/')}/"
         command = [
-            program, "--archive", "--no-owner", "--no-group", "--no-links", "--no-devices", "--no-specials", "--partial-dir=.rsync-partial", "--protect-args",
-            "--timeout=60", "--files-from=-", "--mkpath" if args["direction"] == "push" else "--chmod=D700,F600", f"--bwlimit={args['bandwidth_limit_kib_s']}",
-            "-e", self._ssh(task_vars), *((f"{local}/", remote) if args["direction"] == "push" else (remote, f"{local}/")),
+            program,
+            "--archive",
+            "--no-owner",
+            "--no-group",
+            "--no-links",
+            "--no-devices",
+            "--no-specials",
+            "--partial-dir=.rsync-partial",
+            "--protect-args",
+            "--timeout=60",
+            "--files-from=-",
+            "--mkpath" if args["direction"] == "push" else "--chmod=D700,F600",
+            f"--bwlimit={args['bandwidth_limit_kib_s']}",
+            "-e",
+            self._ssh(task_vars),
+            *((f"{local}/", remote) if args["direction"] == "push" else (remote, f"{local}/")),
         ]
         listing = "\n".join(names) + "\n"
         said = ""

@@ -32,3 +32,9 @@ attributes:
     platforms: posix
     support: full
 """
+
+    ACTION = r"""
+attributes:
+  action:
+    description: Indicates this has a corresponding action plugin so some parts of the options can be executed on the controller.
+"""

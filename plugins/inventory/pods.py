@@ -144,7 +144,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         wanted = f"{row['run_id']}-{row['index']}" if placed else row["name"] if choice == "name" and _plain(row["name"]) else row["id"]
         host = wanted if wanted not in taken else f"{wanted}-{row['id']}"
         taken.add(host)
-        self.inventory.add_host(host)
+        inventory = self.inventory
+        assert inventory is not None
+        inventory.add_host(host)
         prefix = self.get_option("hostvars_prefix")
         variables = {f"{prefix}{name}": value for name, value in row.items() if name not in ("key_file", "known_hosts_file")}
         endpoint = row["endpoint"] and Endpoint.parse(row["endpoint"]["host"], row["endpoint"]["port"])
@@ -156,10 +158,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 variables["ansible_ssh_private_key_file"] = row["key_file"]
                 variables["ansible_ssh_common_args"] = " ".join(access.arguments(row["id"], first_contact=not access.pinned(row["id"])))
         for name, value in variables.items():
-            self.inventory.set_variable(host, name, value)
+            inventory.set_variable(host, name, value)
         for group in (f"cloud_{row['cloud']}", f"state_{row['state']}", *((f"run_{group_name(row['run_id'])}",) if row["run_id"] else ())):
-            self.inventory.add_group(group)
-            self.inventory.add_child(group, host)
+            inventory.add_group(group)
+            inventory.add_child(group, host)
         strict = self.get_option("strict")
         self._set_composite_vars(self.get_option("compose"), variables, host, strict=strict)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, host, strict=strict)

@@ -51,9 +51,7 @@ def find_key(source: KeySource, option: str | None, environ: Mapping[str, str], 
         for variable in source.variables:
             if values.get(variable):
                 return _checked(values[variable], f"file {name}", source)
-    looked = ", ".join(
-        [f"environment {'/'.join(source.variables)}", f"keyring {source.keyring_service}/{source.keyring_user}", f"files {', '.join(files)}"]
-    )
+    looked = ", ".join([f"environment {'/'.join(source.variables)}", f"keyring {source.keyring_service}/{source.keyring_user}", f"files {', '.join(files)}"])
     raise CredentialError(f"no key for {source.label}: looked at the option, {looked}", hint=source.hint)
 
 
@@ -72,11 +70,8 @@ def read_dotenv(path: Path) -> dict[str, str]:
         if not separator or text.startswith("#"):
             continue
         value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1]
-        else:
-            value = value.split(" #", 1)[0].rstrip()
-        values[key.strip()] = value
+        quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
+        values[key.strip()] = value[1:-1] if quoted else value.split(" #", 1)[0].rstrip()
     return values
 
 

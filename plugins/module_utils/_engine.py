@@ -24,6 +24,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease,
 from ansible_collections.podcycle.gpu.plugins.module_utils._lookout import SETTLE_SECONDS, Lookout
 from ansible_collections.podcycle.gpu.plugins.module_utils._market import choose
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, Pod, PodWish
+from ansible_collections.podcycle.gpu.plugins.module_utils._ready import Readiness
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
 from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock, SystemClock, wait_for
@@ -69,7 +70,6 @@ class Engine:
     clock: Clock = field(default_factory=SystemClock)
     notify: Callable[[str], None] = lambda text: None
     planned: list[Offer] = field(default_factory=list)
-    _next_tick: dict[str, float] = field(default_factory=dict)
 
     @property
     def lookout(self) -> Lookout:
@@ -109,8 +109,21 @@ class Engine:
             best = plan[0]
             slot.changed = True
             slot.after = Pod(
-                self.cloud.name, "", "", model.RUNNING, "", best.gpu, best.gpu_count, best.usd_per_hour, best.region, best.cloud_type, wish.image,
-                wish.disk_gib, wish.volume_gib or None, wish.ports, spot=wish.spot,
+                self.cloud.name,
+                "",
+                "",
+                model.RUNNING,
+                "",
+                best.gpu,
+                best.gpu_count,
+                best.usd_per_hour,
+                best.region,
+                best.cloud_type,
+                wish.image,
+                wish.disk_gib,
+                wish.volume_gib or None,
+                wish.ports,
+                spot=wish.spot,
             )
         return slots
 
@@ -142,7 +155,7 @@ class Engine:
                 if pod.state in (model.STOPPED, model.FAILED):
                     self._start(lease, pod)
                     slot.changed = True
-                slot.after = self._wait_ready(lease, pod)
+                slot.after = self._ready().wait_ready(lease, pod)
                 return
             self._rent_anew(wish, slot, plan or self.plan(wish))
 
@@ -153,7 +166,7 @@ class Engine:
             lease, pod, offer = self._create(wish, slot, [offer for offer in plan if offer not in tried] or plan)
             slot.lease, slot.changed = lease, True
             try:
-                slot.after = self._wait_ready(lease, pod)
+                slot.after = self._ready().wait_ready(lease, pod)
                 return
             except errors.WaitTimeout as err:
                 self.notify(f"pod {pod.id}: {err.message}; giving it back")
@@ -178,7 +191,8 @@ class Engine:
                 names = ", ".join(dict.fromkeys(f"{offer.gpu_name} ({offer.region or 'any data center'})" for offer in plan))
                 raise errors.NoCapacity(
                     f"create pod {wish.name}-{slot.index} of run {wish.run_id} on {self.cloud.name}: no capacity for {names}",
-                    hint="nothing was rented; try `-e gpu=...`, another cloud_type, or see playbooks/offers.yml", said=refused[-1] if refused else None,
+                    hint="nothing was rented; try `-e gpu=...`, another cloud_type, or see playbooks/offers.yml",
+                    said=refused[-1] if refused else None,
                 )
             self.notify(f"no capacity on {self.cloud.name}; waited {waited:.0f} s of {self.waits.capacity:.0f} s")
             self.clock.sleep(min(15.0, self.waits.capacity - waited))
@@ -225,60 +239,9 @@ class Engine:
                 f"pod {pod.id} came at {model.usd(pod.usd_per_hour)} $/h, above max_usd_per_hour {model.usd(wish.max_usd_per_hour)}; it was given back"
             )
 
-    # ---- waiting ----------------------------------------------------------------------------
-
-    def _wait_ready(self, lease: Lease, pod: Pod) -> Pod:
-        """Until SSH really answers: placed, then an address, then a login."""
-        misses = 0
-
-        def look() -> Pod:
-            nonlocal misses
-            try:
-                seen = self.cloud.get(pod.id)
-            except errors.NotFound:
-                misses += 1
-                if misses < 2:
-                    return pod
-                self.ledger.write(lease.stamp, "released", proof="not found by id")
-                raise errors.CloudError(f"pod {pod.id} is gone while it was starting", hint="the provider ended it; run again with the same run_id") from None
-            misses = 0
-            if seen.state in (model.STOPPED, model.FAILED, model.GONE):
-                raise errors.CloudError(f"pod {pod.id} ended while it was starting: {seen.provider_status}", hint="run again with the same run_id")
-            return seen
-
-        def wait(done: Callable[[Pod], bool], seconds: float, phase: str) -> Pod:
-            return wait_for(
-                look, done, timeout_seconds=seconds, phase=f"pod {pod.id} {phase}", clock=self.clock,
-                describe=lambda seen: f"{seen.provider_status}, SSH at {seen.endpoint.host}:{seen.endpoint.port}" if seen.endpoint else seen.provider_status,
-                on_tick=lambda seen, elapsed: self._tick(seen, elapsed, phase, seconds),
-            )
-
-        wait(lambda seen: seen.state == model.RUNNING, self.waits.boot, "to run")
-        ready = wait(lambda seen: seen.endpoint is not None, self.waits.endpoint, "to show an SSH address")
-        if self.ssh is not None:
-            ready = self._wait_login(look, pod)
-        return ready
-
-    def _wait_login(self, look: Callable[[], Pod], pod: Pod) -> Pod:
-        access = self.ssh
-        assert access is not None
-
-        def login() -> tuple[Pod, str]:
-            seen = look()
-            return seen, access.probe(seen.id, seen.endpoint) if seen.endpoint else "no SSH address yet"
-
-        ready, _trouble = wait_for(
-            login, lambda seen: not seen[1], timeout_seconds=self.waits.sshd, phase=f"pod {pod.id} to accept an SSH login", clock=self.clock,
-            describe=lambda seen: seen[1], on_tick=lambda seen, elapsed: self._tick(seen[0], elapsed, f"to accept SSH ({seen[1]})", self.waits.sshd),
-        )
-        return ready
-
-    def _tick(self, seen: Pod, elapsed: float, phase: str, most: float) -> None:
-        if elapsed < self._next_tick.get(seen.id, 3.0):
-            return
-        self._next_tick[seen.id] = elapsed + 5.0
-        cost = f", {model.usd(seen.usd_per_hour * int(elapsed) / 3600)} $ so far" if seen.usd_per_hour else ""
-        self.notify(f"waiting for pod {seen.id} {phase}: {elapsed:.0f} s of at most {most:.0f} s{cost}")
+    def _ready(self) -> Readiness:
+        waits = self.waits
+        return Readiness(self.cloud, self.ledger, self.ssh, self.clock, waits.boot, waits.endpoint, waits.sshd, self.notify)
 
     # ---- stop and start -----------------------------------------------------------------------
 
@@ -298,8 +261,12 @@ class Engine:
         self.ledger.write(lease.stamp, "stopping", pod_id=pod.id)
         self._tolerant(lambda: self.cloud.stop(pod.id))
         stopped = wait_for(
-            lambda: self.cloud.get(pod.id), lambda seen: seen.state in (model.STOPPED, model.GONE), timeout_seconds=self.waits.stop,
-            phase=f"pod {pod.id} to stop", describe=lambda seen: seen.provider_status, clock=self.clock,
+            lambda: self.cloud.get(pod.id),
+            lambda seen: seen.state in (model.STOPPED, model.GONE),
+            timeout_seconds=self.waits.stop,
+            phase=f"pod {pod.id} to stop",
+            describe=lambda seen: seen.provider_status,
+            clock=self.clock,
         )
         self.ledger.write(lease.stamp, "stopped", pod_id=pod.id)
         return stopped
@@ -340,7 +307,9 @@ class Engine:
             except errors.NotFound:
                 return None
             except (errors.Unauthorized, errors.Forbidden) as err:
-                raise errors.StillAlive(f"pod {pod.id} could not be given back: {err}", hint=f"end it in the provider's console: {pod.id}", pod_id=pod.id) from err
+                raise errors.StillAlive(
+                    f"pod {pod.id} could not be given back: {err}", hint=f"end it in the provider's console: {pod.id}", pod_id=pod.id
+                ) from err
             except errors.CloudError as err:
                 trouble = err.message
             try:
@@ -354,14 +323,19 @@ class Engine:
 
         try:
             wait_for(
-                push, lambda seen: seen is None, timeout_seconds=self.waits.release, phase=f"pod {pod.id} to go away", clock=self.clock,
+                push,
+                lambda seen: seen is None,
+                timeout_seconds=self.waits.release,
+                phase=f"pod {pod.id} to go away",
+                clock=self.clock,
                 describe=lambda seen: f"{seen.provider_status}{'; ' + trouble if trouble else ''}" if seen else "gone",
                 on_tick=lambda seen, elapsed: self.notify(f"pod {pod.id} was given back {elapsed:.0f} s ago and is still there; {trouble}"),
             )
         except errors.WaitTimeout as err:
             raise errors.StillAlive(
                 f"pod {pod.id} was given back but is still there and may be billed: {err.message}",
-                hint=f"end it in the provider's console, or try again: ansible-playbook playbooks/reap.yml -e reap_now=true ({pod.id})", pod_id=pod.id,
+                hint=f"end it in the provider's console, or try again: ansible-playbook playbooks/reap.yml -e reap_now=true ({pod.id})",
+                pod_id=pod.id,
             ) from err
         return "not found by id"
 

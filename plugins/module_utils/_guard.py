@@ -42,7 +42,8 @@ def pod_environment() -> dict[str, str]:
 def call(base_url: str, pod: dict[str, str], method: str, timeout: float = 20.0) -> int:
     """Status of one request about this pod; 0 when no answer came."""
     request = urllib.request.Request(
-        f"{base_url.rstrip('/')}/pods/{pod['RUNPOD_POD_ID']}", method=method,
+        f"{base_url.rstrip('/')}/pods/{pod['RUNPOD_POD_ID']}",
+        method=method,
         headers={"Authorization": f"Bearer {pod['RUNPOD_API_KEY']}", "User-Agent": AGENT, "Accept": "application/json"},
     )
     handlers: list[Any] = [urllib.request.ProxyHandler({})] if base_url.startswith("http://") else []
@@ -118,7 +119,12 @@ def arm(folder: Path, source: str, base_url: str, deadline: float, patience_seco
     script.write_text(source, encoding="utf-8")
     with (folder / "guard.log").open("ab") as log:
         subprocess.Popen(
-            [sys.executable, str(script), str(folder), base_url, str(deadline)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
+            [sys.executable, str(script), str(folder), base_url, str(deadline)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
         )
     end = time.monotonic() + patience_seconds
     while time.monotonic() < end:

@@ -111,7 +111,9 @@ class HttpClient:
             if raw.content and not is_json:
                 raise errors.NoReply(
                     f"{self._tried(method, path)}: HTTP {raw.status} with a body that is not JSON: {self._excerpt(raw.content)}",
-                    effect=self._doubt(method), status=raw.status, request_id=request_id,
+                    effect=self._doubt(method),
+                    status=raw.status,
+                    request_id=request_id,
                 )
             return Reply(raw.status, parsed, request_id)
         raise self._error(method, path, raw, parsed if is_json else None, request_id)
@@ -125,8 +127,15 @@ class HttpClient:
             headers["Content-Type"] = "application/json"
         try:
             reply = open_url(
-                url, method=method, data=data, headers=headers, timeout=self.timeout_seconds, http_agent=USER_AGENT,
-                follow_redirects="none", use_proxy=not is_loopback(url), use_netrc=False,
+                url,
+                method=method,
+                data=data,
+                headers=headers,
+                timeout=self.timeout_seconds,
+                http_agent=USER_AGENT,
+                follow_redirects="none",
+                use_proxy=not is_loopback(url),
+                use_netrc=False,
             )
             with reply:
                 return self._read(method, path, reply.status, reply.headers, reply)
@@ -161,17 +170,22 @@ class HttpClient:
 
     def _error(self, method: str, path: str, raw: RawReply, problem: Any, request_id: str | None) -> errors.CloudError:
         said = self._said(raw, problem)
-        details = {"status": raw.status, "request_id": request_id, "cloud": self.label, "method": method, "path": path.split("?")[0]}
+        details: dict[str, Any] = {"status": raw.status, "request_id": request_id, "cloud": self.label, "method": method, "path": path.split("?")[0]}
         lead = f"{self._tried(method, path)}: HTTP {raw.status}"
         if raw.status == 429:
             return errors.RateLimited(f"{lead}: too many requests", retry_after=_seconds(raw.headers.get("retry-after")), **details)
         if raw.status in (401, 403, 407) and not isinstance(problem, dict):
             return errors.ProxyRefused(
                 f"{lead} from something that is not the API: {said}",
-                hint="a proxy or firewall between here and the API refused; the key was not judged. Try from another network", **details,
+                hint="a proxy or firewall between here and the API refused; the key was not judged. Try from another network",
+                **details,
             )
         kind: type[errors.CloudError] = {
-            401: errors.Unauthorized, 402: errors.PaymentRequired, 403: errors.Forbidden, 404: errors.NotFound, 409: errors.Conflict,
+            401: errors.Unauthorized,
+            402: errors.PaymentRequired,
+            403: errors.Forbidden,
+            404: errors.NotFound,
+            409: errors.Conflict,
         }.get(raw.status, errors.InvalidRequest)
         effect = errors.EFFECT_NONE
         if raw.status >= 500 or raw.status < 400:

@@ -99,9 +99,15 @@ def lease_info(options: Mapping[str, Any]) -> dict[str, Any]:
     costs = [Decimal(row["cost_usd"]) for row in found.rows if row["cost_usd"]]
     rates = [Decimal(row["usd_per_hour"]) for row in found.rows if row["usd_per_hour"] and row["observed"] in (model.STARTING, model.RUNNING)]
     return {
-        "changed": False, "leases": found.rows, "owner": session.state.owner, "ledger": str(session.ledger.path),
-        "strays": [pod.to_dict() for pod in found.strays], "strangers": [pod.to_dict() for pod in found.strangers],
-        "cost_usd": model.usd(sum(costs, Decimal(0))), "burn_usd_per_hour": model.usd(sum(rates, Decimal(0))), "rehearsal": session.rehearsal,
+        "changed": False,
+        "leases": found.rows,
+        "owner": session.state.owner,
+        "ledger": str(session.ledger.path),
+        "strays": [pod.to_dict() for pod in found.strays],
+        "strangers": [pod.to_dict() for pod in found.strangers],
+        "cost_usd": model.usd(sum(costs, Decimal(0))),
+        "burn_usd_per_hour": model.usd(sum(rates, Decimal(0))),
+        "rehearsal": session.rehearsal,
     }
 
 
@@ -115,13 +121,18 @@ def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
         for row in found.rows
         if row["over"] or (everything and not row["why"].startswith("driven by"))
     ]
-    slots += [Slot(pod.stamp.index if pod.stamp else -1, before=pod, notes=["its stamp is ours, the ledger does not know it"]) for pod in _by_stamp(found, options)]
+    slots += [
+        Slot(pod.stamp.index if pod.stamp else -1, before=pod, notes=["its stamp is ours, the ledger does not know it"]) for pod in _by_stamp(found, options)
+    ]
     kept = [row for row in found.rows if not any(slot.lease is not None and str(slot.lease.stamp) == row["stamp"] for slot in slots)]
     if not check_mode:
         engine = Engine(session.cloud, session.ledger, session.state)
         each(slots, lambda slot: _end(engine, slot))
     result = {
-        "changed": bool(slots), "owner": session.state.owner, "left_alone": kept, "rehearsal": session.rehearsal,
+        "changed": bool(slots),
+        "owner": session.state.owner,
+        "left_alone": kept,
+        "rehearsal": session.rehearsal,
         "reaped": [_line(slot) for slot in slots if slot.error is None],
         "strangers": [pod.to_dict() for pod in (*found.strangers, *(pod for pod in found.strays if not any(slot.before is pod for slot in slots)))],
     }
@@ -151,8 +162,10 @@ def _end(engine: Engine, slot: Slot) -> None:
 def _line(slot: Slot) -> dict[str, Any]:
     stamp = slot.lease.stamp if slot.lease else (slot.before.stamp if slot.before else None)
     return {
-        "stamp": str(stamp), "pod_id": slot.lease.pod_id if slot.lease else slot.before.id if slot.before else None,
-        "run_id": stamp.run_id if stamp else None, "notes": slot.notes,
+        "stamp": str(stamp),
+        "pod_id": slot.lease.pod_id if slot.lease else slot.before.id if slot.before else None,
+        "run_id": stamp.run_id if stamp else None,
+        "notes": slot.notes,
     }
 
 
@@ -173,7 +186,9 @@ def mark(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
         lease.marks.update(wanted)
     rates = [lease.usd_per_hour or Decimal(0) for lease in leases]
     return {
-        "changed": bool(fresh), "leases": [lease.to_dict(now) for lease in leases], "usd_per_hour": model.usd(sum(rates, Decimal(0))),
+        "changed": bool(fresh),
+        "leases": [lease.to_dict(now) for lease in leases],
+        "usd_per_hour": model.usd(sum(rates, Decimal(0))),
         "until": next((lease.marks.get("held_until") for lease in leases if lease.marks.get("held_until")), None) if options["state"] == "held" else None,
         "rehearsal": session.rehearsal,
     }

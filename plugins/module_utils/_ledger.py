@@ -31,8 +31,19 @@ INTENT, DOUBT, LEASED, STOPPED, RELEASING = "intent", "doubt", "leased", "stoppe
 RELEASED, VOID, PRESUMED_VOID = "released", "void", "presumed_void"
 OPEN_STATES = frozenset({INTENT, DOUBT, LEASED, STOPPED, RELEASING})
 _AFTER = {
-    "intent": INTENT, "attempt": INTENT, "doubt": DOUBT, "refused": INTENT, "leased": LEASED, "stopping": LEASED, "stopped": STOPPED,
-    "starting": STOPPED, "started": LEASED, "releasing": RELEASING, "released": RELEASED, "void": VOID, "presumed_void": PRESUMED_VOID,
+    "intent": INTENT,
+    "attempt": INTENT,
+    "doubt": DOUBT,
+    "refused": INTENT,
+    "leased": LEASED,
+    "stopping": LEASED,
+    "stopped": STOPPED,
+    "starting": STOPPED,
+    "started": LEASED,
+    "releasing": RELEASING,
+    "released": RELEASED,
+    "void": VOID,
+    "presumed_void": PRESUMED_VOID,
 }
 
 
@@ -69,10 +80,18 @@ class Lease:
     def to_dict(self, now: datetime) -> dict[str, Any]:
         cost = self.cost(now)
         return {
-            "stamp": str(self.stamp), "run_id": self.stamp.run_id, "index": self.stamp.index, "cloud": self.cloud, "state": self.state,
-            "pod_id": self.pod_id, "since": rfc3339(self.leased_at or self.created_at), "deadline": rfc3339(self.deadline) if self.deadline else None,
+            "stamp": str(self.stamp),
+            "run_id": self.stamp.run_id,
+            "index": self.stamp.index,
+            "cloud": self.cloud,
+            "state": self.state,
+            "pod_id": self.pod_id,
+            "since": rfc3339(self.leased_at or self.created_at),
+            "deadline": rfc3339(self.deadline) if self.deadline else None,
             "usd_per_hour": None if self.usd_per_hour is None else f"{self.usd_per_hour:.4f}",
-            "cost_usd": None if cost is None else f"{cost:.4f}", "open": self.open, "marks": dict(self.marks),
+            "cost_usd": None if cost is None else f"{cost:.4f}",
+            "open": self.open,
+            "marks": dict(self.marks),
         }
 
 
@@ -171,7 +190,8 @@ def read_events(content: bytes, path: Path) -> list[dict[str, Any]]:
         except ValueError as err:
             raise LedgerDamaged(
                 f"line {number} of the ledger {path} is damaged ({err})",
-                hint="move the file away, then give back what still runs: ansible-playbook playbooks/reap.yml -e owner=ID lists it by its stamp", line=number,
+                hint="move the file away, then give back what still runs: ansible-playbook playbooks/reap.yml -e owner=ID lists it by its stamp",
+                line=number,
             ) from err
         events.append(event)
     return events
@@ -188,7 +208,12 @@ def fold(events: Iterable[dict[str, Any]]) -> list[Lease]:
         moment = parse_time(event.get("ts")) or utc_now()
         if kind == "intent":
             leases[str(stamp)] = Lease(
-                stamp, str(data.get("cloud")), str(data.get("key_id")), created_at=moment, deadline=parse_time(data.get("deadline")), wish=data.get("wish") or {}
+                stamp,
+                str(data.get("cloud")),
+                str(data.get("key_id")),
+                created_at=moment,
+                deadline=parse_time(data.get("deadline")),
+                wish=data.get("wish") or {},
             )
         if str(stamp) in leases:
             _apply(leases[str(stamp)], kind, data, moment)

@@ -26,12 +26,12 @@ def live_pods(session: Session, *, everyone: bool = False) -> list[tuple[Pod, Le
         by_name[str(lease.stamp)] = lease
         if lease.pod_id:
             by_id[lease.pod_id] = lease
-    rows = []
+    rows: list[tuple[Pod, Lease | None]] = []
     for pod in session.cloud.list():
-        lease = by_id.get(pod.id) or by_name.get(pod.name)
-        ours = lease is not None or (pod.stamp is not None and pod.stamp.owner == owner)
+        known = by_id.get(pod.id) or by_name.get(pod.name)
+        ours = known is not None or (pod.stamp is not None and pod.stamp.owner == owner)
         if pod.state != model.GONE and (ours or everyone):
-            rows.append((pod, lease))
+            rows.append((pod, known))
     return sorted(rows, key=lambda row: (row[0].stamp.run_id if row[0].stamp else "~", row[0].stamp.index if row[0].stamp else 0, row[0].id))
 
 

@@ -36,7 +36,9 @@ class Lookout:
         if lease.key_id != self._cloud.key_id:
             raise errors.LeaseUnknown(
                 f"pod {lease.pod_id} was rented with another key, so this one cannot tell whether it lives",
-                hint="use the key it was rented with", pod_id=lease.pod_id, effect=errors.EFFECT_UNKNOWN,
+                hint="use the key it was rented with",
+                pod_id=lease.pod_id,
+                effect=errors.EFFECT_UNKNOWN,
             )
         try:
             pod = self._cloud.get(lease.pod_id)
@@ -62,7 +64,9 @@ class Lookout:
             if len(found) > 1:
                 raise errors.LeaseUnknown(
                     f"{len(found)} pods bear the stamp {lease.stamp}: {', '.join(pod.id for pod in found)}",
-                    hint="end the ones that are not yours in the provider's console, then run again", stamp=str(lease.stamp), effect=errors.EFFECT_UNKNOWN,
+                    hint="end the ones that are not yours in the provider's console, then run again",
+                    stamp=str(lease.stamp),
+                    effect=errors.EFFECT_UNKNOWN,
                 )
             if found:
                 return found[0]
@@ -74,7 +78,8 @@ class Lookout:
                 raise errors.LeaseUnknown(
                     f"it is not known whether {self._cloud.name} created {lease.stamp}: looked for {waited:.0f} s; {trouble}",
                     hint="it stays in the ledger; run the same command again, or: ansible-playbook playbooks/reap.yml",
-                    stamp=str(lease.stamp), effect=errors.EFFECT_UNKNOWN,
+                    stamp=str(lease.stamp),
+                    effect=errors.EFFECT_UNKNOWN,
                 )
             self._clock.sleep(pause)
             pause = min(pause * 1.6, 5.0)

@@ -141,9 +141,17 @@ class Offer:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "cloud": self.cloud, "gpu": self.gpu, "gpu_name": self.gpu_name, "gpu_count": self.gpu_count,
-            "vram_gib": self.vram_gib, "usd_per_hour": usd(self.usd_per_hour), "usd_per_hour_sort": float(self.usd_per_hour),
-            "region": self.region, "cloud_type": self.cloud_type, "spot": self.spot, "availability": self.availability,
+            "cloud": self.cloud,
+            "gpu": self.gpu,
+            "gpu_name": self.gpu_name,
+            "gpu_count": self.gpu_count,
+            "vram_gib": self.vram_gib,
+            "usd_per_hour": usd(self.usd_per_hour),
+            "usd_per_hour_sort": float(self.usd_per_hour),
+            "region": self.region,
+            "cloud_type": self.cloud_type,
+            "spot": self.spot,
+            "availability": self.availability,
         }
 
 
@@ -177,14 +185,27 @@ class Pod:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "cloud": self.cloud, "id": self.id, "name": self.name, "state": self.state, "provider_status": self.provider_status,
-            "gpu": self.gpu, "gpu_count": self.gpu_count, "usd_per_hour": usd(self.usd_per_hour),
+            "cloud": self.cloud,
+            "id": self.id,
+            "name": self.name,
+            "state": self.state,
+            "provider_status": self.provider_status,
+            "gpu": self.gpu,
+            "gpu_count": self.gpu_count,
+            "usd_per_hour": usd(self.usd_per_hour),
             "usd_per_hour_sort": None if self.usd_per_hour is None else float(self.usd_per_hour),
-            "region": self.region, "cloud_type": self.cloud_type, "image": self.image, "disk_gib": self.disk_gib,
-            "volume_gib": self.volume_gib, "ports": list(self.ports), "endpoint": self.endpoint.to_dict() if self.endpoint else None,
+            "region": self.region,
+            "cloud_type": self.cloud_type,
+            "image": self.image,
+            "disk_gib": self.disk_gib,
+            "volume_gib": self.volume_gib,
+            "ports": list(self.ports),
+            "endpoint": self.endpoint.to_dict() if self.endpoint else None,
             "created_at": rfc3339(self.created_at) if self.created_at else None,
-            "started_at": rfc3339(self.started_at) if self.started_at else None, "spot": self.spot,
-            "run_id": self.stamp.run_id if self.stamp else None, "index": self.stamp.index if self.stamp else None,
+            "started_at": rfc3339(self.started_at) if self.started_at else None,
+            "spot": self.spot,
+            "run_id": self.stamp.run_id if self.stamp else None,
+            "index": self.stamp.index if self.stamp else None,
         }
 
 
@@ -228,9 +249,17 @@ class PodWish:
     def public(self) -> dict[str, Any]:
         """What the ledger may hold: no environment values."""
         return {
-            "gpus": list(self.gpus), "gpu_count": self.gpu_count, "max_usd_per_hour": usd(self.max_usd_per_hour), "image": self.image,
-            "disk_gib": self.disk_gib, "volume_gib": self.volume_gib, "ports": list(self.ports), "spot": self.spot,
-            "regions": list(self.regions), "env_names": sorted({*self.env, *self.secret_env}), "lease_seconds": self.lease.seconds,
+            "gpus": list(self.gpus),
+            "gpu_count": self.gpu_count,
+            "max_usd_per_hour": usd(self.max_usd_per_hour),
+            "image": self.image,
+            "disk_gib": self.disk_gib,
+            "volume_gib": self.volume_gib,
+            "ports": list(self.ports),
+            "spot": self.spot,
+            "regions": list(self.regions),
+            "env_names": sorted({*self.env, *self.secret_env}),
+            "lease_seconds": self.lease.seconds,
         }
 
 
@@ -240,8 +269,11 @@ def check_wish(wish: PodWish) -> PodWish:
     if not GROUP_NAME.match(wish.name):
         raise UsageError(f"name {clean_text(wish.name, 40)!r} must be 1 to 20 lower-case letters and digits")
     for label, value, low, high in (
-        ("count", wish.count, 1, 200), ("gpu_count", wish.gpu_count, 1, 16), ("disk_gib", wish.disk_gib, 1, 10_000),
-        ("volume_gib", wish.volume_gib, 0, 10_000), ("lease.hours", wish.lease.hours, Decimal("0.01"), 24 * 30),
+        ("count", wish.count, 1, 200),
+        ("gpu_count", wish.gpu_count, 1, 16),
+        ("disk_gib", wish.disk_gib, 1, 10_000),
+        ("volume_gib", wish.volume_gib, 0, 10_000),
+        ("lease.hours", wish.lease.hours, Decimal("0.01"), 24 * 30),
     ):
         if not low <= value <= high:
             raise UsageError(f"{label} is {value}; it must be between {low} and {high}")
@@ -252,7 +284,7 @@ def check_wish(wish: PodWish) -> PodWish:
             raise UsageError(f"port {clean_text(port, 20)!r} must look like 22/tcp or 8888/http")
     if wish.volume_gib and not re.match(r"/[A-Za-z0-9._/-]{1,100}\Z", wish.volume_path):
         raise UsageError(f"volume_path {clean_text(wish.volume_path, 40)!r} must be an absolute path")
-    for key, value in wish.secret_env.items():
-        if len(value) < 8:
+    for key, secret in wish.secret_env.items():
+        if len(secret) < 8:
             raise UsageError(f"secret_env value of {clean_text(key, 40)!r} is shorter than 8 characters, so masking it would mask half of every result")
     return wish

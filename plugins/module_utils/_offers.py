@@ -24,8 +24,19 @@ def list_offers(options: Mapping[str, Any]) -> dict[str, Any]:
     cloud = open_cloud(options)
     gpus = resolve_gpus(options["gpu"], cloud.gpu_types(), cloud.name) if options["gpu"] else ()
     wish = PodWish(
-        run_id="offers", name="pod", count=1, gpus=gpus, gpu_count=options["gpu_count"], max_usd_per_hour=cap, image="", disk_gib=1, volume_gib=0,
-        volume_path="", ports=(), regions=tuple(options["regions"]), options={"min_vram_gib": options["min_vram_gib"] or None},
+        run_id="offers",
+        name="pod",
+        count=1,
+        gpus=gpus,
+        gpu_count=options["gpu_count"],
+        max_usd_per_hour=cap,
+        image="",
+        disk_gib=1,
+        volume_gib=0,
+        volume_path="",
+        ports=(),
+        regions=tuple(options["regions"]),
+        options={"min_vram_gib": options["min_vram_gib"] or None},
     )
     offers = choose(cloud.offers(options["gpu_count"], spot=options["spot"], options={"cloud_type": options["cloud_type"]}), wish, cloud.name)
     rows = [offer.to_dict() for offer in offers]

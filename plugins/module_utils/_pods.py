@@ -48,7 +48,8 @@ def pod_spec() -> dict[str, dict[str, Any]]:
         "lease": {"type": "dict", "default": {}, "options": {"hours": {"type": "str", "default": "4"}}},
         "waits": {"type": "dict", "default": {}, "options": {name: {"type": "float", "default": seconds} for name, seconds in _WAITS.items()}},
         "runpod": {
-            "type": "dict", "default": {},
+            "type": "dict",
+            "default": {},
             "options": {
                 "cloud_type": {"type": "str", "choices": ["secure", "community", "any"], "default": "secure"},
                 "min_cuda_version": {"type": "str"},
@@ -69,12 +70,23 @@ def make_wish(options: Mapping[str, Any]) -> model.PodWish:
     hours = money_option("lease.hours", (options["lease"] or {}).get("hours") or "4")
     return model.check_wish(
         model.PodWish(
-            run_id=options["run_id"], name=options["name"], count=options["count"], gpus=tuple(options["gpu"]), gpu_count=options["gpu_count"],
-            max_usd_per_hour=money_option("max_usd_per_hour", options["max_usd_per_hour"]), image=options["image"], disk_gib=options["disk_gib"],
-            volume_gib=options["volume_gib"], volume_path=options["volume_path"], ports=tuple(dict.fromkeys(port.lower() for port in options["ports"])),
+            run_id=options["run_id"],
+            name=options["name"],
+            count=options["count"],
+            gpus=tuple(options["gpu"]),
+            gpu_count=options["gpu_count"],
+            max_usd_per_hour=money_option("max_usd_per_hour", options["max_usd_per_hour"]),
+            image=options["image"],
+            disk_gib=options["disk_gib"],
+            volume_gib=options["volume_gib"],
+            volume_path=options["volume_path"],
+            ports=tuple(dict.fromkeys(port.lower() for port in options["ports"])),
             env={str(key): str(value) for key, value in options["env"].items()},
-            secret_env={str(key): str(value) for key, value in options["secret_env"].items()}, ssh_public_key=options["ssh_public_key"],
-            spot=options["spot"], regions=tuple(options["regions"]), lease=model.LeaseTerms(hours or Decimal(4)),
+            secret_env={str(key): str(value) for key, value in options["secret_env"].items()},
+            ssh_public_key=options["ssh_public_key"],
+            spot=options["spot"],
+            regions=tuple(options["regions"]),
+            lease=model.LeaseTerms(hours or Decimal(4)),
             options={**own, "min_vram_gib": options["min_vram_gib"] or None},
         )
     )
@@ -181,7 +193,9 @@ def _picture(slots: list[Slot], *, before: bool) -> dict[str, Any]:
         pod = slot.before if before else slot.after
         if pod is not None:
             rows[f"pod-{slot.index}"] = {
-                "state": pod.state if before or pod.state != model.STARTING else model.RUNNING, "gpu": f"{pod.gpu_count} x {pod.gpu}",
-                "usd_per_hour": model.usd(pod.usd_per_hour), "region": pod.region,
+                "state": pod.state if before or pod.state != model.STARTING else model.RUNNING,
+                "gpu": f"{pod.gpu_count} x {pod.gpu}",
+                "usd_per_hour": model.usd(pod.usd_per_hour),
+                "region": pod.region,
             }
     return rows

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -36,6 +37,7 @@ class Summary:
     billing: str = ""
     still_open: list[str] = field(default_factory=list)
     next_command: str = ""
+    command: Callable[[str], str] = lambda name: f"ansible-playbook {name}"
 
     @property
     def ok(self) -> bool:
@@ -53,12 +55,14 @@ def choose_ending(found: list[Trouble], records: list[dict[str, Any]], *, on_end
     return "terminate"
 
 
-def summarise(folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[str, Any], ended: dict[str, Any], whole_cycle: bool) -> Summary:
+def summarise(
+    folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[str, Any], ended: dict[str, Any], whole_cycle: bool, command: Callable[[str], str]
+) -> Summary:
     """Read the run folder, the ledger's audit and what the last stage did."""
     records = folder.since_start()
     provision = folder.read("provision.json")
     stages = STAGES if whole_cycle else ("stop",)
-    summary = Summary(folder.path.name, folder.path, bool(provision.get("rehearsal")), ending)
+    summary = Summary(folder.path.name, folder.path, bool(provision.get("rehearsal")), ending, command=command)
     summary.stages = stage_times(records)
     summary.troubles = troubles(records, stages, hosts)
     summary.notes = [note_line(record) for record in records if record["status"] in ("note", "warning")]
@@ -66,7 +70,9 @@ def summarise(folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[s
     summary.worst_case_usd = provision.get("worst_case_usd")
     summary.validation = folder.read("local_validation/validation.json")
     summary.training = read_metrics(folder.path)
-    summary.log_tails = [(str(record.get("host") or record["stage"]), record["details"]["log_tail"]) for record in records if (record.get("details") or {}).get("log_tail")]
+    summary.log_tails = [
+        (str(record.get("host") or record["stage"]), record["details"]["log_tail"]) for record in records if (record.get("details") or {}).get("log_tail")
+    ]
     ends = {pod.get("id"): pod for pod in ended.get("pods") or ()}
     leases = {lease.get("pod_id"): lease for lease in audit.get("leases") or ()}
     for pod in provision.get("pods") or ():
@@ -83,26 +89,28 @@ def _judge_billing(summary: Summary, audit: dict[str, Any], ended: dict[str, Any
     if audit.get("failed") or "leases" not in audit:
         summary.still_open = ["unknown: the cloud could not be asked"]
         summary.billing = f"not known: {clean_text(audit.get('msg') or 'no answer', 300)}"
-        summary.next_command = "ansible-playbook playbooks/leases.yml"
+        summary.next_command = summary.command("leases")
         return
     left = [lease for lease in audit["leases"] if lease.get("open")]
     strays = [pod["id"] for pod in audit.get("strays") or () if pod.get("run_id") == summary.run_id]
     names = [f"{lease.get('pod_id') or lease['stamp']} ({lease.get('observed')})" for lease in left] + strays
     rate = sum((to_money(lease.get("usd_per_hour")) or Decimal(0) for lease in left), Decimal(0))
-    stop = f"ansible-playbook playbooks/stop.yml -e run_id={summary.run_id}"
+    stop = f"{summary.command('stop')} -e run_id={summary.run_id}"
+    again = f"{summary.command('cycle')} -e run_id={summary.run_id}"
     if summary.ending == "terminate":
         summary.still_open = names
-        summary.billing = (
-            f"NOT given back: {', '.join(names)}, {usd(rate)} $/h" if names else "nothing: every pod of this run was read back as gone"
-        )
-        summary.next_command = stop if names else f"ansible-playbook cycle.yml -e run_id={summary.run_id}"
+        summary.billing = f"NOT given back: {', '.join(names)}, {usd(rate)} $/h" if names else "nothing: every pod of this run was read back as gone"
+        summary.next_command = stop if names else again
     elif names:
         why = {"keep": "kept", "stop": "stopped; only its storage costs", "hold": "held for its artifacts"}[summary.ending]
-        until = next((lease["marks"].get("held_until") for lease in left if lease["marks"].get("held_until")), None) or next((lease.get("deadline") for lease in left), None)
+        until = next((lease["marks"].get("held_until") for lease in left if lease["marks"].get("held_until")), None) or next(
+            (lease.get("deadline") for lease in left), None
+        )
         summary.billing = f"{why}: {', '.join(names)}, {usd(rate)} $/h while running, until {until}"
-        summary.next_command = f"ansible-playbook cycle.yml -e run_id={summary.run_id}, or give back with: {stop} -e on_end=terminate"
+        summary.next_command = f"{again}, or give back with: {stop} -e on_end=terminate"
         if summary.ending == "hold":
-            summary.notes.append(f"pods are held until {until} so that the artifacts can be collected; collect them: ansible-playbook playbooks/collect.yml -e run_id={summary.run_id}")
+            collect = f"{summary.command('collect')} -e run_id={summary.run_id}"
+            summary.notes.append(f"pods are held until {until} so that the artifacts can be collected; collect them: {collect}")
 
 
 def stage_times(records: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
@@ -147,22 +155,29 @@ def note_line(record: dict[str, Any]) -> str:
 
 def validation_figures(validation: dict[str, Any]) -> list[tuple[str, str]]:
     """What the validation measured, in words and percent."""
-    metrics = validation.get("metrics") if isinstance(validation.get("metrics"), dict) else {}
-    names = (("top1", "top-1"), ("top1_ply20", "top-1 from ply 20 on"), ("raw_legal", "raw legal"))
-    figures = [(label, f"{100 * metrics[key]:.1f} %") for key, label in names if isinstance((metrics or {}).get(key), (int, float))]
-    base = validation.get("baselines") if isinstance(validation.get("baselines"), dict) else {}
-    for key, label in (("random_legal", "a random legal move"), ("frequent_legal", "the most frequent legal move")):
-        if isinstance((base or {}).get(key), (int, float)):
-            figures.append((f"top-1 of {label}", f"{100 * base[key]:.1f} %"))
+    names = {
+        "metrics": (("top1", "top-1"), ("top1_ply20", "top-1 from ply 20 on"), ("raw_legal", "raw legal")),
+        "baselines": (("random_legal", "top-1 of a random legal move"), ("frequent_legal", "top-1 of the most frequent legal move")),
+    }
+    figures = []
+    for part, labels in names.items():
+        values = validation.get(part)
+        for key, label in labels:
+            if isinstance(values, dict) and isinstance(values.get(key), (int, float)):
+                figures.append((label, f"{100 * values[key]:.1f} %"))
     return figures
 
 
 def terminal_lines(summary: Summary) -> list[str]:
     """The short summary at the end of a cycle."""
     lines = ["", f"run {summary.run_id}{'  (rehearsal: nothing was paid)' if summary.rehearsal else ''}"]
-    lines.append("  stages      " + "  ".join(f"{name} {seconds:.1f} s{'' if status == 'ok' else f' {status.upper()}'}" for name, status, seconds in summary.stages))
+    lines.append(
+        "  stages      " + "  ".join(f"{name} {seconds:.1f} s{'' if status == 'ok' else f' {status.upper()}'}" for name, status, seconds in summary.stages)
+    )
     for pod in summary.pods:
-        lines.append(f"  pod {pod.get('id')}  {pod.get('gpu_count')} x {pod.get('gpu')} at {pod.get('usd_per_hour')} $/h in {pod.get('region') or 'some data center'}")
+        lines.append(
+            f"  pod {pod.get('id')}  {pod.get('gpu_count')} x {pod.get('gpu')} at {pod.get('usd_per_hour')} $/h in {pod.get('region') or 'some data center'}"
+        )
     if summary.cost_usd is not None:
         would = "would have cost" if summary.rehearsal else "cost"
         lines.append(f"  {would}  {usd(summary.cost_usd)} $ (at worst it could have been {summary.worst_case_usd} $)")
@@ -189,7 +204,9 @@ def observations(summary: Summary, records: list[dict[str, Any]]) -> str:
         what = record["status"] + (f": {record['message']}" if record.get("message") else "")
         out.append(f"| {record['ts'][11:19]} | {record['stage']} | {record.get('host', '')} | {_cell(what)} | {seconds} |")
     out += ["", "## Choices", ""]
-    out += [f"- pod {pod.get('id')}: {pod.get('gpu_count')} x {pod.get('gpu')}, {pod.get('usd_per_hour')} $/h, {pod.get('cloud_type')}, lease until {pod.get('deadline')}" for pod in summary.pods]
+    for pod in summary.pods:
+        price = f"{pod.get('usd_per_hour')} $/h, {pod.get('cloud_type')}"
+        out.append(f"- pod {pod.get('id')}: {pod.get('gpu_count')} x {pod.get('gpu')}, {price}, lease until {pod.get('deadline')}")
     out += [f"- how it ends: {summary.ending}", f"- billing: {summary.billing}", "", "## Warnings", ""]
     out += [f"- {note}" for note in summary.notes] or ["- none"]
     out += ["", "## Problems", ""]
@@ -208,7 +225,10 @@ def _cell(text: str) -> str:
 def cost_document(summary: Summary) -> dict[str, Any]:
     """cost.json."""
     return {
-        "run_id": summary.run_id, "rehearsal": summary.rehearsal, "cost_usd": usd(summary.cost_usd), "worst_case_usd": summary.worst_case_usd,
+        "run_id": summary.run_id,
+        "rehearsal": summary.rehearsal,
+        "cost_usd": usd(summary.cost_usd),
+        "worst_case_usd": summary.worst_case_usd,
         "basis": "price at renting times seconds from the create to the proof that the pod was gone; storage of stopped pods is not in it",
         "pods": [{key: pod.get(key) for key in ("id", "gpu", "gpu_count", "usd_per_hour", "cost_usd")} for pod in summary.pods],
     }

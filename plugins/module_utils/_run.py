@@ -76,7 +76,12 @@ class RunFolder:
     def event(self, stage: str, status: str, *, phase: str = "", host: str = "", message: str = "", details: Any = None) -> dict[str, Any]:
         """Append one event; its elapsed_ms counts from the matching `started`."""
         now = utc_now()
-        record: dict[str, Any] = {"ts": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "stage": stage, "phase": phase or stage, "status": status}
+        record: dict[str, Any] = {
+            "ts": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "stage": stage,
+            "phase": phase or stage,
+            "status": status,
+        }
         began = None if status == "started" else self._began(stage, record["phase"], host)
         record["elapsed_ms"] = None if began is None else int((now - began).total_seconds() * 1000)
         record.update({key: value for key, value in (("host", host), ("message", errors.clean_text(message, 2000)), ("details", details)) if value})
@@ -113,7 +118,9 @@ class RunFolder:
     def since_start(self) -> list[dict[str, Any]]:
         """The events of the newest pass: from the last `start` that began."""
         records = self.events()
-        begins = [number for number, record in enumerate(records) if record["stage"] == "start" and record["phase"] == "start" and record["status"] == "started"]
+        begins = [
+            number for number, record in enumerate(records) if record["stage"] == "start" and record["phase"] == "start" and record["status"] == "started"
+        ]
         return records[begins[-1] :] if begins else records
 
 

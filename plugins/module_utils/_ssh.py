@@ -32,15 +32,24 @@ class SshAccess:
     def arguments(self, pod_id: str, *, first_contact: bool = False) -> list[str]:
         """Options for ssh, the same for Ansible, rsync and our own probe."""
         return [
-            "-o", f"UserKnownHostsFile={self.known_hosts_file}",
-            "-o", "GlobalKnownHostsFile=/dev/null",
-            "-o", f"StrictHostKeyChecking={'accept-new' if first_contact else 'yes'}",
-            "-o", f"HostKeyAlias={pod_id}",
-            "-o", "CheckHostIP=no",
-            "-o", "IdentitiesOnly=yes",
-            "-o", "IdentityAgent=none",
-            "-o", "ServerAliveInterval=15",
-            "-o", "ServerAliveCountMax=4",
+            "-o",
+            f"UserKnownHostsFile={self.known_hosts_file}",
+            "-o",
+            "GlobalKnownHostsFile=/dev/null",
+            "-o",
+            f"StrictHostKeyChecking={'accept-new' if first_contact else 'yes'}",
+            "-o",
+            f"HostKeyAlias={pod_id}",
+            "-o",
+            "CheckHostIP=no",
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            "IdentityAgent=none",
+            "-o",
+            "ServerAliveInterval=15",
+            "-o",
+            "ServerAliveCountMax=4",
         ]
 
     def pinned(self, pod_id: str) -> bool:
@@ -64,9 +73,22 @@ class SshAccess:
         if trouble:
             return trouble
         command = [
-            "ssh", "-F", "none", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={int(timeout_seconds)}", "-o", "ControlPath=none",
-            "-i", str(self.private_key_file), "-p", str(endpoint.port), *self.arguments(pod_id, first_contact=not self.pinned(pod_id)),
-            f"{endpoint.user}@{endpoint.host}", "true",
+            "ssh",
+            "-F",
+            "none",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            f"ConnectTimeout={int(timeout_seconds)}",
+            "-o",
+            "ControlPath=none",
+            "-i",
+            str(self.private_key_file),
+            "-p",
+            str(endpoint.port),
+            *self.arguments(pod_id, first_contact=not self.pinned(pod_id)),
+            f"{endpoint.user}@{endpoint.host}",
+            "true",
         ]
         try:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_seconds + 10, check=False)
@@ -130,7 +152,11 @@ def close_masters(folder: Path) -> int:
     for master in folder.glob("*") if folder.is_dir() else ():
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(
-                ["ssh", "-F", "none", "-o", f"ControlPath={master}", "-O", "exit", "none"], stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False
+                ["ssh", "-F", "none", "-o", f"ControlPath={master}", "-O", "exit", "none"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=5,
+                check=False,
             )
         with contextlib.suppress(OSError):
             master.unlink()

@@ -167,7 +167,9 @@ class StateDir:
             if before is not None and before != holder and before.alive:
                 raise StateError(
                     f"run {run_id} is being driven by process {before.pid} on {before.host}",
-                    hint="wait for it, stop it, or use another run_id", pid=before.pid, host=before.host,
+                    hint="wait for it, stop it, or use another run_id",
+                    pid=before.pid,
+                    host=before.host,
                 )
             write_atomic(self.run_dir(run_id) / "controller.json", json.dumps({**holder.to_dict(), "since": rfc3339(utc_now())}) + "\n")
             return None if before == holder else before

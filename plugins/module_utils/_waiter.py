@@ -68,7 +68,10 @@ def wait_for(
         if left <= 0:
             raise WaitTimeout(
                 f"waited {elapsed:.0f} s for {phase}; last seen: {describe(seen)}",
-                phase=phase, elapsed_seconds=round(elapsed, 1), timeout_seconds=timeout_seconds, last_seen=describe(seen),
+                phase=phase,
+                elapsed_seconds=round(elapsed, 1),
+                timeout_seconds=timeout_seconds,
+                last_seen=describe(seen),
             )
         clock.sleep(min(pause, left))
         pause = min(pause * pace.factor, pace.most_seconds)

@@ -95,6 +95,7 @@ def main() -> None:
     moment = parse_time(params["deadline"])
     if moment is None:
         module.fail_json(msg=f"deadline {params['deadline']!r} is not a time in RFC 3339")
+        return
     changed = not status.get("armed") or status.get("deadline") != moment.timestamp() or status.get("base_url") != params["base_url"]
     if changed and not module.check_mode:
         try:

@@ -33,8 +33,12 @@ KEY = KeySource(
     hint="make one at RunPod's console (Settings, API Keys), then: export RUNPOD_API_KEY=... or keyring set runpod RUNPOD_API_KEY",
 )
 _STATES = {
-    "PROVISIONING": model.STARTING, "STARTING": model.STARTING, "RUNNING": model.RUNNING, "EXITED": model.STOPPED,
-    "ERROR": model.FAILED, "TERMINATED": model.GONE,
+    "PROVISIONING": model.STARTING,
+    "STARTING": model.STARTING,
+    "RUNNING": model.RUNNING,
+    "EXITED": model.STOPPED,
+    "ERROR": model.FAILED,
+    "TERMINATED": model.GONE,
 }
 # A refusal for want of machines is a 400 like any other; only its text tells.
 _CAPACITY = re.compile(
@@ -68,16 +72,15 @@ class RunPod(Cloud):
         try:
             self._http.get("/pods", {"limit": "1"})
         except errors.Unauthorized as err:
-            raise errors.Unauthorized(
-                f"RunPod does not know the key (from {self.key_source}): {err.message}", hint=KEY.hint, **err.details
-            ) from err
+            raise errors.Unauthorized(f"RunPod does not know the key (from {self.key_source}): {err.message}", hint=KEY.hint, **err.details) from err
         except errors.Forbidden as err:
             raise self._forbidden(err) from err
 
     def _forbidden(self, err: errors.Forbidden) -> errors.Forbidden:
         return errors.Forbidden(
             f"RunPod knows the key (from {self.key_source}) but it lacks the right: {err.message}",
-            hint="give the key Read/Write access to api.runpod.io in RunPod's console (Settings, API Keys)", **err.details,
+            hint="give the key Read/Write access to api.runpod.io in RunPod's console (Settings, API Keys)",
+            **err.details,
         )
 
     def gpu_types(self) -> list[GpuType]:
@@ -101,13 +104,19 @@ class RunPod(Cloud):
 
     @staticmethod
     def _offer(row: dict[str, Any], kind: str, gpu_count: int) -> model.Offer | None:
-        price = model.to_money((row.get("price") or {}).get(kind))
+        price = model.to_money(_dict(row.get("price")).get(kind))
         most = row.get("maxCount")
         if not price or not row.get(kind, True) or (isinstance(most, int) and most < gpu_count):
             return None
         return model.Offer(
-            "runpod", row["id"], str(row.get("name") or row["id"]), gpu_count, int(row.get("memory") or 0), price * gpu_count,
-            cloud_type=kind, availability=str(row.get("availability") or "unknown").lower(),
+            "runpod",
+            row["id"],
+            str(row.get("name") or row["id"]),
+            gpu_count,
+            int(row.get("memory") or 0),
+            price * gpu_count,
+            cloud_type=kind,
+            availability=str(row.get("availability") or "unknown").lower(),
         )
 
     def create(self, wish: model.PodWish, stamp: model.Stamp, offer: model.Offer) -> model.Pod:
@@ -132,10 +141,14 @@ class RunPod(Cloud):
             # RunPod's images read PUBLIC_KEY; its documents name SSH_PUBLIC_KEY.
             env.update(PUBLIC_KEY=wish.ssh_public_key.strip(), SSH_PUBLIC_KEY=wish.ssh_public_key.strip())
         body: dict[str, Any] = {
-            "name": str(stamp), "image": wish.image,
+            "name": str(stamp),
+            "image": wish.image,
             # Left out, the count matches no machine, although the schema has a default.
             "gpu": {"id": offer.gpu, "count": offer.gpu_count},
-            "cloud": _CLOUD_TYPES[offer.cloud_type], "disk": wish.disk_gib, "ports": list(wish.ports), "env": env,
+            "cloud": _CLOUD_TYPES[offer.cloud_type],
+            "disk": wish.disk_gib,
+            "ports": list(wish.ports),
+            "env": env,
         }
         if wish.volume_gib:
             body["mounts"] = {"persistent": {"size": wish.volume_gib, "path": wish.volume_path}}
@@ -190,30 +203,38 @@ def read_pod(body: Any) -> model.Pod:
     pod_id, name, status = body.get("id"), body.get("name"), body.get("status")
     if not isinstance(pod_id, str) or not model.POD_ID.match(pod_id) or not isinstance(name, str) or not isinstance(status, str):
         raise errors.SchemaError(f"a pod without a usable id, name or status: {errors.clean_text({'id': pod_id, 'status': status}, 120)}")
-    gpu = body.get("gpu") if isinstance(body.get("gpu"), dict) else {}
-    persistent = (body.get("mounts") or {}).get("persistent") if isinstance(body.get("mounts"), dict) else None
+    gpu = _dict(body.get("gpu"))
+    persistent = _dict(_dict(body.get("mounts")).get("persistent"))
     state = _STATES.get(status, model.UNKNOWN)
     return model.Pod(
-        cloud="runpod", id=pod_id, name=errors.clean_text(name, 191), state=state, provider_status=errors.clean_text(status, 40),
-        gpu=_text(gpu.get("id")), gpu_count=_int(gpu.get("count")) or 0, usd_per_hour=model.to_money(body.get("cost")),
-        region=_text(body.get("dataCenterId")), cloud_type=(_text(body.get("cloud")) or "").lower() or None, image=_text(body.get("image")),
-        disk_gib=_int(body.get("disk")), volume_gib=_int((persistent or {}).get("size")) if isinstance(persistent, dict) else None,
+        cloud="runpod",
+        id=pod_id,
+        name=errors.clean_text(name, 191),
+        state=state,
+        provider_status=errors.clean_text(status, 40),
+        gpu=_text(gpu.get("id")),
+        gpu_count=_int(gpu.get("count")) or 0,
+        usd_per_hour=model.to_money(body.get("cost")),
+        region=_text(body.get("dataCenterId")),
+        cloud_type=(_text(body.get("cloud")) or "").lower() or None,
+        image=_text(body.get("image")),
+        disk_gib=_int(body.get("disk")),
+        volume_gib=_int(persistent.get("size")),
         ports=tuple(str(port)[:20] for port in body.get("ports") or () if isinstance(port, str)),
         # Ports of a stopped pod are stale: the status wins.
         endpoint=_endpoint(body) if state == model.RUNNING else None,
-        created_at=model.parse_time(body.get("createdAt")), started_at=model.parse_time(body.get("startedAt")),
+        created_at=model.parse_time(body.get("createdAt")),
+        started_at=model.parse_time(body.get("startedAt")),
     )
 
 
 def _endpoint(body: dict[str, Any]) -> model.Endpoint | None:
-    ssh = body.get("ssh") if isinstance(body.get("ssh"), dict) else {}
-    direct = ssh.get("direct")
+    direct = _dict(body.get("ssh")).get("direct")
     if isinstance(direct, dict):
         found = model.Endpoint.parse(direct.get("host"), direct.get("port"))
         if found is not None and _public(found.host):
             return found
-    runtime = body.get("runtime") if isinstance(body.get("runtime"), dict) else {}
-    for port in runtime.get("ports") or ():
+    for port in _dict(body.get("runtime")).get("ports") or ():
         if isinstance(port, dict) and port.get("private") == 22 and port.get("type") == "tcp" and port.get("public"):
             found = model.Endpoint.parse(port.get("ip"), port.get("public"))
             if found is not None and _public(found.host):
@@ -243,11 +264,13 @@ def _safe_id(pod_id: str) -> str:
     return pod_id
 
 
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _text(value: Any) -> str | None:
     return errors.clean_text(value, 300) if isinstance(value, str) and value else None
 
 
 def _int(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-

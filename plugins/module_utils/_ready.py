@@ -1,0 +1,97 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Until SSH really answers: placed, then an address, then a login, each with a clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
+from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock, wait_for
+
+_QUIET_SECONDS = 3.0
+_TELL_EVERY_SECONDS = 5.0
+
+
+@dataclass
+class Readiness:
+    """Waits for one pod; a look that finds nothing is unknown, two in a row are gone."""
+
+    cloud: Cloud
+    ledger: Ledger
+    ssh: SshAccess | None
+    clock: Clock
+    boot: float
+    endpoint: float
+    sshd: float
+    notify: Callable[[str], None]
+    _next_tick: float = field(default=_QUIET_SECONDS)
+
+    def wait_ready(self, lease: Lease, pod: Pod) -> Pod:
+        """Until SSH really answers: placed, then an address, then a login."""
+        misses = 0
+
+        def look() -> Pod:
+            nonlocal misses
+            try:
+                seen = self.cloud.get(pod.id)
+            except errors.NotFound:
+                misses += 1
+                if misses < 2:
+                    return pod
+                self.ledger.write(lease.stamp, "released", proof="not found by id")
+                raise errors.CloudError(f"pod {pod.id} is gone while it was starting", hint="the provider ended it; run again with the same run_id") from None
+            misses = 0
+            if seen.state in (model.STOPPED, model.FAILED, model.GONE):
+                raise errors.CloudError(f"pod {pod.id} ended while it was starting: {seen.provider_status}", hint="run again with the same run_id")
+            return seen
+
+        def wait(done: Callable[[Pod], bool], seconds: float, phase: str) -> Pod:
+            return wait_for(
+                look,
+                done,
+                timeout_seconds=seconds,
+                phase=f"pod {pod.id} {phase}",
+                clock=self.clock,
+                describe=lambda seen: f"{seen.provider_status}, SSH at {seen.endpoint.host}:{seen.endpoint.port}" if seen.endpoint else seen.provider_status,
+                on_tick=lambda seen, elapsed: self._tick(seen, elapsed, phase, seconds),
+            )
+
+        wait(lambda seen: seen.state == model.RUNNING, self.boot, "to run")
+        ready = wait(lambda seen: seen.endpoint is not None, self.endpoint, "to show an SSH address")
+        if self.ssh is not None:
+            ready = self._login(look, pod)
+        return ready
+
+    def _login(self, look: Callable[[], Pod], pod: Pod) -> Pod:
+        access = self.ssh
+        assert access is not None
+
+        def login() -> tuple[Pod, str]:
+            seen = look()
+            return seen, access.probe(seen.id, seen.endpoint) if seen.endpoint else "no SSH address yet"
+
+        ready, _trouble = wait_for(
+            login,
+            lambda seen: not seen[1],
+            timeout_seconds=self.sshd,
+            phase=f"pod {pod.id} to accept an SSH login",
+            clock=self.clock,
+            describe=lambda seen: seen[1],
+            on_tick=lambda seen, elapsed: self._tick(seen[0], elapsed, f"to accept SSH ({seen[1]})", self.sshd),
+        )
+        return ready
+
+    def _tick(self, seen: Pod, elapsed: float, phase: str, most: float) -> None:
+        if elapsed < self._next_tick:
+            return
+        self._next_tick = elapsed + _TELL_EVERY_SECONDS
+        cost = f", {model.usd(seen.usd_per_hour * int(elapsed) / 3600)} $ so far" if seen.usd_per_hour else ""
+        self.notify(f"waiting for pod {seen.id} {phase}: {elapsed:.0f} s of at most {most:.0f} s{cost}")
