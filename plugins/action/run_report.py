@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible import constants as C
 from ansible import context
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
@@ -35,9 +37,16 @@ SPEC = {
 }
 
 
+def relative(path: str) -> str:
+    """A path as short as a person would type it."""
+    short = os.path.relpath(path) if path.startswith("/") else path
+    return path if short.startswith("..") else short
+
+
 def typed(cli: Any) -> Callable[[str], str]:
     """How a person who typed this command would type another playbook of ours."""
-    inventories = "".join(f" -i {shlex.quote(str(item))}" for item in cli.get("inventory") or () if "," not in str(item))
+    given = [str(item) for item in cli.get("inventory") or ()]
+    inventories = "" if given == list(C.DEFAULT_HOST_LIST) else "".join(f" -i {shlex.quote(relative(item))}" for item in given)
     first = str((cli.get("args") or ("",))[0])
 
     def command(name: str) -> str:

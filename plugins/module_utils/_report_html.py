@@ -117,7 +117,7 @@ def _training(summary: Summary) -> str:
     line = " ".join(at(point) for point in losses)
     steps = f'<text x="{width - pad}" y="{height - 8}" font-size="12" text-anchor="end" fill="var(--soft)">step {last}</text>'
     return (
-        f'<section><h2>Training loss <span class="soft">(dots: validation)</span></h2><svg viewBox="0 0 {width} {height}" role="img" aria-label="training loss">'
+        f'<section><h2>Training loss <span class="soft">(dots: validation)</span></h2><svg viewBox="0 0 {width} {height}" role="img">'
         f'{ticks}<polyline points="{line}" fill="none" stroke="var(--bar)" stroke-width="2"/>{dots}{steps}</svg></section>'
     )
 
