@@ -149,7 +149,7 @@ def test_another_seed_cannot_go_on_from_a_checkpoint(small_data: Path, copied: P
 
 
 def test_a_time_budget_counts_the_time_that_was_used(small_data: Path, tmp_path: Path) -> None:
-    first = options(small_data, tmp_path, "--max-seconds", "2", "--stop-after-steps", "3")
+    first = options(small_data, tmp_path, "--max-seconds", "120", "--stop-after-steps", "3")
     assert main(first) == 75
     state = checkpoint.newest(tmp_path / "ckpt", "last", [])
     assert state is not None
