@@ -156,7 +156,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             if row["key_file"]:
                 access = SshAccess(Path(row["key_file"]), Path(row["known_hosts_file"]))
                 variables["ansible_ssh_private_key_file"] = row["key_file"]
-                variables["ansible_ssh_common_args"] = " ".join(access.arguments(row["id"], first_contact=not access.pinned(row["id"])))
+                variables["ansible_ssh_common_args"] = access.words(row["id"], first_contact=not access.pinned(row["id"]))
         for name, value in variables.items():
             inventory.set_variable(host, name, value)
         for group in (f"cloud_{row['cloud']}", f"state_{row['state']}", *((f"run_{group_name(row['run_id'])}",) if row["run_id"] else ())):

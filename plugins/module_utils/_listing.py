@@ -47,7 +47,7 @@ def pod_info(options: Mapping[str, Any]) -> dict[str, Any]:
             continue
         row = {**pod.to_dict(), **lease_facts(lease), "ours": lease is not None or bool(pod.stamp and pod.stamp.owner == owner), "notes": []}
         if access is not None:
-            row["ssh_args"] = " ".join(access.arguments(pod.id))
+            row["ssh_args"] = access.words(pod.id)
             row["control_path_dir"] = str(control_path_dir(pod.id))
         rows.append(row)
     return {"changed": False, "pods": rows, "rehearsal": session.rehearsal}

@@ -172,7 +172,7 @@ def _row(slot: Slot, engine: Engine, session: Session) -> dict[str, Any]:
     lease = session.ledger.lease(slot.lease.stamp) if slot.lease else None
     row.update(lease_facts(lease), notes=[errors.clean_text(note) for note in slot.notes])
     if engine.ssh is not None and slot.after is not None and pod.id:
-        row["ssh_args"] = " ".join(engine.ssh.arguments(pod.id))
+        row["ssh_args"] = engine.ssh.words(pod.id)
         row["control_path_dir"] = str(control_path_dir(pod.id))
     elif pod.id and slot.changed:
         close_masters(control_path_dir(pod.id))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class SshAccess:
         """Options for ssh, the same for Ansible, rsync and our own probe."""
         return [
             "-o",
-            f"UserKnownHostsFile={self.known_hosts_file}",
+            f"UserKnownHostsFile={_quoted(self.known_hosts_file)}",
             "-o",
             "GlobalKnownHostsFile=/dev/null",
             "-o",
@@ -51,6 +52,10 @@ class SshAccess:
             "-o",
             "ServerAliveCountMax=4",
         ]
+
+    def words(self, pod_id: str, *, first_contact: bool = False) -> str:
+        """The same as one string, as Ansible's variables want it."""
+        return shlex.join(self.arguments(pod_id, first_contact=first_contact))
 
     def pinned(self, pod_id: str) -> bool:
         return any(line.split(" ", 1)[0] == pod_id for line in self._lines())
@@ -103,6 +108,11 @@ class SshAccess:
             return "the pod's SSH host key is not the one seen at first contact"
         lines = [line for line in said.splitlines() if line.strip() and not line.startswith("Warning: Permanently added")]
         return clean_text(lines[-1] if lines else f"ssh ended with status {done.returncode}", 200)
+
+
+def _quoted(path: Path) -> str:
+    """ssh splits a file option at spaces, unless it stands in double quotes."""
+    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def banner_trouble(endpoint: Endpoint, timeout_seconds: float) -> str:
