@@ -1,0 +1,143 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CANARY = "canary-4f1c9a7e-secret"
+RUN = "whole"
+# Everything that a run folder holds after a cycle of one pod (run.json says whose folder it is).
+NAMES = {
+    "run.json", "provision.json", "events.jsonl", "known_hosts", "cost.json", "reports/observations.md", "reports/report.html", "collected/manifest.json",
+    "local_validation/infer_move_output.txt", "local_validation/validation.json",
+}  # fmt: skip
+
+
+class ProcessWatch:
+    """Samples every command line of the machine for words that must never stand there."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+        self.seen: set[str] = set()
+        self.samples = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> ProcessWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.2):
+            self.samples += 1
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                except OSError:
+                    continue
+                self.seen |= {line for word in self.words if word in line}
+
+
+def holding(folder: Path, words: tuple[str, ...]) -> list[str]:
+    """Files below the folder that hold one of the words."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [f"{path}: {word}" for path in files for word in words if word.encode() in path.read_bytes()]
+
+
+@pytest.mark.both_ends
+def test_whole_cycle(world: Any) -> None:
+    secrets = (CANARY, "rpa_rehearsal_full", "rpa_pod_")
+    variables = world.path / "secret.yml"
+    variables.write_text(f"pod_secret_env: {{HF_TOKEN: {CANARY}}}\n", encoding="utf-8")
+    with ProcessWatch(secrets) as watch:
+        result = world.play("cycle.yml", "-vvv", "-e", f"@{variables}", run_id=RUN).ok()
+
+    check_run_folder(world)
+    check_cost(world)
+    check_terminal(result.text, world.run_dir(RUN))
+    world.nothing_bills()
+    assert watch.samples > 20 and not watch.seen
+    assert [word for word in secrets if word in result.text] == []
+    assert holding(world.run_dir(RUN), secrets) == []
+    assert holding(world.state, secrets) == []
+    created = next(entry for entry in world.posts() if entry["path"] == "/v2/pods")
+    assert created["body"]["env"]["HF_TOKEN"] == "(redacted)", "the secret has reached the pod"
+    check_home(world)
+
+
+def check_run_folder(world: Any) -> None:
+    folder = world.run_dir(RUN)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {name for name in files if not name.startswith("collected/run_artifacts/")} == NAMES
+    artifacts = folder / "collected" / "run_artifacts"
+    assert {"model.pt", "manifest.json", "metrics.jsonl", "config.json"} <= {path.name for path in artifacts.iterdir()}
+
+    provision = world.read(RUN, "provision.json")
+    assert provision["rehearsal"] is True and len(provision["pods"]) == 1
+    assert Decimal(provision["pods"][0]["usd_per_hour"]) == Decimal("0.59")
+
+    manifest = world.read(RUN, "collected/manifest.json")
+    assert manifest["rehearsal"] is True
+    listed = manifest["pods"][0]["files"]
+    assert {row["path"] for row in listed} == {str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file()}
+    for row in listed:
+        content = (artifacts / row["path"]).read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (row["sha256"], row["size"]), row["path"]
+
+    validation = world.read(RUN, "local_validation/validation.json")
+    assert validation["ok"] is True and all(check["ok"] for check in validation["checks"])
+    answers = (folder / "local_validation" / "infer_move_output.txt").read_text(encoding="utf-8").splitlines()
+    assert all(json.loads(line)["ok"] for line in answers) and answers
+
+    stages = [event["stage"] for event in world.events(RUN) if event["status"] == "started" and event["phase"] == event["stage"]]
+    assert stages == ["start", "converge", "push", "train", "collect", "validate", "stop"]
+    for event in world.events(RUN):
+        assert {"ts", "stage", "phase", "status", "elapsed_ms"} <= event.keys()
+    assert "Rehearsal: true" in (folder / "reports" / "observations.md").read_text(encoding="utf-8")
+
+
+def check_cost(world: Any) -> None:
+    cost = world.read(RUN, "cost.json")
+    assert cost["rehearsal"] is True
+    meter = world.control("GET", "/meter")["pods"][world.pod_ids(RUN)[0]]
+    # The price per second is 0.00016 $, and the ledger's clock begins and ends within seconds of the cloud's.
+    assert abs(Decimal(cost["cost_usd"]) - Decimal(meter["compute_usd"])) <= Decimal("0.0008")
+    assert Decimal(cost["cost_usd"]) > 0
+
+
+def check_terminal(text: str, folder: Path) -> None:
+    for words in ("rehearsal: nothing was paid", "would have cost", "validation  ok", "every pod of this run was read back as gone", str(folder.name), "positions/s"):
+        assert words in text, words
+
+
+def check_home(world: Any) -> None:
+    """Temporary files end; nothing but Ansible's and uv's own folders appears in the home folder."""
+    home = {path.name for path in (world.path / "home").iterdir()}
+    assert home <= {".ansible", ".cache", ".local"}, home
+    left = [path.name for path in (world.path / "tmp").iterdir()]
+    assert left == [], left
+    assert not list((world.path / "home" / ".ansible" / "tmp").glob("*/*"))
+
+
+def test_second_converge_changes_nothing(world: Any) -> None:
+    world.play("playbooks/start.yml", run_id="warm").ok()
+    world.play("playbooks/converge.yml", run_id="warm").ok()
+    began = time.monotonic()
+    again = world.play("playbooks/converge.yml", run_id="warm").ok()
+    assert again.recap("warm-0")["changed"] == 0, again.text
+    assert time.monotonic() - began < 60
+    world.play("playbooks/stop.yml", run_id="warm").ok()
+    world.nothing_bills()
