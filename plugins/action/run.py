@@ -67,7 +67,8 @@ class ActionModule(ActionBase):
         before = session.state.take_run(run_id, playbook_process())
         resumed = folder.create(session.cloud.name, session.cloud.endpoint)
         public_key = make_key(session.state.run_dir(run_id) / "id_ed25519", f"podcycle-{run_id}")
-        if before is not None:
+        last = folder.events()[-1:]
+        if before is not None and last and last[0]["status"] == "started":
             folder.event("start", "note", message=f"taken over from process {before.pid} on {before.host}, which is gone")
         return {"changed": not resumed, "run": _facts(args, run_id, folder, resumed=resumed, public_key=public_key)}
 

@@ -161,6 +161,8 @@ def _add_validate(commands: Any) -> None:
     validate.add_argument("--data", type=Path, required=True)
     validate.add_argument("--run-dir", type=Path, required=True, help="the run's folder with manifest.json")
     validate.add_argument("--output", type=Path, help="also write the verdict here")
+    validate.add_argument("--context", default="", help="also predict the next move of this game")
+    validate.add_argument("--infer-output", type=Path, help="write that prediction here, as JSON")
     validate.add_argument("--tolerance", type=_positive(float), default=0.005, help="largest difference of a rate")
     validate.add_argument("--min-raw-legal", type=float, default=0.0, help="smallest share of legal first choices without a mask")
     validate.add_argument("--device", default="cpu")

@@ -144,9 +144,18 @@ class Validation:
             self.moves[name] = first
         return ", ".join(f"{name} {move}" for name, move in self.moves.items())
 
+    def infers(self) -> str:
+        """The model predicts the next move of the wanted game, as infer does."""
+        from . import infer
+
+        found = infer.infer(self.arguments.model, self.arguments.context, 5, self.arguments.device)
+        if self.arguments.infer_output is not None:
+            write_json(self.arguments.infer_output, found)
+        return f"{found['move']} after {found['context'] or 'no moves'}"
+
     def checks(self) -> Iterator[Callable[[], str]]:
         """All checks, in order."""
-        yield from (self.manifest_read, self.checksum, self.opened, self.finite, self.same_data, self.reproduced, self.legal_enough, self.plays)
+        yield from (self.manifest_read, self.checksum, self.opened, self.finite, self.same_data, self.reproduced, self.legal_enough, self.plays, self.infers)
 
 
 def _outcome(check: Callable[[], str]) -> dict[str, Any]:
