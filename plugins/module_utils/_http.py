@@ -69,9 +69,9 @@ class HttpClient:
         return self._repeat("DELETE", path, None)
 
     def redact(self, text: str) -> str:
-        for secret in (self.key, *self.secrets):
-            if len(secret) >= 4:
-                text = text.replace(secret, "***")
+        forms = {form for secret in (self.key, *self.secrets) if len(secret) >= 4 for form in (secret, json.dumps(secret)[1:-1])}
+        for form in sorted(forms, key=len, reverse=True):
+            text = text.replace(form, "***")
         return text
 
     def _repeat(self, method: str, path: str, body: dict[str, Any] | None) -> Reply:
@@ -82,18 +82,13 @@ class HttpClient:
             try:
                 return self._once(method, path, body)
             except errors.RateLimited as err:
-                pause = float(err.details.get("retry_after") or min(2.0**tries, 30.0))
+                pause = float(err.details.get("retry_after") or min(2.0**tries, 30.0)) * random.uniform(1.0, 1.2)
                 if waited + pause > self.rate_limit_wait_seconds:
                     raise
-            except errors.Unreachable:
-                if tries >= self.read_tries:
+            except (errors.Unreachable, errors.ServerError, errors.NoReply) as err:
+                if tries >= self.read_tries or not (method == "GET" or isinstance(err, errors.Unreachable)):
                     raise
-                pause = min(0.5 * 2.0**tries, 8.0)
-            except (errors.ServerError, errors.NoReply):
-                if method != "GET" or tries >= self.read_tries:
-                    raise
-                pause = min(0.5 * 2.0**tries, 8.0)
-            pause *= random.uniform(0.8, 1.2)
+                pause = min(0.5 * 2.0**tries, 8.0) * random.uniform(0.8, 1.2)
             waited += pause
             self.clock.sleep(pause)
 
@@ -136,6 +131,7 @@ class HttpClient:
                 follow_redirects="none",
                 use_proxy=not is_loopback(url),
                 use_netrc=False,
+                decompress=False,
             )
             with reply:
                 return self._read(method, path, reply.status, reply.headers, reply)
@@ -151,13 +147,22 @@ class HttpClient:
         try:
             content = stream.read(MAX_BODY_BYTES + 1)
         except (OSError, http.client.HTTPException) as err:
-            raise errors.NoReply(
-                f"{self._tried(method, path)}: HTTP {status}, but the answer broke off ({errors.clean_text(err, 100)})",
-                effect=self._doubt(method) if status < 400 else errors.EFFECT_NONE,
-            ) from err
+            raise self._broken_off(method, path, status, err) from err
         if len(content) > MAX_BODY_BYTES:
-            raise errors.SchemaError(f"{self._tried(method, path)}: the answer is larger than {MAX_BODY_BYTES >> 20} MiB")
-        return RawReply(status, {str(key).lower(): str(value) for key, value in (headers or {}).items()}, content)
+            raise errors.SchemaError(f"{self._tried(method, path)}: the answer is larger than {MAX_BODY_BYTES >> 20} MiB", effect=self._doubt(method))
+        found = {str(key).lower(): str(value) for key, value in (headers or {}).items()}
+        # A read with a limit ends quietly when the other side hangs up early.
+        announced = found.get("content-length", "")
+        if announced.isdecimal() and len(content) < int(announced):
+            raise self._broken_off(method, path, status, f"{len(content)} of {announced} bytes")
+        return RawReply(status, found, content)
+
+    def _broken_off(self, method: str, path: str, status: int, why: object) -> errors.NoReply:
+        refused = 400 <= status < 500
+        return errors.NoReply(
+            f"{self._tried(method, path)}: HTTP {status}, but the answer broke off ({errors.clean_text(why, 100)})",
+            effect=errors.EFFECT_NONE if refused else self._doubt(method),
+        )
 
     def _transport(self, method: str, path: str, reason: object) -> errors.CloudError:
         text = errors.clean_text(reason, 160)
@@ -203,7 +208,7 @@ class HttpClient:
         return self._excerpt(raw.content)
 
     def _excerpt(self, content: bytes) -> str:
-        return errors.clean_text(self.redact(content[:2000].decode("utf-8", "replace")), 200) or "an empty answer"
+        return errors.clean_text(self.redact(content[:65536].decode("utf-8", "replace")), 200) or "an empty answer"
 
     def _tried(self, method: str, path: str) -> str:
         return f"{method} {path.split('?')[0]} on {self.label}"

@@ -1,0 +1,251 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A clock that only tests move, a server that answers as told, and a rehearsal cloud without processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
+from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine, Waits
+from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import LeaseTerms, PodWish
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
+
+ROOT = Path(__file__).resolve().parents[2]
+FULL = "rpa_rehearsal_full"
+GPU = "NVIDIA GeForce RTX 4090"
+
+
+class FakeClock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+        self._lock = threading.Lock()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        with self._lock:
+            self.now += seconds
+            self.slept.append(seconds)
+        time.sleep(0.001)
+
+
+@dataclass
+class Told:
+    """One answer of the stub; `cut` sends that many bytes of the body and hangs up, `before` runs when the request has arrived."""
+
+    status: int = 200
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+    cut: int | None = None
+    silent: bool = False
+    before: Callable[[], None] | None = None
+
+    def content(self) -> bytes:
+        return self.body if isinstance(self.body, bytes) else b"" if self.body is None else json.dumps(self.body).encode()
+
+
+class Stub:
+    """Answers requests in order as told, the last answer for ever, and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[Told] = []
+        self.seen: list[tuple[str, str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_one_request(self) -> None:
+                self.close_connection = True
+                self.raw_requestline = self.rfile.readline(65537)
+                if not self.raw_requestline or not self.parse_request():
+                    return
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                stub.seen.append((self.command, self.path, json.loads(body) if body else None))
+                stub.headers.append({key.lower(): value for key, value in self.headers.items()})
+                told = stub.answers.pop(0) if len(stub.answers) > 1 else stub.answers[0]
+                if told.before is not None:
+                    told.before()
+                if not told.silent:
+                    self._answer(told)
+
+            def _answer(self, told: Told) -> None:
+                content = told.content()
+                self.send_response(told.status)
+                for name, value in {"Content-Type": told.content_type, "Content-Length": str(len(content)), **told.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content if told.cut is None else content[: told.cut])
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v2"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def tell(self, *answers: Told) -> None:
+        self.answers = list(answers)
+        self.seen.clear()
+
+    @property
+    def calls(self) -> list[tuple[str, str]]:
+        return [(method, path) for method, path, _body in self.seen]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, endpoint or state folder of the person who runs the tests."""
+    for name in ("RUNPOD_API_KEY", "RUNPOD_REST_V2_URL", "RUNPOD_DOTENV_PATH", "PODCYCLE_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def told() -> type[Told]:
+    return Told
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    made = Stub()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDir:
+    return StateDir(tmp_path / "state").open()
+
+
+@pytest.fixture
+def make_wish() -> Callable[..., PodWish]:
+    def make(**changes: Any) -> PodWish:
+        base: dict[str, Any] = {
+            "run_id": "r1", "name": "pod", "count": 1, "gpus": (GPU,), "gpu_count": 1, "max_usd_per_hour": Decimal("1.50"), "image": "runpod/base:1",
+            "disk_gib": 20, "volume_gib": 0, "volume_path": "/workspace", "ports": ("22/tcp",), "ssh_public_key": "ssh-ed25519 AAAA me",
+            "lease": LeaseTerms(Decimal(1)), "options": {"cloud_type": "secure"},
+        }  # fmt: skip
+        return PodWish(**{**base, **changes})
+
+    return make
+
+
+@dataclass
+class Rehearsal:
+    """A rehearsal cloud of records, and a small client for its control API."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v2"
+
+    def control(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/_control{path}", data=data, method=method)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+            return json.loads(answer.read())
+
+    def fault(self, kind: str, **more: Any) -> None:
+        self.control("POST", "/faults", {"kind": kind, **more})
+
+    def reset(self) -> None:
+        self.control("POST", "/reset")
+
+    def pods(self, *, ended: bool = False) -> list[dict[str, Any]]:
+        return [pod for pod in self.control("GET", "/pods")["pods"] if ended or pod["status"] != "TERMINATED"]
+
+    def requests(self, method: str = "", status: int | None = None) -> list[dict[str, Any]]:
+        rows = self.control("GET", "/requests")["requests"]
+        return [row for row in rows if row["method"].startswith(method) and status in (None, row["status"])]
+
+    def writes(self) -> list[tuple[str, str]]:
+        return [(row["method"], row["path"]) for row in self.requests() if row["method"] != "GET"]
+
+    def client(self, clock: Any, key: str = FULL) -> RunPod:
+        return RunPod(HttpClient(self.url, key, "runpod", clock=clock), "a test")
+
+
+@pytest.fixture(scope="session")
+def shared_rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    folder = tmp_path_factory.mktemp("rehearsal")
+    words = ["serve", "--state-dir", str(folder / "state"), "--port", str(port), "--process", "none", "--time-scale", "2000"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rehearsal", *words], env={**os.environ, "PYTHONPATH": str(ROOT / "extensions")}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    rehearsal = Rehearsal(port, process)
+    try:
+        for _ in range(400):
+            try:
+                rehearsal.control("GET", "/health")
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.05)
+        yield rehearsal
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        subprocess.run(
+            [sys.executable, "-m", "rehearsal", "stop", "--state-dir", str(folder / "state"), "--port", str(port)],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "extensions")}, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def rehearsal(shared_rehearsal: Rehearsal) -> Rehearsal:
+    shared_rehearsal.reset()
+    return shared_rehearsal
+
+
+@pytest.fixture
+def make_engine(state: StateDir, clock: FakeClock, rehearsal: Rehearsal) -> Callable[..., Engine]:
+    """An engine on the rehearsal cloud, with time that costs nothing."""
+
+    def make(key: str = FULL, cloud: Any = None, **more: Any) -> Engine:
+        driver = cloud or rehearsal.client(clock, key)
+        waits = Waits(**{"settle": 3.0, **more.pop("waits", {})})
+        return Engine(driver, Ledger(state, "runpod", driver.endpoint), state, clock=clock, waits=waits, **more)
+
+    return make
+
+
+@pytest.fixture
+def engine(make_engine: Callable[..., Engine]) -> Engine:
+    return make_engine()
