@@ -91,7 +91,7 @@ class Control:
     # -- faults, holds, log ------------------------------------------------
 
     async def list_faults(self, request: Request) -> Response:
-        return JSONResponse({"faults": self.cloud.faults.describe(), "kinds": {kind: text for kind, (_, text) in KINDS.items()}})
+        return JSONResponse({"faults": self.cloud.faults.describe(), "kinds": {kind: text for kind, (_match, text) in KINDS.items()}})
 
     async def add_fault(self, request: Request) -> Response:
         return JSONResponse(self.cloud.faults.add(await read_object(request)).describe(), 201)

@@ -94,7 +94,7 @@ class FaultBook:
         if unknown:
             raise FaultError(f"a fault has no field {', '.join(sorted(unknown))}")
         match = request.get("match") or {}
-        (method, path), _ = KINDS[kind]
+        (method, path), _rest = KINDS[kind]
         times = request.get("times", 1)
         try:
             fault = Fault(

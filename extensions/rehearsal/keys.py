@@ -34,5 +34,5 @@ def pod_key() -> str:
 def bearer(header: str | None) -> str | None:
     if not header:
         return None
-    scheme, _, token = header.partition(" ")
+    scheme, _mark, token = header.partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None

@@ -63,7 +63,7 @@ def kill_tree(root: int, started: int | None) -> None:
     """SIGKILL a process and everything below it, unless the pid belongs to another process by now."""
     if not alive(root, started):
         return
-    for _ in range(20):
+    for _turn in range(20):
         below = descendants(root)
         for pid in below:
             send(pid, signal.SIGKILL)

@@ -145,7 +145,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         host = wanted if wanted not in taken else f"{wanted}-{row['id']}"
         taken.add(host)
         inventory = self.inventory
-        assert inventory is not None
+        if inventory is None:
+            return
         inventory.add_host(host)
         prefix = self.get_option("hostvars_prefix")
         variables = {f"{prefix}{name}": value for name, value in row.items() if name not in ("key_file", "known_hosts_file")}

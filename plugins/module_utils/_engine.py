@@ -355,7 +355,8 @@ class Engine:
 
     def _give_back(self, slot: Slot) -> None:
         lease = slot.lease
-        assert lease is not None
+        if lease is None:
+            return
         with self._place(lease.stamp.run_id, lease.stamp.name, lease.stamp.index):
             lease = self.ledger.lease(lease.stamp)
             slot.before = self._peek(lease)
@@ -364,9 +365,9 @@ class Engine:
             slot.lease = self.ledger.lease(lease.stamp)
 
     def _give_back_stray(self, slot: Slot) -> None:
-        assert slot.before is not None
-        slot.notes.append(self.end_pod(slot.before))
-        slot.changed = True
+        if slot.before is not None:
+            slot.notes.append(self.end_pod(slot.before))
+            slot.changed = True
 
     def strays(self, run_id: str) -> list[Pod]:
         """Living pods with our owner id and this run in their stamp: after a release there must be none."""

@@ -60,9 +60,9 @@ def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir,
         process = subprocess.Popen(
             [sys.executable, "-c", _BOOTSTRAP, str(collection)], stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=Path.cwd(), start_new_session=True
         )
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin as stream:
-        stream.write(json.dumps(settings).encode())
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError), process.stdin as stream:
+            stream.write(json.dumps(settings).encode())
     end = time.monotonic() + 20
     while time.monotonic() < end:
         running = _living(folder)
@@ -123,22 +123,22 @@ class Keeper:
 
     def _end_overdue(self, leases: list[Lease]) -> None:
         for lease in leases:
-            self._log(f"{lease.stamp}: its time is over; giving it back")
+            self.log(f"{lease.stamp}: its time is over; giving it back")
             try:
-                self._log(f"{lease.stamp}: {self._engine().release(lease)}")
+                self.log(f"{lease.stamp}: {self._engine().release(lease)}")
             except PodcycleError as err:
-                self._log(str(err))
+                self.log(str(err))
 
     def _grace(self, leases: list[Lease], holder: ProcessId | None) -> bool:
         """Wait for a rerun to take the run over; false when one did."""
         until = model.utc_now() + timedelta(seconds=self.grace_seconds)
-        self._log(f"the controller {holder} is gone with {len(leases)} open leases; giving them back at {model.rfc3339(until)} unless a rerun takes over")
+        self.log(f"the controller {holder} is gone with {len(leases)} open leases; giving them back at {model.rfc3339(until)} unless a rerun takes over")
         for lease in leases:
             self.session.ledger.write(lease.stamp, "mark", orphaned_at=model.rfc3339(model.utc_now()), gives_back_at=model.rfc3339(until))
         while model.utc_now() < until:
             now_holder = self.session.state.run_holder(self.run_id)
             if now_holder is not None and now_holder.alive:
-                self._log(f"run taken over by {now_holder}")
+                self.log(f"run taken over by {now_holder}")
                 for lease in leases:
                     self.session.ledger.write(lease.stamp, "mark", orphaned_at=None, gives_back_at=None)
                 return False
@@ -147,8 +147,7 @@ class Keeper:
 
     def _give_back(self) -> str:
         """Give back until nothing is left, for at most a day."""
-        me = ProcessId.of(os.getpid())
-        assert me is not None
+        me = this_process()
         while True:
             try:
                 self.session.state.take_run(self.run_id, me)
@@ -156,23 +155,31 @@ class Keeper:
                 failed = [slot.error for slot in slots if slot.error is not None]
                 if not failed:
                     return f"gave back {len(slots)} pods"
-                self._log("; ".join(str(error) for error in failed))
+                self.log("; ".join(str(error) for error in failed))
             except StateError as err:
-                self._log(str(err))
+                self.log(str(err))
                 if self.session.state.run_holder(self.run_id) not in (None, me):
                     return "the run was taken over"
             except PodcycleError as err:
-                self._log(str(err))
+                self.log(str(err))
             if model.utc_now() - self.since > _GIVE_UP:
                 return "gave up after a day; run: ansible-playbook playbooks/reap.yml"
             time.sleep(_RETRY_SECONDS)
 
     def _engine(self) -> Engine:
-        return Engine(self.session.cloud, self.session.ledger, self.session.state, notify=self._log)
+        return Engine(self.session.cloud, self.session.ledger, self.session.state, notify=self.log)
 
     @staticmethod
-    def _log(text: str) -> None:
-        print(f"{model.rfc3339(model.utc_now())} {text}", flush=True)
+    def log(text: str) -> None:
+        sys.stdout.write(f"{model.rfc3339(model.utc_now())} {text}\n")
+        sys.stdout.flush()
+
+
+def this_process() -> ProcessId:
+    found = ProcessId.of(os.getpid())
+    if found is None:
+        raise StateError("this process is not listed in /proc", hint="the controller must be Linux")
+    return found
 
 
 def main() -> None:
@@ -186,10 +193,11 @@ def main() -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.exit("another keeper of this run lives")
-    me = ProcessId.of(os.getpid())
-    assert me is not None
+        Keeper.log("another keeper of this run lives")
+        return
+    me = this_process()
     write_atomic(folder / "keeper.json", json.dumps({**me.to_dict(), "since": model.rfc3339(model.utc_now())}) + "\n")
     keeper = Keeper(session, settings["run_id"], float(settings["grace_seconds"]), model.utc_now())
-    print(f"{model.rfc3339(model.utc_now())} keeping run {keeper.run_id}; {keeper.watch()}", flush=True)
+    keeper.log(f"keeping run {keeper.run_id}")
+    keeper.log(keeper.watch())
     os.close(handle)

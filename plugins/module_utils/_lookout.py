@@ -32,7 +32,8 @@ class Lookout:
 
     def by_id(self, lease: Lease) -> Pod | None:
         """The pod of a lease whose id is known; None when the cloud says that it is gone."""
-        assert lease.pod_id is not None
+        if lease.pod_id is None:
+            raise errors.LeaseUnknown(f"the id of {lease.stamp} is not known", stamp=str(lease.stamp), effect=errors.EFFECT_UNKNOWN)
         if lease.key_id != self._cloud.key_id:
             raise errors.LeaseUnknown(
                 f"pod {lease.pod_id} was rented with another key, so this one cannot tell whether it lives",

@@ -24,6 +24,7 @@ STARTING, RUNNING, STOPPED, FAILED, GONE, UNKNOWN = "starting", "running", "stop
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}\Z")
 POD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\Z")
 GROUP_NAME = re.compile(r"[a-z0-9]{1,20}\Z")
+_PORT = re.compile(r"[0-9]{1,5}\Z")
 _HOSTNAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z")
 _STAMP = re.compile(
     r"podcycle-(?P<run_id>[A-Za-z0-9][A-Za-z0-9._-]{0,59})-(?P<name>[a-z0-9]{1,20})-(?P<index>[0-9]{1,4})"
@@ -45,9 +46,9 @@ def parse_time(value: object) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
-    except ValueError:
+        return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def to_money(value: object) -> Decimal | None:
@@ -109,16 +110,16 @@ class Endpoint:
     @classmethod
     def parse(cls, host: object, port: object, user: str = "root") -> Endpoint | None:
         """A checked endpoint, or None: only an IP address or hostname and a port 1-65535 pass."""
-        if not isinstance(host, str) or isinstance(port, bool):
+        if isinstance(port, str):
+            port = int(port) if _PORT.match(port) else 0
+        if not isinstance(host, str) or not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
             return None
         try:
-            number = int(str(port))
-            ipaddress.ip_address(host)
+            # An IPv6 zone may hold any text at all.
+            named = "%" in host or not ipaddress.ip_address(host)
         except ValueError:
-            if not _HOSTNAME.match(host) or not str(port).isdigit():
-                return None
-            number = int(str(port))
-        return cls(host, number, user) if 1 <= number <= 65535 else None
+            named = True
+        return None if named and not _HOSTNAME.match(host) else cls(host, port, user)
 
     def to_dict(self) -> dict[str, Any]:
         return {"host": self.host, "port": self.port, "user": self.user, "via": self.via}

@@ -142,7 +142,8 @@ def _stop(engine: Engine, session: Session, wish: model.PodWish, check_mode: boo
     slots = [Slot(lease.stamp.index, lease=lease) for lease in session.ledger.of_run(wish.run_id) if lease.open]
 
     def one(slot: Slot) -> None:
-        assert slot.lease is not None
+        if slot.lease is None:
+            return
         slot.before = engine.lookout.by_id(slot.lease) if slot.lease.pod_id else None
         slot.changed = slot.before is not None and slot.before.state != model.STOPPED
         slot.after = slot.before if check_mode else engine.stop(slot.lease)
@@ -151,11 +152,10 @@ def _stop(engine: Engine, session: Session, wish: model.PodWish, check_mode: boo
 
 
 def _raise_first(slots: list[Slot], engine: Engine) -> None:
-    failed = [slot for slot in slots if slot.error is not None]
+    failed = [slot.error for slot in slots if slot.error is not None]
     if not failed:
         return
-    first = failed[0].error
-    assert first is not None
+    first = failed[0]
     leases = [engine.ledger.lease(slot.lease.stamp) for slot in slots if slot.lease is not None]
     first.details["rented_pods"] = [lease.pod_id for lease in leases if lease.open and lease.pod_id]
     if len(slots) > 1:
@@ -165,7 +165,8 @@ def _raise_first(slots: list[Slot], engine: Engine) -> None:
 
 def _row(slot: Slot, engine: Engine, session: Session) -> dict[str, Any]:
     pod = slot.after or slot.before
-    assert pod is not None
+    if pod is None:
+        return {}
     row = pod.to_dict()
     row["index"] = slot.index
     row["run_id"] = row["run_id"] or (slot.lease.stamp.run_id if slot.lease else None)

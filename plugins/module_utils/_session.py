@@ -44,16 +44,16 @@ class Session:
         return is_loopback(self.cloud.endpoint)
 
 
-def open_state(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> StateDir:
+def open_state(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> StateDir:
     path = options.get("state_dir")
-    return StateDir(Path(path).expanduser() if path else default_state_dir(environ)).open()
+    return StateDir(Path(path).expanduser() if path else default_state_dir(os.environ if environ is None else environ)).open()
 
 
-def open_cloud(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Cloud:
-    return make_cloud(str(options.get("cloud") or "runpod"), options, environ, Path.cwd())
+def open_cloud(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Cloud:
+    return make_cloud(str(options.get("cloud") or "runpod"), options, os.environ if environ is None else environ, Path.cwd())
 
 
-def open_session(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Session:
+def open_session(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Session:
     """Everything a paid action needs; sends nothing. Raises CredentialError, StateError, UsageError."""
     cloud = open_cloud(options, environ)
     state = open_state(options, environ)

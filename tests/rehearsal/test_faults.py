@@ -75,7 +75,7 @@ def test_no_capacity_for_one_gpu_or_everywhere(cloud: Any) -> None:
 
 def test_balance_402(cloud: Any) -> None:
     cloud.fault("balance_402", times=None)
-    assert [cloud.call("POST", "/v2/pods", cloud.body()).status for _ in range(2)] == [402, 402]
+    assert [cloud.call("POST", "/v2/pods", cloud.body()).status for _turn in range(2)] == [402, 402]
     assert names(cloud) == []
 
 
@@ -83,7 +83,7 @@ def test_list_lag(cloud: Any) -> None:
     cloud.fault("list_lag", params={"requests": 2})
     pod = cloud.create("late")
     assert cloud.get(pod["id"])["name"] == "late"
-    assert [names(cloud) for _ in range(3)] == [[], [], ["late"]]
+    assert [names(cloud) for _turn in range(3)] == [[], [], ["late"]]
     cloud.control("DELETE", "/faults")
     cloud.control("POST", f"/pods/{pod['id']}/age", {"seconds": 60})
     cloud.fault("list_lag", params={"seconds": 0.3})
@@ -158,12 +158,12 @@ def test_schema_changed(cloud: Any) -> None:
 
 def test_times_after_n_and_seed(cloud: Any) -> None:
     cloud.fault("error_500", times=2, after_n=1)
-    assert [cloud.call("GET", "/v2/pods").status for _ in range(5)] == [200, 500, 500, 200, 200]
+    assert [cloud.call("GET", "/v2/pods").status for _turn in range(5)] == [200, 500, 500, 200, 200]
     draws = []
-    for _ in range(2):
+    for _turn in range(2):
         cloud.control("DELETE", "/faults")
         cloud.fault("error_500", times=None, probability=0.5, seed=11)
-        draws.append([cloud.call("GET", "/v2/pods").status for _ in range(12)])
+        draws.append([cloud.call("GET", "/v2/pods").status for _turn in range(12)])
     assert draws[0] == draws[1] and set(draws[0]) == {200, 500}
 
 

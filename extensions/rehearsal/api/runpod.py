@@ -299,7 +299,7 @@ def read_cursor(text: str | None) -> int:
     if not text:
         return 0
     try:
-        version, _, number = base64.urlsafe_b64decode(text.encode()).decode().partition(":")
+        version, _mark, number = base64.urlsafe_b64decode(text.encode()).decode().partition(":")
     except (binascii.Error, ValueError) as error:
         raise ProblemError(400, "The cursor is invalid.") from error
     if version != "v2" or not number.isdigit():

@@ -123,7 +123,7 @@ def read_compute(reader: Reader, body: dict[str, Any], wanted: dict[str, Any]) -
 def read_ports(reader: Reader, body: dict[str, Any]) -> list[str]:
     ports = reader.texts(body, "ports") or []
     for port in ports:
-        number, _, kind = port.partition("/")
+        number, _mark, kind = port.partition("/")
         if kind not in ("tcp", "http") or not number.isdigit() or not 1 <= int(number) <= 99999:
             reader.complain("ports", f"expected <port>/tcp or <port>/http, got {port}")
     return ports

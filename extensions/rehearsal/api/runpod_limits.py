@@ -27,7 +27,7 @@ class RateLimits:
             if used > limit and wait is None:
                 wait = reset
         if len(self._counts) > 300:
-            current = {moment // seconds for _, _, seconds in WINDOWS}
+            current = {moment // seconds for _name, _limit, seconds in WINDOWS}
             self._counts = {key: value for key, value in self._counts.items() if key[2] in current}
         policy = ", ".join(f'"{name}";q={limit};w={seconds}' for name, limit, seconds in WINDOWS)
         return {"ratelimit-policy": policy, "ratelimit": ", ".join(rests)}, wait

@@ -76,12 +76,12 @@ def show_runtime(pod: Pod, running: bool) -> dict[str, Any] | None:
         return None
     ports = []
     for one in pod.ports:
-        number, _, kind = one.partition("/")
+        number, _mark, kind = one.partition("/")
         if one == "22/tcp":
             ports.append({"private": 22, "public": pod.port, "type": "tcp", "ip": LOOPBACK})
         else:
             ports.append({"private": int(number), "public": None, "type": kind, "ip": CGNAT_ADDRESS if kind == "http" else None})
-    gpus = [{"util": 0, "memoryUtil": 0} for _ in range(pod.gpu_count if pod.gpu_id else 0)]
+    gpus = [{"util": 0, "memoryUtil": 0} for _turn in range(pod.gpu_count if pod.gpu_id else 0)]
     return {"uptime": int(now() - pod.started_at), "gpus": gpus, "cpu": {"util": 1}, "memory": {"util": 2}, "ports": ports}
 
 

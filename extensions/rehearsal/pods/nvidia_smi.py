@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     listing = processes = False
     words = iter(arguments)
     for word in words:
-        name, _, value = word.partition("=")
+        name, _mark, value = word.partition("=")
         if name in ("-i", "--id"):
             gpus = select(gpus, value or next(words, ""))
         elif name == "--query-gpu":

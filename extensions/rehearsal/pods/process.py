@@ -64,7 +64,7 @@ class ProcessPods:
             )
 
     async def wait_zygote(self) -> dict[str, Any]:
-        for _ in range(int(WAIT_SECONDS / 0.02)):
+        for _turn in range(int(WAIT_SECONDS / 0.02)):
             record = self.zygote()
             if record is not None:
                 return record

@@ -111,7 +111,7 @@ class Sessions:
         feeder = asyncio.ensure_future(_feed(process, os.dup(master), child.pid, master))
         reader = asyncio.ensure_future(_pump(master, process.stdout))
         try:
-            done, _ = await asyncio.wait({asyncio.ensure_future(_ended(child)), reader}, return_when=asyncio.FIRST_COMPLETED)
+            done, _rest = await asyncio.wait({asyncio.ensure_future(_ended(child)), reader}, return_when=asyncio.FIRST_COMPLETED)
             if reader in done and reader.exception() is not None:
                 raise BrokenPipeError
             await _ended(child)

@@ -58,7 +58,7 @@ def serve(state_dir: Path, wanted: str) -> None:
     listener.settimeout(LOOK_SECONDS)
     while True:
         try:
-            connection, _ = listener.accept()
+            connection, _rest = listener.accept()
         except TimeoutError:
             if not (state_dir / "run" / "zygote.json").exists():
                 _end_children()

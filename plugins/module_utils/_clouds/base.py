@@ -78,18 +78,23 @@ def resolve_gpus(wanted: Sequence[str], known: Iterable[GpuType], cloud: str) ->
     return tuple(_resolve(name, types, cloud) for name in wanted)
 
 
+def _fold(name: str) -> str:
+    """Some of RunPod's ids carry a double space, which nobody types."""
+    return " ".join(name.casefold().split())
+
+
 def _resolve(wanted: str, types: list[GpuType], cloud: str) -> str:
-    folded = wanted.casefold().strip()
+    folded = _fold(wanted)
     for field in ("id", "name"):
-        exact = [gpu.id for gpu in types if str(getattr(gpu, field)).casefold() == folded]
+        exact = [gpu.id for gpu in types if _fold(str(getattr(gpu, field))) == folded]
         if len(exact) == 1:
             return exact[0]
-    partial = [gpu for gpu in types if folded and (folded in gpu.id.casefold() or folded in gpu.name.casefold())]
+    partial = [gpu for gpu in types if folded and (folded in _fold(gpu.id) or folded in _fold(gpu.name))]
     if len(partial) == 1:
         return partial[0].id
     if partial:
         raise UsageError(f"GPU {clean_text(wanted, 60)!r} is ambiguous on {cloud}", hint="it may be: " + ", ".join(gpu.name for gpu in partial[:8]))
-    names = {gpu.name.casefold(): gpu.name for gpu in types} | {gpu.id.casefold(): gpu.name for gpu in types}
+    names = {_fold(gpu.name): gpu.name for gpu in types} | {_fold(gpu.id): gpu.name for gpu in types}
     near = list(dict.fromkeys(names[match] for match in difflib.get_close_matches(folded, list(names), n=6, cutoff=0.4)))
     raise UsageError(
         f"GPU {clean_text(wanted, 60)!r} is not known on {cloud}",

@@ -84,7 +84,7 @@ class RunPod(Cloud):
         )
 
     def gpu_types(self) -> list[GpuType]:
-        return [GpuType(row["id"], str(row.get("name") or row["id"]), int(row.get("memory") or 0)) for row in self._catalog({})]
+        return [GpuType(row["id"], _text(row.get("name")) or row["id"], _gib(row.get("memory"))) for row in self._catalog({})]
 
     def offers(self, gpu_count: int, *, spot: bool, options: dict[str, object]) -> list[model.Offer]:
         if spot:
@@ -111,12 +111,12 @@ class RunPod(Cloud):
         return model.Offer(
             "runpod",
             row["id"],
-            str(row.get("name") or row["id"]),
+            _text(row.get("name")) or row["id"],
             gpu_count,
-            int(row.get("memory") or 0),
+            _gib(row.get("memory")),
             price * gpu_count,
             cloud_type=kind,
-            availability=str(row.get("availability") or "unknown").lower(),
+            availability=(_text(row.get("availability")) or "unknown").lower(),
         )
 
     def create(self, wish: model.PodWish, stamp: model.Stamp, offer: model.Offer) -> model.Pod:
@@ -173,8 +173,10 @@ class RunPod(Cloud):
             if not isinstance(pagination, dict):
                 raise errors.SchemaError("the list of pods has a pagination that is no object")
             following = pagination.get("nextCursor")
-            if not pagination.get("hasNextPage") or not following or following == cursor:
+            if not pagination.get("hasNextPage"):
                 return list(pods.values())
+            if not following or following == cursor:
+                raise errors.SchemaError("the list of pods announces another page and does not say where it is")
             cursor = str(following)
         raise errors.SchemaError("the list of pods does not end after 1000 pages")
 
@@ -220,7 +222,7 @@ def read_pod(body: Any) -> model.Pod:
         image=_text(body.get("image")),
         disk_gib=_int(body.get("disk")),
         volume_gib=_int(persistent.get("size")),
-        ports=tuple(str(port)[:20] for port in body.get("ports") or () if isinstance(port, str)),
+        ports=tuple(str(port)[:20] for port in _list(body.get("ports")) if isinstance(port, str)),
         # Ports of a stopped pod are stale: the status wins.
         endpoint=_endpoint(body) if state == model.RUNNING else None,
         created_at=model.parse_time(body.get("createdAt")),
@@ -234,7 +236,7 @@ def _endpoint(body: dict[str, Any]) -> model.Endpoint | None:
         found = model.Endpoint.parse(direct.get("host"), direct.get("port"))
         if found is not None and _public(found.host):
             return found
-    for port in _dict(body.get("runtime")).get("ports") or ():
+    for port in _list(_dict(body.get("runtime")).get("ports")):
         if isinstance(port, dict) and port.get("private") == 22 and port.get("type") == "tcp" and port.get("public"):
             found = model.Endpoint.parse(port.get("ip"), port.get("public"))
             if found is not None and _public(found.host):
@@ -266,6 +268,14 @@ def _safe_id(pod_id: str) -> str:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _gib(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < 1_000_000 else 0
 
 
 def _text(value: Any) -> str | None:

@@ -90,7 +90,7 @@ class PolicyNet(nn.Module):
         self.shape = shape
         self.stem = nn.Conv2d(PLANES, shape.filters, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(shape.filters)
-        self.blocks = nn.Sequential(*(Block(shape) for _ in range(shape.blocks)))
+        self.blocks = nn.Sequential(*(Block(shape) for _turn in range(shape.blocks)))
         self.leave = nn.Conv2d(shape.filters, shape.head, 1)
         self.reach = nn.Conv2d(shape.filters, shape.head, 1)
         self.under = nn.Conv2d(shape.filters, 3, 1)

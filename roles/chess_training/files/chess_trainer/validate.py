@@ -137,7 +137,7 @@ class Validation:
         device = torch.device(self.arguments.device)
         for name, context in CONTEXTS.items():
             position = infer.play(context)
-            first, again = (infer.choose(position, infer.score(self.model, position, device), 1)["move"] for _ in range(2))
+            first, again = (infer.choose(position, infer.score(self.model, position, device), 1)["move"] for _turn in range(2))
             reason = Position.play_uci(infer.play(context), first)
             if reason is not None or first != again:
                 raise Failure(f"{name}: {reason or f'{first}, then {again}'}")
