@@ -68,9 +68,11 @@ class ActionModule(ActionBase):
         resumed = folder.create(session.cloud.name, session.cloud.endpoint)
         public_key = make_key(session.state.run_dir(run_id) / "id_ed25519", f"podcycle-{run_id}")
         last = folder.events()[-1:]
+        note = ""
         if before is not None and last and last[0]["status"] == "started":
-            folder.event("start", "note", message=f"taken over from process {before.pid} on {before.host}, which is gone")
-        return {"changed": not resumed, "run": _facts(args, run_id, folder, resumed=resumed, public_key=public_key)}
+            note = f"taken over from process {before.pid} on {before.host}, which is gone"
+            folder.event("start", "note", message=note)
+        return {"changed": not resumed, "run": {**_facts(args, run_id, folder, resumed=resumed, public_key=public_key), "taken_over": note}}
 
 
 def _facts(args: dict[str, Any], run_id: str, folder: RunFolder, *, resumed: bool, public_key: str) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class World:
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def event(self, run_id: str, stage: str, status: str) -> list[dict[str, Any]]:
-        return [event for event in self.events(run_id) if (event["stage"], event["status"]) == (stage, status)]
+        return [event for event in self.events(run_id) if (event["stage"], event["phase"], event["status"]) == (stage, stage, status)]
 
     # ---- commands -----------------------------------------------------------------------------
 
@@ -336,3 +336,9 @@ def shared_world(request: pytest.FixtureRequest) -> Iterator[World]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], Any], float, str], Any]:
+    """Ask again and again until there is an answer, for so many seconds; the words say what was wanted."""
+    return until

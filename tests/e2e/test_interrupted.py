@@ -1,0 +1,53 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+
+def training(world: Any, run_id: str) -> str:
+    """The id of the run's only pod, once its training runs."""
+    pod_id = world.pod_ids(run_id)[0]
+    assert world.job(run_id, pod_id).get("state") in ("starting", "running")
+    return pod_id
+
+
+def test_killed_controller_and_rerun(world: Any) -> None:
+    """SIGKILL in training: the rerun takes the run over, finds the same pod and the same job, and completes."""
+    first = world.begin("cycle.yml", run_id="killed", train_seconds=8)
+    first.says("[killed-0] train:")
+    pod_id = training(world, "killed")
+    first.process.kill()
+    assert first.end().code == -9
+    before = world.job("killed", pod_id)
+
+    second = world.play("cycle.yml", run_id="killed", train_seconds=8).ok()
+    assert world.pod_ids("killed") == [pod_id]
+    assert len([entry for entry in world.posts() if entry["path"] == "/v2/pods"]) == 1
+    status = json.loads((world.run_dir("killed") / "collected/run_artifacts/jobs/train/status.json").read_text(encoding="utf-8"))
+    assert (status["state"], status["attempt"], status["pid_started"]) == ("succeeded", 1, before["pid_started"])
+    assert "which is gone" in (world.run_dir("killed") / "reports" / "observations.md").read_text(encoding="utf-8")
+    assert "every pod of this run was read back as gone" in second.text
+    assert world.read("killed", "local_validation/validation.json")["ok"] is True
+    world.nothing_bills()
+
+
+def test_interrupt_then_keeper_gives_back(world: Any, wait_until: Any) -> None:
+    """Ctrl-C in training: the lease is shown as orphaned with its time, then the keeper ends it."""
+    run = world.begin("cycle.yml", run_id="ctrlc", train_seconds=300, interrupt_grace_minutes=0.2)
+    run.says("[ctrlc-0] train:")
+    pod_id = training(world, "ctrlc")
+    run.signal_group(signal.SIGINT)
+    assert run.end().code == 99
+
+    shown = world.play("playbooks/leases.yml").ok()
+    assert pod_id in shown.text
+    assert "the keeper gives it back at" in shown.flat
+    wait_until(lambda: world.control("GET", "/meter")["open"] == [], 40, "the keeper has given the pod back")
+    wait_until(lambda: "gave back 1 pods" in (world.state / "runs" / "ctrlc" / "keeper.log").read_text(encoding="utf-8"), 20, "the keeper is done")
+    world.nothing_bills()
+    shown = world.play("playbooks/leases.yml").ok()
+    assert pod_id not in shown.text and "open_leases: []" in shown.text
