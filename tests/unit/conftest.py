@@ -207,8 +207,9 @@ def shared_rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehea
     words = ["serve", "--state-dir", str(folder / "state"), "--port", str(port), "--process", "none", "--time-scale", "2000"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rehearsal", *words], env={**os.environ, "PYTHONPATH": str(ROOT / "extensions")}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+            [sys.executable, "-m", "rehearsal", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "extensions")}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
     rehearsal = Rehearsal(port, process)
     try:
         for _ in range(400):
