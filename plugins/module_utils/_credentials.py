@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import CredentialError
+
+_LINE = re.compile(
+    r"""\s*(?:export\s+)?(?P<key>\w+)\s*=\s*(?:'(?P<single>[^']*)'\s*(?:\#.*)?|"(?P<double>[^"]*)"\s*(?:\#.*)?|(?P<bare>.*?)\s*(?:\s\#.*)?)\Z"""
+)
 
 
 @dataclass(frozen=True)
@@ -58,20 +63,16 @@ def find_key(source: KeySource, option: str | None, environ: Mapping[str, str], 
 def read_dotenv(path: Path) -> dict[str, str]:
     """KEY=VALUE lines, with optional `export` and quotes; an absent file is empty."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (FileNotFoundError, IsADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as err:
         raise CredentialError(f"cannot read {path}: {err}") from err
     values: dict[str, str] = {}
     for line in lines:
-        text = line.strip().removeprefix("export ").strip()
-        key, separator, value = text.partition("=")
-        if not separator or text.startswith("#"):
-            continue
-        value = value.strip()
-        quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
-        values[key.strip()] = value[1:-1] if quoted else value.split(" #", 1)[0].rstrip()
+        match = _LINE.match(line)
+        if match:
+            values[match["key"]] = next(text for text in (match["single"], match["double"], match["bare"]) if text is not None)
     return values
 
 
@@ -92,6 +93,8 @@ def _from_keyring(source: KeySource) -> str | None:
 
 def _checked(value: str, where: str, source: KeySource) -> Credential:
     text = value.strip()
-    if not text.isascii() or any(char.isspace() or ord(char) < 33 for char in text):
+    if not text:
+        raise CredentialError(f"the key for {source.label} from {where} is empty", hint=source.hint)
+    if any(not 33 <= ord(char) <= 126 for char in text):
         raise CredentialError(f"the key for {source.label} from {where} has spaces, line breaks or odd characters in it", hint=source.hint)
     return Credential(text, where)
