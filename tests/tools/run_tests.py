@@ -9,6 +9,7 @@ Usage: run_tests.py [GROUP_OR_STEP ...]      without arguments: everything
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -23,12 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / ".build"
 BIN = Path(sys.executable).parent
+TRAINER_PYTHON = BUILD / "trainer-venv" / "bin" / "python"
 COUNTED = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "error", "errors")
 WORDS = "|".join(COUNTED)
 PLUGINS = ".collections/ansible_collections/podcycle/gpu/plugins"
 GROUPS = {
     "lint": ["ruff", "mypy", "yamllint", "ansible-lint", "changelog"],
-    "unit": ["unit", "unit-high"],
+    "unit": ["unit", "trainer", "unit-high"],
     "sanity": ["sanity"],
     "e2e": ["e2e", "e2e-high"],
 }
@@ -98,7 +100,15 @@ def python_steps() -> list[Step]:
     trainer = existing("roles/chess_training/files/chess_trainer")
     return [
         Step("ruff", [[str(BIN / "ruff"), "check", "."]]),
-        Step("mypy", [[python, "-m", "mypy", PLUGINS], [python, "-m", "mypy", *packages, *trainer, "tests/tools"]]),
+        Step(
+            "mypy",
+            [
+                [python, "-m", "mypy", PLUGINS],
+                [python, "-m", "mypy", *packages, "tests/tools", "tests/benchmarks"],
+                trainer_setup(),
+                [python, "-m", "mypy", "--python-executable", str(TRAINER_PYTHON), *trainer],
+            ],
+        ),
     ]
 
 
@@ -114,6 +124,23 @@ def yaml_steps() -> list[Step]:
     ]
 
 
+def trainer_setup() -> list[str]:
+    """The trainer's own environment, made by the module that makes it on pods; nothing is done when it is there."""
+    wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS") or ""
+    defaults = (ROOT / "roles/pytorch/defaults/main.yml").read_text(encoding="utf-8")
+    options = {
+        "version": re.findall(r"^pytorch_version: (\S+)", defaults, re.MULTILINE)[0],
+        "venv": str(TRAINER_PYTHON.parents[1]),
+        "bin_dir": str(BUILD / "bin"),
+        "backend": "cpu",
+        "accept_cpu_on_gpu": True,
+        "find_links": wheels.split(),
+        "extra_packages": ["pytest", "chess", "PyYAML"],
+        "cache_dir": str(BUILD / "image-cache"),
+    }
+    return [str(BIN / "ansible"), "localhost", "-i", "/dev/null", "-m", "podcycle.gpu.torch_env", "-a", json.dumps(options)]
+
+
 def high_setup(python: Path) -> list[list[str]]:
     venv = BUILD / "venv-high"
     uv = str(BIN / "uv")
@@ -126,7 +153,8 @@ def high_setup(python: Path) -> list[list[str]]:
 
 def pytest_steps() -> list[Step]:
     python = str(BIN / "python")
-    steps = [Step("unit", [[python, "-m", "pytest", "-q", *existing("tests/unit", "tests/rehearsal", "tests/trainer")]], pytest=True, lane="tests")]
+    steps = [Step("unit", [[python, "-m", "pytest", "-q", *existing("tests/unit", "tests/rehearsal")]], pytest=True, lane="tests")]
+    steps.append(Step("trainer", [trainer_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]], pytest=True, lane="tests"))
     if existing("tests/e2e"):
         steps.append(Step("e2e", [[python, "-m", "pytest", "-q", "tests/e2e"]], pytest=True, lane="tests"))
     high = second_end()

@@ -300,7 +300,7 @@ def verdict(data: Path, run_dir: Path, tmp_path: Path, *more: str) -> tuple[int,
 
 def test_validation_reproduces_the_figures(small_data: Path, straight: Path, tmp_path: Path) -> None:
     code, found = verdict(small_data, straight, tmp_path)
-    assert code == 0 and found["ok"] and [check["ok"] for check in found["checks"]] == [True] * 8
+    assert code == 0 and found["ok"] and [check["ok"] for check in found["checks"]] == [True] * 9
     assert found["metrics"]["top1"] == pytest.approx(found["recorded"]["top1"], abs=1e-6)
     assert len(found["moves"]) == 6
 
