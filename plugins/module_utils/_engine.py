@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -102,8 +102,8 @@ class Engine:
             slot.lease = lease
             slot.before = self._peek(lease) if lease else None
             if slot.before is not None:
-                slot.after = slot.before
-                slot.changed = slot.before.state == model.STOPPED
+                slot.changed = slot.before.state in (model.STOPPED, model.FAILED)
+                slot.after = replace(slot.before, state=model.RUNNING) if slot.changed else slot.before
                 continue
             plan = plan or self.plan(wish)
             best = plan[0]
@@ -155,6 +155,7 @@ class Engine:
                 if pod.state in (model.STOPPED, model.FAILED):
                     self._start(lease, pod)
                     slot.changed = True
+                slot.notes += drift(lease, wish)
                 slot.after = self._ready().wait_ready(lease, pod)
                 return
             self._rent_anew(wish, slot, plan or self.plan(wish))
@@ -166,6 +167,7 @@ class Engine:
             lease, pod, offer = self._create(wish, slot, [offer for offer in plan if offer not in tried] or plan)
             slot.lease, slot.changed = lease, True
             try:
+                slot.notes += drift(lease, wish)
                 slot.after = self._ready().wait_ready(lease, pod)
                 return
             except errors.WaitTimeout as err:
@@ -261,14 +263,17 @@ class Engine:
         self.ledger.write(lease.stamp, "stopping", pod_id=pod.id)
         self._tolerant(lambda: self.cloud.stop(pod.id))
         stopped = wait_for(
-            lambda: self.cloud.get(pod.id),
-            lambda seen: seen.state in (model.STOPPED, model.GONE),
+            lambda: self.lookout.by_id(lease),
+            lambda seen: seen is None or seen.state == model.STOPPED,
             timeout_seconds=self.waits.stop,
             phase=f"pod {pod.id} to stop",
-            describe=lambda seen: seen.provider_status,
+            describe=lambda seen: seen.provider_status if seen else "gone",
             clock=self.clock,
         )
-        self.ledger.write(lease.stamp, "stopped", pod_id=pod.id)
+        if stopped is None:
+            self.ledger.write(lease.stamp, "released", pod_id=pod.id, proof="not found by id")
+        else:
+            self.ledger.write(lease.stamp, "stopped", pod_id=pod.id)
         return stopped
 
     def _tolerant(self, act: Callable[[], None]) -> None:
@@ -373,6 +378,15 @@ class Engine:
         """Living pods with our owner id and this run in their stamp: after a release there must be none."""
         owner = self.state.owner
         return [pod for pod in self.cloud.list() if pod.state != model.GONE and pod.stamp and pod.stamp.owner == owner and pod.stamp.run_id == run_id]
+
+
+def drift(lease: Lease, wish: PodWish) -> list[str]:
+    """What is wished otherwise than it was rented; only a new pod can change it."""
+    found = []
+    for name, value in wish.public().items():
+        if name in lease.wish and lease.wish[name] != value and name not in ("max_usd_per_hour", "env_names"):
+            found.append(f"{name} of this pod is {lease.wish[name]}, {value} is wished; it stays as it is, only another run_id gets a new pod")
+    return found
 
 
 def each(slots: list[Slot], work: Callable[[Slot], None]) -> list[Slot]:

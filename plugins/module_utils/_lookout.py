@@ -58,8 +58,9 @@ class Lookout:
         pause = 0.5
         while True:
             try:
-                found = [pod for pod in self._cloud.list() if pod.name == str(lease.stamp) and pod.state != GONE]
-                whole = bool(found) or self._whole()
+                listed = self._cloud.list()
+                found = [pod for pod in listed if pod.name == str(lease.stamp) and pod.state != GONE]
+                whole = bool(found) or self._whole({pod.id for pod in listed})
             except errors.CloudError as err:
                 found, whole, trouble = [], False, err.message
             if len(found) > 1:
@@ -85,9 +86,8 @@ class Lookout:
             self._clock.sleep(pause)
             pause = min(pause * 1.6, 5.0)
 
-    def _whole(self) -> bool:
+    def _whole(self, listed: set[str]) -> bool:
         """Whether a listing shows every pod that the ledger has as alive, or they are truly gone."""
-        listed = {pod.id for pod in self._cloud.list()}
         known = [lease for lease in self._ledger.leases() if lease.state == book.LEASED and lease.pod_id and lease.key_id == self._cloud.key_id]
         return all(lease.pod_id in listed or self.by_id(lease) is None for lease in known)
 

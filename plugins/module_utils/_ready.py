@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
@@ -16,8 +16,15 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
 from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock, wait_for
 
+# What says nothing about the pod: the wait goes on for as long as it may.
+_PASSING = (errors.ServerError, errors.NoReply, errors.Unreachable, errors.RateLimited, errors.SchemaError)
 _QUIET_SECONDS = 3.0
 _TELL_EVERY_SECONDS = 5.0
+
+
+def _describe(pod: Pod) -> str:
+    where = f", SSH at {pod.endpoint.host}:{pod.endpoint.port}" if pod.endpoint else ""
+    return pod.provider_status + where + (f"; {pod.detail}" if pod.detail else "")
 
 
 @dataclass
@@ -37,18 +44,21 @@ class Readiness:
     def wait_ready(self, lease: Lease, pod: Pod) -> Pod:
         """Until SSH really answers: placed, then an address, then a login."""
         misses = 0
+        last = pod
 
         def look() -> Pod:
-            nonlocal misses
+            nonlocal misses, last
             try:
                 seen = self.cloud.get(pod.id)
+            except _PASSING as err:
+                return replace(last, detail=err.message)
             except errors.NotFound:
                 misses += 1
                 if misses < 2:
                     return pod
                 self.ledger.write(lease.stamp, "released", proof="not found by id")
                 raise errors.CloudError(f"pod {pod.id} is gone while it was starting", hint="the provider ended it; run again with the same run_id") from None
-            misses = 0
+            misses, last = 0, seen
             if seen.state in (model.STOPPED, model.FAILED, model.GONE):
                 raise errors.CloudError(f"pod {pod.id} ended while it was starting: {seen.provider_status}", hint="run again with the same run_id")
             return seen
@@ -60,7 +70,7 @@ class Readiness:
                 timeout_seconds=seconds,
                 phase=f"pod {pod.id} {phase}",
                 clock=self.clock,
-                describe=lambda seen: f"{seen.provider_status}, SSH at {seen.endpoint.host}:{seen.endpoint.port}" if seen.endpoint else seen.provider_status,
+                describe=_describe,
                 on_tick=lambda seen, elapsed: self._tick(seen, elapsed, phase, seconds),
             )
 

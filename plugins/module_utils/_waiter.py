@@ -13,6 +13,8 @@ from typing import Protocol, TypeVar
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import WaitTimeout
 
 T = TypeVar("T")
+# What is left of a wait is a difference of floats and may never become exactly zero.
+_TICK_SECONDS = 0.001
 
 
 class Clock(Protocol):
@@ -65,7 +67,7 @@ def wait_for(
         if on_tick is not None:
             on_tick(seen, elapsed)
         left = timeout_seconds - elapsed
-        if left <= 0:
+        if left < _TICK_SECONDS:
             raise WaitTimeout(
                 f"waited {elapsed:.0f} s for {phase}; last seen: {describe(seen)}",
                 phase=phase,

@@ -149,6 +149,18 @@ def test_an_unknown_status_is_waited_for(readiness: Callable[..., Any]) -> None:
     assert readiness(replace(STARTING, state=model.UNKNOWN), READY).go() == READY
 
 
+@pytest.mark.parametrize("trouble", [errors.ServerError, errors.NoReply, errors.Unreachable, errors.RateLimited, errors.SchemaError])
+def test_an_api_that_is_down_for_a_while_says_nothing_about_the_pod(readiness: Callable[..., Any], trouble: type[errors.CloudError]) -> None:
+    assert readiness(STARTING, trouble("HTTP 500"), trouble("HTTP 500"), RUNNING, trouble("HTTP 500"), READY, probe=lambda: "").go() == READY
+    with pytest.raises(errors.WaitTimeout, match="PROVISIONING; HTTP 500"):
+        readiness(STARTING, trouble("HTTP 500")).go()
+
+
+def test_a_key_that_is_taken_away_ends_the_wait(readiness: Callable[..., Any]) -> None:
+    with pytest.raises(errors.Unauthorized):
+        readiness(STARTING, errors.Unauthorized("HTTP 401")).go()
+
+
 def test_a_wait_says_what_it_waits_for_how_long_and_what_it_has_cost(readiness: Callable[..., Any]) -> None:
     case = readiness(STARTING, probe=lambda: "")
     with pytest.raises(errors.WaitTimeout):
