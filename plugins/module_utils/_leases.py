@@ -96,11 +96,13 @@ def verdict(session: Session, lease: Lease, now: datetime) -> dict[str, Any]:
 def lease_info(options: Mapping[str, Any]) -> dict[str, Any]:
     session = open_session(options)
     found = audit(session, options.get("run_id"))
+    now = model.utc_now()
     costs = [Decimal(row["cost_usd"]) for row in found.rows if row["cost_usd"]]
     rates = [Decimal(row["usd_per_hour"]) for row in found.rows if row["usd_per_hour"] and row["observed"] in (model.STARTING, model.RUNNING)]
     return {
         "changed": False,
         "leases": found.rows,
+        "ended": [lease.to_dict(now) for lease in session.ledger.of_run(options.get("run_id") or "") if lease.pod_id and not lease.open],
         "owner": session.state.owner,
         "ledger": str(session.ledger.path),
         "strays": [pod.to_dict() for pod in found.strays],
@@ -119,7 +121,7 @@ def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
     slots = [
         Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])
         for row in found.rows
-        if row["over"] or (everything and not row["why"].startswith("driven by"))
+        if row["over"] or (everything and not _driven(session, found.leases[row["stamp"]]))
     ]
     slots += [
         Slot(pod.stamp.index if pod.stamp else -1, before=pod, notes=["its stamp is ours, the ledger does not know it"]) for pod in _by_stamp(found, options)
@@ -141,6 +143,11 @@ def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
         failed[0].details.update(reaped=result["reaped"], failed=[str(error) for error in failed])
         raise failed[0]
     return result
+
+
+def _driven(session: Session, lease: Lease) -> bool:
+    holder = session.state.run_holder(lease.stamp.run_id)
+    return holder is not None and holder.alive
 
 
 def _by_stamp(found: Audit, options: Mapping[str, Any]) -> list[Pod]:

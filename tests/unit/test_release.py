@@ -1,0 +1,297 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Giving back: proven gone, still alive, unknown, late arrivals, strangers; and what is over and what is not."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _leases
+from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import rfc3339, utc_now
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId
+
+MakeWish = Callable[..., Any]
+KEY = "rpa_rehearsal_full"
+
+
+def rent(engine: Engine, wish: Any) -> Any:
+    (slot,) = engine.rent(wish, check_mode=False)
+    assert slot.error is None, slot.error
+    return slot.after
+
+
+def by_hand(rehearsal: Any, name: str) -> str:
+    """A pod of somebody else's making, with any name."""
+    made = rehearsal.control("POST", "/pods/bulk", {"count": 1, "name_prefix": name})
+    return str(made["first"])
+
+
+# ---- proof -------------------------------------------------------------------------------------------
+
+
+def test_giving_back_is_proven_and_doing_it_again_is_nothing(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    pod = rent(engine, make_wish())
+    (slot,) = engine.release_run("r1")
+    assert slot.error is None and slot.changed and slot.notes == ["not found by id"]
+    assert rehearsal.pods() == [] and [lease.state for lease in engine.ledger.leases()] == ["released"]
+    last = [(row["method"], row["path"], row["status"]) for row in rehearsal.requests() if pod.id in row["path"]][-2:]
+    assert last == [("DELETE", f"/v2/pods/{pod.id}", 204), ("GET", f"/v2/pods/{pod.id}", 404)]
+    assert engine.release_run("r1") == []
+
+
+def test_gone_already_is_success(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    pod = rent(engine, make_wish())
+    rehearsal.control("POST", f"/pods/{pod.id}/remove")
+    (slot,) = engine.release_run("r1")
+    assert slot.error is None and not slot.changed and slot.notes == ["there was no pod any more"]
+    assert not engine.ledger.leases()[0].open
+    assert engine.end_pod(pod) == "not found by id"
+
+
+def test_accepted_but_alive_is_told_and_the_lease_stays_open(engine: Engine, rehearsal: Any, make_wish: MakeWish, clock: Any) -> None:
+    pod = rent(engine, make_wish())
+    rehearsal.fault("delete_accepted_but_alive", times=None)
+    (slot,) = engine.release_run("r1")
+    assert isinstance(slot.error, errors.StillAlive)
+    for part in (pod.id, "may be billed", "reap.yml"):
+        assert part in str(slot.error)
+    (lease,) = engine.ledger.leases()
+    assert lease.state == "releasing" and lease.open and clock.now >= 180
+    blocked = engine.rent(make_wish(), check_mode=False)[0]
+    assert isinstance(blocked.error, errors.StateError) and "being given back" in str(blocked.error)
+    rehearsal.control("DELETE", "/faults")
+    assert engine.release_run("r1")[0].error is None and rehearsal.pods() == []
+
+
+@pytest.mark.parametrize(("fault", "times"), [("error_500", 3), ("no_reply", 2), ("429", 2), ("timeout_before_effect", 1)])
+def test_trouble_at_the_delete_is_outlived(engine: Engine, rehearsal: Any, make_wish: MakeWish, fault: str, times: int) -> None:
+    rent(engine, make_wish())
+    rehearsal.fault(fault, times=times, match={"method": "DELETE", "path": "^/v2/pods/"}, params={"seconds": 0})
+    (slot,) = engine.release_run("r1")
+    assert slot.error is None and rehearsal.pods() == [] and not engine.ledger.leases()[0].open
+
+
+def test_trouble_at_the_reading_back_is_no_proof(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    pod = rent(engine, make_wish())
+    real, troubled = engine.cloud.get, iter([True] * 3)
+
+    def get(pod_id: str) -> Any:
+        if any(method == "DELETE" for method, _path in rehearsal.writes()) and next(troubled, False):
+            raise errors.ServerError("HTTP 500")
+        return real(pod_id)
+
+    engine.cloud.get = get  # type: ignore[method-assign]
+    assert engine.release_run("r1")[0].error is None
+    assert len([path for method, path in rehearsal.writes() if method == "DELETE" and pod.id in path]) >= 2
+
+
+def test_a_key_that_may_not_write_says_where_to_end_the_pod(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish) -> None:
+    pod = rent(make_engine(), make_wish())
+    weak = make_engine("rpa_rehearsal_readonly")
+    with pytest.raises(errors.StillAlive, match=f"console: {pod.id}"):
+        weak.end_pod(pod)
+    assert len(rehearsal.pods()) == 1
+
+
+def test_another_key_than_the_leases_never_proves_absence(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish) -> None:
+    engine = make_engine()
+    pod = rent(engine, make_wish())
+    stranger = make_engine("rpa_rehearsal_readonly")
+    rehearsal.control("POST", f"/pods/{pod.id}/remove")
+    (slot,) = stranger.release_run("r1")
+    assert isinstance(slot.error, errors.LeaseUnknown) and slot.error.effect == "unknown" and "another key" in str(slot.error)
+    assert engine.ledger.leases()[0].state == "leased"
+    (again,) = stranger.rent(make_wish(), check_mode=False)
+    assert isinstance(again.error, errors.LeaseUnknown), "nor is another pod rented in its place"
+
+
+def test_a_pod_presumed_void_that_arrives_late_is_given_back(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    rehearsal.fault("no_reply")
+    rehearsal.fault("list_lag", params={"requests": 14})
+    rent(engine, make_wish())
+    assert [lease.state for lease in engine.ledger.leases()] == ["presumed_void", "leased"]
+    assert len(rehearsal.pods()) == 2, "the first create did take effect"
+    for _ in range(20):
+        engine.cloud.list()
+    slots = engine.release_run("r1")
+    assert all(slot.error is None and slot.changed for slot in slots) and len(slots) == 2
+    assert rehearsal.pods() == []
+
+
+def test_strangers_are_never_touched(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    pod = rent(engine, make_wish())
+    owner = engine.state.owner
+    others = {
+        by_hand(rehearsal, "podcycle-r1-pod-1-ffffffff-000"),
+        by_hand(rehearsal, f"podcycle-r2-pod-0-{owner}-000"),
+        by_hand(rehearsal, f"podcycle-r1-pod-0-{owner}-"),
+        by_hand(rehearsal, "training"),
+    }
+    ours = by_hand(rehearsal, f"podcycle-r1-pod-7-{owner}-000")
+    assert model.Stamp.parse(engine.cloud.get(ours).name) is not None
+    slots = engine.release_run("r1", known=[(next(iter(others)), "a name of another pod"), ("gone", "podcycle-r1-pod-0-ffffffff-00000000")])
+    assert {slot.before.id for slot in slots} == {pod.id, ours}
+    assert {row["id"] for row in rehearsal.pods()} == others
+
+
+def test_a_lost_ledger_gives_back_what_the_run_folder_knows(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    pod = rent(engine, make_wish())
+    engine.ledger.path.unlink()
+    (engine.state.path / "owner").write_text("ffffffff\n", encoding="ascii")
+    assert engine.release_run("r1") == [], "neither ledger nor owner id proves it ours"
+    (slot,) = engine.release_run("r1", known=[(pod.id, pod.name)])
+    assert slot.error is None and slot.before.id == pod.id and rehearsal.pods() == []
+
+
+# ---- the audit --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(rehearsal: Any, state: Any, clock: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Options that open the rehearsal cloud, as a module would get them; waits cost no time."""
+    init = HttpClient.__init__
+    monkeypatch.setattr(HttpClient, "__init__", lambda self, *args, **more: init(self, *args, **{"clock": clock, **more}))
+
+    def options(**more: Any) -> dict[str, Any]:
+        base = {"cloud": "runpod", "endpoint": rehearsal.url, "api_key": KEY, "state_dir": str(state.path), "select": "over", "run_id": None, "owner": None}
+        return {**base, "minutes": 30, **more}
+
+    return options
+
+
+def lease_with(*, deadline: int = 60, controller: str = "alive", **marks: Any) -> tuple[Any, Lease]:
+    now = utc_now()
+    gone, elsewhere = ProcessId(socket.gethostname(), 999_999_999, 1), ProcessId("other-host", 5, 5)
+    holder = {"alive": ProcessId.of(os.getpid()), "dead": gone, "elsewhere": elsewhere, "none": None}
+    stamp = model.Stamp("r1", "pod", 0, "0a1b2c3d", "9f8e7d6c")
+    minutes = {key: rfc3339(now + timedelta(minutes=value)) if key in ("held_until", "gives_back_at") else value for key, value in marks.items()}
+    lease = Lease(stamp, "runpod", "key", deadline=now + timedelta(minutes=deadline), marks=minutes)
+    found = SimpleNamespace(state=SimpleNamespace(run_holder=lambda run_id: holder[controller]))
+    return found, lease
+
+
+@pytest.mark.parametrize(
+    ("facts", "over", "why"),
+    [
+        ({}, False, "driven by process"),
+        ({"controller": "elsewhere"}, False, "driven by process 5 on other-host"),
+        ({"controller": "none"}, False, "rented outside a cycle"),
+        ({"controller": "dead"}, True, "is gone"),
+        ({"controller": "dead", "gives_back_at": 5}, False, "the keeper gives it back at"),
+        ({"controller": "dead", "gives_back_at": -5}, True, "is gone"),
+        ({"controller": "dead", "kept": True}, False, "kept on purpose"),
+        ({"controller": "dead", "held_until": 5}, False, "held for its artifacts"),
+        ({"controller": "dead", "held_until": -5}, True, "held for its artifacts"),
+        ({"controller": "alive", "held_until": -5}, True, "held for its artifacts"),
+        ({"controller": "alive", "deadline": -1}, True, "deadline has passed"),
+        ({"controller": "none", "deadline": -1}, True, "deadline has passed"),
+        ({"controller": "dead", "deadline": -1, "kept": True}, True, "deadline has passed"),
+        ({"controller": "dead", "deadline": -1, "held_until": 5}, True, "deadline has passed"),
+    ],
+)
+def test_what_is_over_and_why(facts: dict[str, Any], over: bool, why: str) -> None:
+    session, lease = lease_with(**facts)
+    found = _leases.verdict(session, lease, datetime.now(timezone.utc))
+    assert found["over"] is over and why in found["why"]
+
+
+def age(engine: Engine, run_id: str, **data: Any) -> None:
+    (lease,) = engine.ledger.of_run(run_id)
+    engine.ledger.write(lease.stamp, "extended", deadline=rfc3339(utc_now() - timedelta(minutes=1)), **data)
+
+
+def test_reap_shows_first_and_ends_only_what_is_over_and_ours(
+    engine: Engine, rehearsal: Any, make_wish: MakeWish, session: Callable[..., dict[str, Any]]
+) -> None:
+    over, alive = rent(engine, make_wish(run_id="over")), rent(engine, make_wish(run_id="alive"))
+    age(engine, "over")
+    stray, stranger = by_hand(rehearsal, f"podcycle-lost-pod-7-{engine.state.owner}-000"), by_hand(rehearsal, "podcycle-x-pod-0-ffffffff-000")
+    before = engine.ledger.path.read_bytes()
+    writes = rehearsal.writes()
+    seen = _leases.reap(session(), check_mode=True)
+    assert seen["changed"] and [row["pod_id"] for row in seen["reaped"]] == [over.id]
+    assert engine.ledger.path.read_bytes() == before and rehearsal.writes() == writes
+    done = _leases.reap(session(), check_mode=False)
+    assert [row["pod_id"] for row in done["reaped"]] == [over.id] and [row["pod_id"] for row in done["left_alone"]] == [alive.id]
+    assert {pod["id"] for pod in done["strangers"]} == {stray, stranger}
+    assert {pod["id"] for pod in rehearsal.pods()} == {alive.id, stray, stranger}
+    assert not _leases.reap(session(), check_mode=False)["changed"]
+    by_owner = _leases.reap(session(owner=engine.state.owner, run_id="lost"), check_mode=False)
+    assert [row["pod_id"] for row in by_owner["reaped"]] == [stray]
+    _leases.reap(session(select="all"), check_mode=False)
+    assert {pod["id"] for pod in rehearsal.pods()} == {stranger}
+
+
+def test_reap_of_all_leaves_what_a_live_controller_drives(
+    engine: Engine, rehearsal: Any, make_wish: MakeWish, session: Callable[..., dict[str, Any]], state: Any
+) -> None:
+    pod = rent(engine, make_wish())
+    state.take_run("r1", ProcessId.of(os.getpid()))
+    for marks in ({}, {"kept": True}, {"kept": None, "held_until": rfc3339(utc_now() + timedelta(minutes=5))}):
+        engine.ledger.write(engine.ledger.leases()[0].stamp, "mark", **marks)
+        assert _leases.reap(session(select="all"), check_mode=False)["reaped"] == [], marks
+    assert [row["id"] for row in rehearsal.pods()] == [pod.id]
+
+
+def test_reap_reports_what_it_could_not_end(engine: Engine, rehearsal: Any, make_wish: MakeWish, session: Callable[..., dict[str, Any]]) -> None:
+    rent(engine, make_wish(run_id="over"))
+    age(engine, "over")
+    with pytest.raises(errors.LeaseUnknown, match="another key"):
+        _leases.reap(session(api_key="rpa_rehearsal_readonly"), check_mode=False)
+    assert len(rehearsal.pods()) == 1 and engine.ledger.leases()[0].open
+
+
+def test_lease_info_tells_ours_lost_late_and_foreign(engine: Engine, rehearsal: Any, make_wish: MakeWish, session: Callable[..., dict[str, Any]]) -> None:
+    pod = rent(engine, make_wish())
+    gone = rent(engine, make_wish(run_id="gone"))
+    rehearsal.control("POST", f"/pods/{gone.id}/remove")
+    late = engine.ledger.begin("late", "pod", 0, engine.cloud.key_id, {}, utc_now() + timedelta(hours=1))
+    engine.ledger.write(late.stamp, "presumed_void", proof="absent from two listings")
+    void = engine.ledger.begin("void", "pod", 0, engine.cloud.key_id, {}, utc_now() + timedelta(hours=1))
+    engine.ledger.write(void.stamp, "presumed_void", proof="absent from two listings")
+    real = engine.cloud.list()
+    stray = by_hand(rehearsal, f"podcycle-lost-pod-7-{engine.state.owner}-000")
+    opened = open_session(session())
+    opened.cloud.list = lambda: [*real, replace(real[0], id="latecomer", name=str(late.stamp))]  # type: ignore[method-assign]
+    found = _leases.audit(opened)
+    assert {(row["run_id"], row["observed"]) for row in found.rows} == {("r1", "running"), ("gone", "gone"), ("late", "running")}
+    told = _leases.lease_info(session())
+    assert [row["id"] for row in told["strays"]] == [stray] and told["burn_usd_per_hour"] == "0.5900" and told["rehearsal"]
+    assert {row["pod_id"] for row in told["leases"]} == {pod.id, gone.id}
+    foreign = _leases.lease_info(session(api_key="rpa_rehearsal_readonly"))
+    assert {(row["pod_id"], row["observed"]) for row in foreign["leases"]} == {(pod.id, "running"), (gone.id, "unknown")}
+
+
+def test_hold_and_keep_mark_once(engine: Engine, rehearsal: Any, make_wish: MakeWish, session: Callable[..., dict[str, Any]]) -> None:
+    rent(engine, make_wish())
+    before = engine.ledger.path.read_bytes()
+    assert _leases.mark(session(state="held", run_id="r1"), check_mode=True)["changed"] and engine.ledger.path.read_bytes() == before
+    held = _leases.mark(session(state="held", run_id="r1"), check_mode=False)
+    assert held["changed"] and held["until"] and held["usd_per_hour"] == "0.5900"
+    assert not _leases.mark(session(state="held", run_id="r1"), check_mode=False)["changed"]
+    assert _leases.mark(session(state="kept", run_id="r1"), check_mode=False)["changed"]
+    assert engine.ledger.leases()[0].marks == {"held_until": None, "kept": True}
+    for bad in ({"state": "held", "run_id": None}, {"state": "held", "run_id": "r1", "minutes": 0}, {"state": "held", "run_id": "r1", "minutes": 1441}):
+        with pytest.raises(errors.UsageError):
+            _leases.mark(session(**bad), check_mode=False)
+
+
+def test_the_ledger_of_another_endpoint_is_another_ledger(state: Any) -> None:
+    first = Ledger(state, "runpod", "http://127.0.0.1:1/v2")
+    first.begin("r1", "pod", 0, "k", {}, utc_now())
+    assert Ledger(state, "runpod", "http://127.0.0.1:2/v2").leases() == []
