@@ -41,6 +41,10 @@ class ActionModule(ActionBase):
                 return result
         with told(args.get("progress_file")):
             result.update(self._execute_module(module_args=args, task_vars=task_vars))
+        if not self._task.check_mode:
+            for pod in result.get("pods") or ():
+                for note in pod.get("notes") or ():
+                    display.warning(f"{clean_text(pod.get('id'), 80)}: {clean_text(note)}")
         return result
 
     @staticmethod

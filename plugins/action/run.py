@@ -67,12 +67,14 @@ class ActionModule(ActionBase):
         before = session.state.take_run(run_id, playbook_process())
         resumed = folder.create(session.cloud.name, session.cloud.endpoint)
         public_key = make_key(session.state.run_dir(run_id) / "id_ed25519", f"podcycle-{run_id}")
+        complete = folder.complete() and not any(lease.open for lease in session.ledger.of_run(run_id))
         last = folder.events()[-1:]
         note = ""
         if before is not None and last and last[0]["status"] == "started":
             note = f"taken over from process {before.pid} on {before.host}, which is gone"
             folder.event("start", "note", message=note)
-        return {"changed": not resumed, "run": {**_facts(args, run_id, folder, resumed=resumed, public_key=public_key), "taken_over": note}}
+        facts = _facts(args, run_id, folder, resumed=resumed, public_key=public_key)
+        return {"changed": not resumed, "run": {**facts, "taken_over": note, "complete": complete}}
 
 
 def _facts(args: dict[str, Any], run_id: str, folder: RunFolder, *, resumed: bool, public_key: str) -> dict[str, Any]:

@@ -73,7 +73,10 @@ def explain(cause: Any, task: str) -> tuple[str, dict[str, Any]]:
         cause = next((item for item in cause["results"] if isinstance(item, dict) and item.get("failed")), cause)
     if not isinstance(cause, dict):
         return clean_text(cause, 600), {}
-    text = clean_text(cause.get("msg") or cause.get("stderr") or cause.get("message") or "failed", 600)
+    said = str(cause.get("msg") or cause.get("message") or "failed")
+    words = [line for line in str(cause.get("stderr") or "").splitlines() if line.strip()]
+    # A command's own last words say more than its status.
+    text = clean_text(words[-1] if words and said.startswith("non-zero return code") else said, 600)
     details: dict[str, Any] = {}
     if isinstance(cause.get("failure"), dict):
         details["code"] = clean_text(cause["failure"].get("code"), 40)

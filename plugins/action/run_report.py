@@ -33,7 +33,6 @@ SPEC = {
     "write": {"type": "bool", "default": False},
     "ending": {"type": "str", "choices": ["terminate", "stop", "keep", "hold"]},
     "audit": {"type": "dict", "default": {}},
-    "ended": {"type": "dict", "default": {}},
 }
 
 
@@ -76,7 +75,7 @@ class ActionModule(ActionBase):
             return {"changed": False}
         ending = args["ending"] or args["on_end"]
         summary = summarise(
-            folder, args["hosts"], ending=ending, audit=args["audit"], ended=args["ended"], whole_cycle=args["whole_cycle"], command=typed(context.CLIARGS)
+            folder, args["hosts"], ending=ending, audit=args["audit"], whole_cycle=args["whole_cycle"], command=typed(context.CLIARGS)
         )
         folder.write("cost.json", cost_document(summary))
         write_atomic(folder.path / "reports" / "observations.md", observations(summary, folder.since_start()))

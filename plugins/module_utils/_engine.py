@@ -22,7 +22,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _model as mode
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud, resolve_gpus
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._lookout import SETTLE_SECONDS, Lookout
-from ansible_collections.podcycle.gpu.plugins.module_utils._market import choose
+from ansible_collections.podcycle.gpu.plugins.module_utils._market import choose, drift
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, Pod, PodWish
 from ansible_collections.podcycle.gpu.plugins.module_utils._ready import Readiness
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
@@ -378,15 +378,6 @@ class Engine:
         """Living pods with our owner id and this run in their stamp: after a release there must be none."""
         owner = self.state.owner
         return [pod for pod in self.cloud.list() if pod.state != model.GONE and pod.stamp and pod.stamp.owner == owner and pod.stamp.run_id == run_id]
-
-
-def drift(lease: Lease, wish: PodWish) -> list[str]:
-    """What is wished otherwise than it was rented; only a new pod can change it."""
-    found = []
-    for name, value in wish.public().items():
-        if name in lease.wish and lease.wish[name] != value and name not in ("max_usd_per_hour", "env_names"):
-            found.append(f"{name} of this pod is {lease.wish[name]}, {value} is wished; it stays as it is, only another run_id gets a new pod")
-    return found
 
 
 def each(slots: list[Slot], work: Callable[[Slot], None]) -> list[Slot]:

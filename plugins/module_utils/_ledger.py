@@ -63,6 +63,8 @@ class Lease:
     ended_at: datetime | None = None
     last_event: str = ""
     sent_at: datetime | None = None
+    stopped_at: datetime | None = None
+    stopped_seconds: float = 0.0
     marks: dict[str, Any] = field(default_factory=dict)
     wish: dict[str, Any] = field(default_factory=dict)
 
@@ -71,10 +73,14 @@ class Lease:
         return self.state in OPEN_STATES
 
     def cost(self, now: datetime) -> Decimal | None:
-        """Dollars since the lease began, at the rented price; stopped time is not told apart."""
+        """Dollars since the lease began, at the rented price; the storage of a stopped pod is not in it."""
         if self.usd_per_hour is None or self.leased_at is None:
             return None
-        seconds = Decimal(str(((self.ended_at or now) - self.leased_at).total_seconds()))
+        end = self.ended_at or now
+        running = (end - self.leased_at).total_seconds() - self.stopped_seconds
+        if self.stopped_at is not None:
+            running -= (end - self.stopped_at).total_seconds()
+        seconds = Decimal(str(running))
         return max(Decimal(0), seconds) * self.usd_per_hour / 3600
 
     def to_dict(self, now: datetime) -> dict[str, Any]:
@@ -231,6 +237,11 @@ def _apply(lease: Lease, kind: str, data: dict[str, Any], moment: datetime) -> N
         lease.usd_per_hour = to_money(data["usd_per_hour"])
     if kind == "leased":
         lease.leased_at = lease.leased_at or lease.sent_at or moment
+    if kind == "stopped":
+        lease.stopped_at = moment
+    if kind == "started" and lease.stopped_at is not None:
+        lease.stopped_seconds += (moment - lease.stopped_at).total_seconds()
+        lease.stopped_at = None
     if kind == "extended":
         lease.deadline = parse_time(data.get("deadline")) or lease.deadline
     if kind == "mark":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, PodWish, usd
 
 # Availability is a hint only: NONE may hide a data center that has some, HIGH is no promise.
@@ -45,3 +46,12 @@ def choose(offers: Sequence[Offer], wish: PodWish, cloud: str) -> list[Offer]:
     if not wish.regions:
         return ordered
     return [replace(offer, region=region) for offer in ordered for region in wish.regions]
+
+
+def drift(lease: Lease, wish: PodWish) -> list[str]:
+    """What is wished otherwise than it was rented; only a new pod can change it."""
+    found = []
+    for name, value in wish.public().items():
+        if name in lease.wish and lease.wish[name] != value and name not in ("max_usd_per_hour", "env_names"):
+            found.append(f"{name} of this pod is {lease.wish[name]}, {value} is wished; it stays as it is, only another run_id gets a new pod")
+    return found

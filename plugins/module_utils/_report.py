@@ -55,9 +55,7 @@ def choose_ending(found: list[Trouble], records: list[dict[str, Any]], *, on_end
     return "terminate"
 
 
-def summarise(
-    folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[str, Any], ended: dict[str, Any], whole_cycle: bool, command: Callable[[str], str]
-) -> Summary:
+def summarise(folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[str, Any], whole_cycle: bool, command: Callable[[str], str]) -> Summary:
     """Read the run folder, the ledger's audit and what the last stage did."""
     records = folder.since_start()
     provision = folder.read("provision.json")
@@ -73,18 +71,19 @@ def summarise(
     summary.log_tails = [
         (str(record.get("host") or record["stage"]), record["details"]["log_tail"]) for record in records if (record.get("details") or {}).get("log_tail")
     ]
-    ends = {pod.get("id"): pod for pod in ended.get("pods") or ()}
-    leases = {lease.get("pod_id"): lease for lease in audit.get("leases") or ()}
-    for pod in provision.get("pods") or ():
-        found = ends.get(pod.get("id")) or leases.get(pod.get("id")) or {}
-        summary.pods.append({**pod, "cost_usd": found.get("cost_usd") or pod.get("cost_usd")})
+    leases = {lease.get("pod_id"): lease for lease in (*(audit.get("ended") or ()), *(audit.get("leases") or ())) if lease.get("pod_id")}
+    planned = {pod.get("id"): pod for pod in provision.get("pods") or ()}
+    # Also pods that were given back before they ever worked: they have cost something too.
+    for pod_id, lease in leases.items():
+        summary.pods.append({"gpu_count": 0, "gpu": "not used", **lease, **planned.get(pod_id, {}), "id": pod_id, "cost_usd": lease.get("cost_usd")})
+    summary.pods += [pod for pod_id, pod in planned.items() if pod_id not in leases]
     costs = [to_money(pod["cost_usd"]) or Decimal(0) for pod in summary.pods if pod.get("cost_usd")]
     summary.cost_usd = sum(costs, Decimal(0)) if costs else None
-    _judge_billing(summary, audit, ended)
+    _judge_billing(summary, audit)
     return summary
 
 
-def _judge_billing(summary: Summary, audit: dict[str, Any], ended: dict[str, Any]) -> None:
+def _judge_billing(summary: Summary, audit: dict[str, Any]) -> None:
     """What is left that costs money, and what to type against it."""
     if audit.get("failed") or "leases" not in audit:
         summary.still_open = ["unknown: the cloud could not be asked"]

@@ -115,6 +115,12 @@ class RunFolder:
                 records.append(record)
         return records
 
+    def complete(self) -> bool:
+        """Whether the newest pass did everything: its artifacts are here, opened and validated, and its pods were given back."""
+        ended = {record["stage"] for record in self.since_start() if record["phase"] == record["stage"] and record["status"] == "ok" and not record.get("host")}
+        failed = any(record["status"] == "failed" for record in self.since_start())
+        return {"start", "collect", "validate", "stop"} <= ended and not failed and (self.path / "collected" / "manifest.json").exists()
+
     def since_start(self) -> list[dict[str, Any]]:
         """The events of the newest pass: from the last `start` that began."""
         records = self.events()

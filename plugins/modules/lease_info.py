@@ -49,6 +49,12 @@ leases:
     over: {description: Whether reap may end it., type: bool, returned: always, sample: false}
     why: {description: Why it is over or not., type: str, returned: always, sample: driven by process 4711 on laptop}
     marks: {description: What the keeper or the cycle noted., type: dict, returned: always, sample: {}}
+ended:
+  description: The leases of O(run_id) that are over, with what they have cost.
+  type: list
+  elements: dict
+  returned: success
+  sample: []
 strays:
   description: Pods that bear our stamp and stand in no ledger.
   type: list

@@ -77,6 +77,7 @@ run:
     id: {description: The run id., type: str, returned: always, sample: demo}
     dir: {description: The run folder., type: str, returned: always, sample: /home/me/artifacts/cycles/demo}
     resumed: {description: Whether the folder was there before., type: bool, returned: always, sample: false}
+    complete: {description: Whether nothing of it is missing and nothing is rented., type: bool, returned: outside check mode, sample: false}
     rehearsal: {description: Whether it is a rehearsal., type: bool, returned: always, sample: false}
     cloud: {description: The cloud., type: str, returned: always, sample: runpod}
     state_dir: {description: The state folder., type: str, returned: always, sample: /home/me/.local/state/podcycle}

@@ -63,10 +63,6 @@ options:
     description: What M(podcycle.gpu.lease_info) returned at the end.
     type: dict
     default: {}
-  ended:
-    description: What M(podcycle.gpu.pod) returned when it ended the pods.
-    type: dict
-    default: {}
 """
 
 EXAMPLES = r"""
