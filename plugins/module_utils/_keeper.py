@@ -105,8 +105,8 @@ class Keeper:
             gone = holder is None or not holder.alive
             if gone or time.monotonic() - looked >= _LEDGER_EVERY_SECONDS:
                 looked = time.monotonic()
-                leases = [lease for lease in self.session.ledger.of_run(self.run_id) if lease.open]
-                self._end_overdue([lease for lease in leases if self._overdue(lease)])
+                self._end_overdue([lease for lease in self._leases() if self._overdue(lease)])
+                leases = self._leases()
                 if gone:
                     bound = [lease for lease in leases if not lease.marks.get("kept") and not lease.marks.get("held_until")]
                     if not leases:
@@ -114,6 +114,9 @@ class Keeper:
                     if bound and self._grace(bound, holder):
                         return self._give_back()
             time.sleep(1.0)
+
+    def _leases(self) -> list[Lease]:
+        return [lease for lease in self.session.ledger.of_run(self.run_id) if lease.open]
 
     @staticmethod
     def _overdue(lease: Lease) -> bool:
@@ -131,7 +134,7 @@ class Keeper:
 
     def _grace(self, leases: list[Lease], holder: ProcessId | None) -> bool:
         """Wait for a rerun to take the run over; false when one did."""
-        until = model.utc_now() + timedelta(seconds=self.grace_seconds)
+        until = min([model.utc_now() + timedelta(seconds=self.grace_seconds), *(lease.deadline for lease in leases if lease.deadline)])
         self.log(f"the controller {holder} is gone with {len(leases)} open leases; giving them back at {model.rfc3339(until)} unless a rerun takes over")
         for lease in leases:
             self.session.ledger.write(lease.stamp, "mark", orphaned_at=model.rfc3339(model.utc_now()), gives_back_at=model.rfc3339(until))

@@ -116,7 +116,9 @@ class StateDir:
             raise StateError(f"the state folder {self.path} can be read by others", hint=f"run: chmod 700 {self.path}")
         marker = self.path / _MARKER
         if not marker.exists():
-            if any(entry.name != "rehearsal" and not entry.name.startswith(".") for entry in self.path.iterdir()):
+            strange = any(entry.name != "rehearsal" and not entry.name.startswith(".") for entry in self.path.iterdir())
+            # Another process may have made the marker in between.
+            if strange and not marker.exists():
                 raise StateError(
                     f"the state folder {self.path} holds files that are not ours and has no {_MARKER} file", hint="set PODCYCLE_STATE_DIR to an empty folder"
                 )
