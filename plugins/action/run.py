@@ -60,6 +60,8 @@ class ActionModule(ActionBase):
                 hint="unset RUNPOD_REST_V2_URL, or use the other inventory",
             )
         folder = RunFolder.of(Path(args["artifacts_dir"]), run_id)
+        if args["create"]:
+            session.cloud.check()
         if not args["create"] and not folder.path.is_dir():
             raise errors.UsageError(f"there is no run {run_id}: {folder.path} does not exist", hint=_known_runs(Path(args["artifacts_dir"])))
         if self._task.check_mode:
