@@ -85,6 +85,9 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._pods import lease_fa
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, control_path_dir
 
+# Names that mean something to Ansible: a pod called localhost would get the controller's own tasks.
+_RESERVED = frozenset({"localhost", "all", "ungrouped"})
+
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     NAME = "podcycle.gpu.pods"
@@ -143,6 +146,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         placed = row["run_id"] is not None and choice == "place"
         wanted = f"{row['run_id']}-{row['index']}" if placed else row["name"] if choice == "name" and _plain(row["name"]) else row["id"]
         host = wanted if wanted not in taken else f"{wanted}-{row['id']}"
+        if host in _RESERVED:
+            host = f"pod-{host}"
         taken.add(host)
         inventory = self.inventory
         if inventory is None:

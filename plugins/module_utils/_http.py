@@ -56,6 +56,7 @@ class HttpClient:
     secrets: tuple[str, ...] = ()
     timeout_seconds: float = 30.0
     read_tries: int = 4
+    connect_tries: int = 4
     rate_limit_wait_seconds: float = 120.0
     clock: Clock = field(default_factory=SystemClock)
 
@@ -86,7 +87,8 @@ class HttpClient:
                 if waited + pause > self.rate_limit_wait_seconds:
                     raise
             except (errors.Unreachable, errors.ServerError, errors.NoReply) as err:
-                if tries >= self.read_tries or not (method == "GET" or isinstance(err, errors.Unreachable)):
+                refused = isinstance(err, errors.Unreachable)
+                if tries >= (self.connect_tries if refused else self.read_tries) or not (method == "GET" or refused):
                     raise
                 pause = min(0.5 * 2.0**tries, 8.0) * random.uniform(0.8, 1.2)
             waited += pause

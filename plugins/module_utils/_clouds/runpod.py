@@ -55,7 +55,13 @@ def connect(options: Mapping[str, Any], environ: Mapping[str, str], folder: Path
     if endpoint.startswith("http://") and not is_loopback(endpoint):
         raise errors.UsageError(f"endpoint {endpoint} would send the key unencrypted", hint="use https://")
     credential = find_key(KEY, options.get("api_key"), environ, folder)
-    client = HttpClient(endpoint, credential.value, "runpod", timeout_seconds=float(options.get("request_timeout") or 30))
+    client = HttpClient(
+        endpoint,
+        credential.value,
+        "runpod",
+        timeout_seconds=float(options.get("request_timeout") or 30),
+        connect_tries=1 if options.get("absent_ok") else 4,
+    )
     return RunPod(client, credential.source)
 
 
