@@ -110,7 +110,11 @@ class Rehearsal:
         raise AssertionError(f"nothing after {seconds} s; last: {what()!r}")
 
     def running(self, pod_id: str) -> dict[str, Any]:
-        pod: dict[str, Any] = self.wait(lambda: (lambda one: one if one["runtime"] else None)(self.get(pod_id)))
+        def running() -> dict[str, Any] | None:
+            one: dict[str, Any] = self.get(pod_id)
+            return one if one["runtime"] else None
+
+        pod: dict[str, Any] = self.wait(running)
         return pod
 
     def ssh_words(self, port: int, *options: str) -> list[str]:

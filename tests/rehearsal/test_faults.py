@@ -120,7 +120,12 @@ def test_wrong_host_key(cloud: Any) -> None:
     pod = cloud.create()
     port = cloud.reachable(pod["id"])
     strict = ("-o", "StrictHostKeyChecking=yes")
-    changed = cloud.wait(lambda: (lambda done: done if done.returncode else None)(cloud.ssh(port, "true", options=strict)))
+
+    def refused() -> Any:
+        done = cloud.ssh(port, "true", options=strict)
+        return done if done.returncode else None
+
+    changed = cloud.wait(refused)
     assert "Host key verification failed" in changed.stderr
 
 

@@ -88,7 +88,7 @@ def test_agrees_with_python_chess() -> None:
     chess = pytest.importorskip("chess", reason="python-chess is not installed; it is the second opinion here")
     choose = random.Random(20261122)
     texts = sorted(vocab.uci_codes())
-    for _ in range(12):
+    for _turn in range(12):
         theirs, ours = chess.Board(), Position()
         while not theirs.is_game_over() and theirs.ply() < 160:
             legal = sorted(move.uci() for move in theirs.legal_moves)

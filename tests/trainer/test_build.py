@@ -37,7 +37,7 @@ PGN = """\
 
 def test_main_line_only() -> None:
     found = list(pgn.games(PGN.splitlines(keepends=True)))
-    assert [line for line, _ in found] == [4, 15]
+    assert [line for line, _rest in found] == [4, 15]
     assert pgn.moves_of(found[1][1]) == ["e2e4", "e7e5", "g1f3", "b8c6", "f1b5", "a7a6", "b5a4", "g8f6", "e1g1", "f8e7", "f1e1", "b7b5", "a4b3", "d7d6"]
     with pytest.raises(ValueError, match=r"ply 7: 'dxc3\?\?' is not possible"):
         pgn.moves_of(found[0][1])
@@ -72,9 +72,9 @@ def test_ambiguous_notation_is_refused() -> None:
 def random_games(count: int) -> list[str]:
     choose = random.Random(5)
     games = []
-    for _ in range(count):
+    for _turn in range(count):
         position, texts = Position(), []
-        for _ in range(12):
+        for _turn in range(12):
             code = choose.choice(position.legal_moves())
             texts.append(position.uci(code))
             position.push(code)

@@ -41,8 +41,8 @@ def test_boards_equal_those_of_the_plain_board(small_data: Path, tmp_path: Path)
 def test_every_move_is_judged_as_the_plain_board_judges_it(seed: int) -> None:
     choose = np.random.default_rng(seed)
     texts = sorted(vocab.uci_codes())
-    boards, lockstep = [Position() for _ in range(200)], encode.Lockstep(200)
-    for _ in range(60):
+    boards, lockstep = [Position() for _turn in range(200)], encode.Lockstep(200)
+    for _turn in range(60):
         tried = [board.copy() for board in boards]
         codes = []
         for board in boards:

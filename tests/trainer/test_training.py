@@ -223,7 +223,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(small_data: Path, tmp_path:
     try:
         wait_for_steps(progress, process, gaps)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=30)
+        output, _rest = process.communicate(timeout=30)
     finally:
         process.kill()
     assert process.returncode == 75, output

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--device", default="auto")
     train.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
     train.add_argument("--deterministic", action="store_true", help="deterministic algorithms, slower on a GPU")
-    train.add_argument("--threads", type=_count, default=0, help="CPU threads; 0 takes all that are allotted")
+    train.add_argument("--threads", type=_count, default=0, help="CPU threads; 0 takes all that are allotted but one")
     train.add_argument("--min-context", type=_count, default=0, help="learn only positions with this many moves before them")
     train.add_argument("--eval-positions", type=_positive(int), default=8192)
     train.add_argument("--evaluations", type=_count, help="evaluations before the last one; the preset's number by default")
@@ -184,6 +185,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and turn its errors into a sentence and an exit code."""
+    # Read by OpenMP when PyTorch is loaded: waiting threads sleep instead of keeping a core busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))

@@ -13,6 +13,7 @@ from . import vocab
 from .board import Position
 from .errors import DataError, UsageError
 from .files import sha256_file
+from .settings import allotted_threads
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,7 @@ def infer(model_path: Path, context: str, topk: int, device_name: str) -> dict[s
     if device_name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {device_name}: this PyTorch ({torch.__version__}) sees no GPU")
     device = torch.device(device_name)
+    torch.set_num_threads(allotted_threads(0))
     model = artifact.build(artifact.read(model_path), model_path).to(device)
     score(model, position, device)
     began = time.perf_counter()

@@ -49,7 +49,11 @@ def finished_manifest(run_dir: Path, request: dict[str, Any]) -> dict[str, Any] 
 
 
 def allotted_threads(asked: int) -> int:
-    """CPU threads to use: as many as the process may run on, and as the container's quota pays for."""
+    """CPU threads to use: all but one of those that the process may run on and that the container's quota pays for.
+
+    OpenMP threads meet at a barrier after every operator, so a single core that something else uses slows all of
+    them down; on 2 cores with a busy neighbour, 2 threads were seen at a tenth of the speed of 1.
+    """
     if asked:
         return asked
     count = len(os.sched_getaffinity(0))
@@ -59,4 +63,4 @@ def allotted_threads(asked: int) -> int:
             count = min(count, max(1, round(int(quota) / int(period))))
     except (OSError, ValueError):
         pass
-    return count
+    return max(1, count - 1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .board import Position
 from .errors import MissingError, TrainerError
 from .files import read_json, sha256_file, write_json
+from .settings import allotted_threads
 
 if TYPE_CHECKING:
     from .model import PolicyNet
@@ -67,8 +68,11 @@ class Validation:
 
     def opened(self) -> str:
         """The model opens as weights only, with the same vocabulary, and fits its network."""
+        import torch
+
         from . import artifact
 
+        torch.set_num_threads(allotted_threads(0))
         self.content = artifact.read(self.arguments.model)
         self.model = artifact.build(self.content, self.arguments.model)
         return "opened as weights only; vocabulary and network fit"
