@@ -125,6 +125,11 @@ class World:
     port: int = field(default_factory=free_port)
     running: list[Running] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    # The folder that holds `.state`; the world's own unless a test runs from elsewhere.
+    home: Path = Path()
+
+    def __post_init__(self) -> None:
+        self.home = self.path
 
     # ---- folders ------------------------------------------------------------------------------
 
@@ -160,11 +165,11 @@ class World:
 
     @property
     def state(self) -> Path:
-        return self.path / ".state" / "podcycle"
+        return self.home / ".state" / "podcycle"
 
     @property
     def cloud_dir(self) -> Path:
-        return self.path / ".state" / "rehearsal"
+        return self.home / ".state" / "rehearsal"
 
     def run_dir(self, run_id: str) -> Path:
         return self.path / "artifacts" / "cycles" / run_id
@@ -322,6 +327,18 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     made = make_world(re.sub(r"\W", "", request.node.name.removeprefix("test_")))
     try:
         made.start_cloud()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def still_world() -> Iterator[World]:
+    """A world whose cloud is not started, with an empty folder to run from."""
+    made = make_world("still")
+    made.home = made.path / "empty"
+    made.home.mkdir()
+    try:
         yield made
     finally:
         made.close()
