@@ -99,8 +99,9 @@ def _facts(args: dict[str, Any], run_id: str, folder: RunFolder, *, resumed: boo
 
 def refuse_partial(cli: Any) -> None:
     """A cycle that is cut in pieces by Ansible's own options could rent and never give back."""
-    limit = str(cli.get("subset") or "")
-    if limit and "localhost" not in re.split(r"[,:]", limit) and "all" not in re.split(r"[,:]", limit):
+    limit = re.split(r"[,:]", str(cli.get("subset") or "all"))
+    here = ("localhost", "all")
+    if not set(limit) & set(here) or any(part[:1] == "!" and part[1:] in here or part[:1] == "&" and part[1:] not in here for part in limit):
         raise errors.UsageError("--limit without localhost would skip renting and giving back", hint="add it: --limit localhost,POD")
     tags = [tag for tag in cli.get("tags") or () if tag != "all"]
     if tags or cli.get("skip_tags") or cli.get("start_at_task"):

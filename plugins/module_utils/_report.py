@@ -118,10 +118,11 @@ def stage_times(records: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
     for stage in STAGES:
         own = [record for record in records if record["stage"] == stage]
         ends = [record for record in own if record["phase"] in (stage, f"{stage}.verdict") and record["status"] in ("ok", "failed") and not record.get("host")]
-        if not any(record["status"] == "started" for record in own):
+        begins = [record for record in own if record["status"] == "started" and record["phase"] == stage]
+        if not begins:
             continue
         last = ends[-1] if ends else None
-        began = next(record for record in reversed(own) if record["status"] == "started" and record["phase"] == stage)
+        began = begins[-1]
         seconds = (last.get("elapsed_ms") or _apart(began["ts"], last["ts"])) / 1000 if last else 0.0
         found.append((stage, last["status"] if last else "interrupted", seconds))
     return found
@@ -142,7 +143,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and 0 <= row["step"] < 10**12:
             rows.append(row)
     return rows
 

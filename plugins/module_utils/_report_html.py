@@ -94,16 +94,19 @@ def _stages(summary: Summary) -> str:
     return f'<section><h2>Stages</h2><div class="bars">{rows}</div></section>'
 
 
+def _points(summary: Summary, *kinds: str) -> list[tuple[int, float]]:
+    """Steps and losses that can be drawn: the file comes from the pod."""
+    rows = [row for row in summary.training if row.get("kind") in kinds and isinstance(row.get("loss"), (int, float))]
+    return [(row["step"], float(row["loss"])) for row in rows if abs(row["loss"]) < 1e6]
+
+
 def _training(summary: Summary) -> str:
-    losses = [(row["step"], float(row["loss"])) for row in summary.training if row.get("kind") == "train" and isinstance(row.get("loss"), (int, float))]
-    checks = [
-        (row["step"], float(row["loss"])) for row in summary.training if row.get("kind") in ("eval", "final") and isinstance(row.get("loss"), (int, float))
-    ]
+    losses, checks = _points(summary, "train"), _points(summary, "eval", "final")
     if len(losses) < 2:
         return ""
     width, height, pad = 900, 240, 40
     top, low = max(value for _step, value in losses + checks), min(value for _step, value in losses + checks)
-    last = max(step for step, _value in losses + checks)
+    last = max(1, *(step for step, _value in losses + checks))
 
     def at(point: tuple[int, float]) -> str:
         return f"{pad + (width - 2 * pad) * point[0] / last:.1f},{pad / 2 + (height - 1.5 * pad) * (top - point[1]) / max(top - low, 1e-9):.1f}"

@@ -88,10 +88,18 @@ class RunFolder:
         handle = os.open(self.path / "events.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            os.write(handle, (json.dumps(record) + "\n").encode())
+            os.write(handle, b"\n" * self._torn() + (json.dumps(record) + "\n").encode())
         finally:
             os.close(handle)
         return record
+
+    def _torn(self) -> bool:
+        """Whether a crash cut the last line short."""
+        with (self.path / "events.jsonl").open("rb") as stream:
+            if not stream.seek(0, os.SEEK_END):
+                return False
+            stream.seek(-1, os.SEEK_END)
+            return stream.read(1) != b"\n"
 
     def _began(self, stage: str, phase: str, host: str) -> Any:
         for record in reversed(self.events()):

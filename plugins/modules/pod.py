@@ -16,10 +16,13 @@ description:
 extends_documentation_fragment:
   - podcycle.gpu.cloud
   - podcycle.gpu.attributes
+  - podcycle.gpu.attributes.action
 attributes:
   check_mode:
     support: full
   diff_mode:
+    support: full
+  action:
     support: full
 author: podcycle.gpu contributors (@podcycle)
 options:
