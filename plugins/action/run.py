@@ -23,6 +23,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import make_key
 SPEC = {
     "run_id": {"type": "str"},
     "create": {"type": "bool", "default": True},
+    "lock": {"type": "bool", "default": True},
     "whole_cycle": {"type": "bool", "default": False},
     "rehearsal": {"type": "bool", "default": False},
     "artifacts_dir": {"type": "path", "default": "artifacts"},
@@ -66,7 +67,7 @@ class ActionModule(ActionBase):
             raise errors.UsageError(f"there is no run {run_id}: {folder.path} does not exist", hint=_known_runs(Path(args["artifacts_dir"])))
         if self._task.check_mode:
             return {"changed": False, "run": _facts(args, run_id, folder, resumed=folder.path.is_dir(), public_key="ssh-ed25519 made-when-renting")}
-        before = session.state.take_run(run_id, playbook_process())
+        before = session.state.take_run(run_id, playbook_process()) if args["lock"] else None
         resumed = folder.create(session.cloud.name, session.cloud.endpoint)
         public_key = make_key(session.state.run_dir(run_id) / "id_ed25519", f"podcycle-{run_id}")
         complete = folder.complete() and not any(lease.open for lease in session.ledger.of_run(run_id))

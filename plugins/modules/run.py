@@ -31,6 +31,10 @@ options:
     description: Whether a run that does not exist yet is made, or is an error.
     type: bool
     default: true
+  lock:
+    description: Whether this ansible-playbook is to drive the run; without it, one that another process drives can be looked at, or its job cancelled.
+    type: bool
+    default: true
   whole_cycle:
     description: Whether the whole cycle follows.
     type: bool
