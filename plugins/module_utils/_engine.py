@@ -103,7 +103,8 @@ class Engine:
             slot.before = self._peek(lease) if lease else None
             if slot.before is not None:
                 slot.changed = slot.before.state in (model.STOPPED, model.FAILED)
-                slot.after = replace(slot.before, state=model.RUNNING) if slot.changed else slot.before
+                price = lease.usd_per_hour if lease else None
+                slot.after = replace(slot.before, state=model.RUNNING, usd_per_hour=price) if slot.changed else slot.before
                 continue
             plan = plan or self.plan(wish)
             best = plan[0]

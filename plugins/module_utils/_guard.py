@@ -10,6 +10,7 @@ pod-scoped RUNPOD_API_KEY into the container's environment, which SSH sessions d
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -52,7 +53,7 @@ def call(base_url: str, pod: dict[str, str], method: str, timeout: float = 20.0)
             return int(reply.status)
     except urllib.error.HTTPError as err:
         return err.code
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def make_wish(options: Mapping[str, Any]) -> model.PodWish:
             ssh_public_key=options["ssh_public_key"],
             spot=options["spot"],
             regions=tuple(options["regions"]),
-            lease=model.LeaseTerms(hours or Decimal(4)),
+            lease=model.LeaseTerms(Decimal(4) if hours is None else hours),
             options={**own, "min_vram_gib": options["min_vram_gib"] or None},
         )
     )
@@ -122,6 +123,8 @@ def converge(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
         slots = _stop(engine, session, wish, check_mode)
     else:
         slots = engine.release_run(wish.run_id, check_mode=check_mode, known=[(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]])
+    if not check_mode:
+        _close_masters(slots)
     _raise_first(slots, engine)
     result: dict[str, Any] = {
         "changed": any(slot.changed for slot in slots),
@@ -146,7 +149,10 @@ def _stop(engine: Engine, session: Session, wish: model.PodWish, check_mode: boo
             return
         slot.before = engine.lookout.by_id(slot.lease) if slot.lease.pod_id else None
         slot.changed = slot.before is not None and slot.before.state != model.STOPPED
-        slot.after = slot.before if check_mode else engine.stop(slot.lease)
+        if check_mode:
+            slot.after = replace(slot.before, state=model.STOPPED, endpoint=None) if slot.before else None
+        else:
+            slot.after = engine.stop(slot.lease)
 
     return each(slots, one)
 
@@ -175,9 +181,14 @@ def _row(slot: Slot, engine: Engine, session: Session) -> dict[str, Any]:
     if engine.ssh is not None and slot.after is not None and pod.id:
         row["ssh_args"] = engine.ssh.words(pod.id)
         row["control_path_dir"] = str(control_path_dir(pod.id))
-    elif pod.id and slot.changed:
-        close_masters(control_path_dir(pod.id))
     return row
+
+
+def _close_masters(slots: list[Slot]) -> None:
+    """End the SSH masters of pods that were stopped, started or given back: their address may be another pod's by now."""
+    for slot in slots:
+        if slot.changed and slot.before is not None:
+            close_masters(control_path_dir(slot.before.id))
 
 
 def lease_facts(lease: Lease | None) -> dict[str, Any]:
@@ -196,7 +207,8 @@ def _picture(slots: list[Slot], *, before: bool) -> dict[str, Any]:
             rows[f"pod-{slot.index}"] = {
                 "state": pod.state if before or pod.state != model.STARTING else model.RUNNING,
                 "gpu": f"{pod.gpu_count} x {pod.gpu}",
-                "usd_per_hour": model.usd(pod.usd_per_hour),
+                # What a stopped pod's storage costs is not told.
+                "usd_per_hour": None if pod.state == model.STOPPED else model.usd(pod.usd_per_hour),
                 "region": pod.region,
             }
     return rows
