@@ -85,14 +85,17 @@ class ActionModule(ActionBase):
         if said.get("failed"):
             raise errors.CloudError(f"cannot list {root} on the pod: {errors.clean_text(said.get('msg'), 300)}")
         files = []
-        for row in said.get("files") or ():
+        lists = {name: said.get(name) or [] for name in ("files", "refused")}
+        if any(not isinstance(rows, list) or any(not isinstance(row, dict) for row in rows) for rows in lists.values()):
+            raise errors.SchemaError(f"the pod's list of {root} does not have the shape that it should")
+        for row in lists["files"]:
             path, size, sha256 = row.get("path"), row.get("size"), row.get("sha256")
             if not isinstance(path, str) or not safe_relative(path) or not any(matches(path, pattern) for pattern in args["patterns"]):
                 raise errors.SchemaError(f"the pod lists a file with an unsafe path: {errors.clean_text(ascii(path), 120)}")
             if not isinstance(size, int) or not 0 <= size <= args["max_bytes"] or not isinstance(sha256, str) or len(sha256) != 64:
                 raise errors.SchemaError(f"the pod lists {errors.clean_text(path, 120)} with a size or checksum that cannot be right")
             files.append({"path": path, "size": size, "sha256": sha256})
-        refused = [{"path": errors.clean_text(row.get("path"), 120), "why": errors.clean_text(row.get("why"), 120)} for row in said.get("refused") or ()]
+        refused = [{"path": errors.clean_text(row.get("path"), 120), "why": errors.clean_text(row.get("why"), 120)} for row in lists["refused"]]
         return {"exists": bool(said.get("exists")), "files": sorted(files, key=lambda row: str(row["path"])), "refused": refused}
 
     @staticmethod

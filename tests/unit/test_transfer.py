@@ -1,0 +1,65 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a pod says of its files is hostile until checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ansible_collections.podcycle.gpu.plugins.action.transfer import ActionModule
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+
+SHA = "0" * 64
+FILE = {"path": "model.pt", "size": 3, "sha256": SHA}
+ARGS = {"patterns": ["*.pt"], "max_bytes": 10, "src": "/workspace/runs/r1", "required": []}
+
+
+@pytest.fixture
+def remote() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What the action makes of a pod's answer."""
+
+    def read(answer: dict[str, Any]) -> dict[str, Any]:
+        action = object.__new__(ActionModule)
+        action._execute_module = lambda **given: answer  # type: ignore[method-assign]
+        return action._remote(ARGS, ARGS["src"], {})
+
+    return read
+
+
+def test_an_honest_list_is_taken(remote: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    said = remote({"exists": True, "files": [FILE, {**FILE, "path": "a/b.pt"}], "refused": [{"path": "x\x1b[2J", "why": "not a plain file"}]})
+    assert [row["path"] for row in said["files"]] == ["a/b.pt", "model.pt"] and said["refused"][0]["path"].isprintable()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**FILE, "path": "../../.ssh/authorized_keys.pt"}, {**FILE, "path": "/etc/x.pt"}, {**FILE, "path": "a\nb.pt"}, {**FILE, "path": None},
+        {**FILE, "path": "not-asked-for.sh"}, {**FILE, "size": -1}, {**FILE, "size": 11}, {**FILE, "size": "3"}, {**FILE, "sha256": None}, {**FILE, "sha256": "0"},
+        {}, "model.pt", None, ["model.pt"],
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_right_is_refused(remote: Callable[[dict[str, Any]], dict[str, Any]], row: Any) -> None:
+    with pytest.raises(errors.SchemaError, match="the pod"):
+        remote({"exists": True, "files": [FILE, row], "refused": []})
+
+
+@pytest.mark.parametrize("answer", [{"files": "model.pt"}, {"files": 5}, {"files": [], "refused": ["x"]}, {"files": [], "refused": 7}])
+def test_a_list_that_is_none_is_refused(remote: Callable[[dict[str, Any]], dict[str, Any]], answer: dict[str, Any]) -> None:
+    with pytest.raises(errors.SchemaError, match="shape"):
+        remote({"exists": True, **answer})
+
+
+def test_what_must_be_there_is_named_with_its_reason() -> None:
+    listed = {"exists": True, "files": [FILE], "refused": [{"path": "big.pt", "why": "11 bytes, more than 10"}]}
+    ActionModule._complain({**ARGS, "required": ["model.pt"]}, listed)
+    with pytest.raises(errors.UsageError, match=r"lacks big\.pt: 11 bytes, more than 10"):
+        ActionModule._complain({**ARGS, "required": ["model.pt", "big.pt"]}, listed)
+    with pytest.raises(errors.UsageError, match="it is not there"):
+        ActionModule._complain({**ARGS, "required": ["none.pt"]}, listed)
+    with pytest.raises(errors.UsageError, match="does not exist"):
+        ActionModule._complain(ARGS, {**listed, "exists": False})
