@@ -91,6 +91,14 @@ def test_a_pod_that_lags_behind_every_list_is_not_rented_twice_while_nobody_know
     assert rehearsal.writes() == [("POST", "/v2/pods")] * 2
 
 
+@pytest.mark.parametrize("listings", [1, 2, 3])
+def test_the_only_pod_of_an_account_may_lag_behind_the_list(engine: Engine, rehearsal: Any, make_wish: MakeWish, listings: int) -> None:
+    rehearsal.fault("no_reply")
+    rehearsal.fault("list_lag", params={"requests": listings})
+    slot = rent(engine, make_wish())
+    assert slot.error is None and len(rehearsal.pods()) == 1 and rehearsal.writes() == [("POST", "/v2/pods")]
+
+
 def test_an_empty_list_now_and_then_is_not_absence(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
     """Every second listing is empty: no listing that lacks living pods may count."""
     rent(engine, make_wish(run_id="other"))

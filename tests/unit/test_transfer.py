@@ -39,8 +39,8 @@ def test_an_honest_list_is_taken(remote: Callable[[dict[str, Any]], dict[str, An
     "row",
     [
         {**FILE, "path": "../../.ssh/authorized_keys.pt"}, {**FILE, "path": "/etc/x.pt"}, {**FILE, "path": "a\nb.pt"}, {**FILE, "path": None},
-        {**FILE, "path": "not-asked-for.sh"}, {**FILE, "size": -1}, {**FILE, "size": 11}, {**FILE, "size": "3"}, {**FILE, "sha256": None}, {**FILE, "sha256": "0"},
-        {}, "model.pt", None, ["model.pt"],
+        {**FILE, "path": "not-asked-for.sh"}, {**FILE, "size": -1}, {**FILE, "size": 11}, {**FILE, "size": "3"}, {**FILE, "sha256": None},
+        {**FILE, "sha256": "0"}, {}, "model.pt", None, ["model.pt"],
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_right_is_refused(remote: Callable[[dict[str, Any]], dict[str, Any]], row: Any) -> None:
