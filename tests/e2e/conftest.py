@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -125,6 +126,8 @@ class World:
     port: int = field(default_factory=free_port)
     running: list[Running] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    # Threads start playbooks too, and each needs a log of its own.
+    numbers: Iterator[int] = field(default_factory=itertools.count)
     # The folder that holds `.state`; the world's own unless a test runs from elsewhere.
     home: Path = Path()
 
@@ -143,6 +146,10 @@ class World:
         (self.path / "inventory" / "pods.yml").write_text(text, encoding="utf-8")
         self.dataset(self.path / "data")
         self.share_validation_venv()
+        house = ROOT / ".venv" / "bin" / "python"
+        if house.parent != BIN and house.exists():
+            # PyTorch is in the cache for the checkout's own Python; another one would download gigabytes.
+            self.extra["pytorch_python"] = str(house.resolve())
         return self
 
     def dataset(self, folder: Path, train: int = 60, val: int = 12) -> Path:
@@ -154,7 +161,7 @@ class World:
 
     def share_validation_venv(self) -> None:
         """One environment that validates for all worlds; the first one makes it."""
-        shared = BUILD / "e2e" / f"validation-{sys.version_info.major}.{sys.version_info.minor}"
+        shared = BUILD / "e2e" / "validation"
         shared.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.state.mkdir(mode=0o700, parents=True)
         (self.state / "podcycle-state").touch(mode=0o600)
@@ -216,7 +223,7 @@ class World:
 
     def begin(self, playbook: str, *words: str, env: dict[str, str] | None = None, inventory: str | None = None, cwd: Path = ROOT, **variables: Any) -> Running:
         """Start a playbook in a session of its own, as a terminal does."""
-        log = self.path / f"output-{len(self.running)}.log"
+        log = self.path / f"output-{next(self.numbers)}.log"
         command = [str(BIN / "ansible-playbook"), "-i", inventory or str(self.path / "inventory"), playbook]
         command += ["-e", json.dumps(self.options(**variables)), *words]
         with log.open("wb") as stream:
@@ -311,7 +318,11 @@ class World:
             if (path / "keeper.json").exists():
                 self.kill_keeper(path.name)
         self.cloud("stop")
-        shutil.rmtree(self.path, ignore_errors=True)
+        for _attempt in range(20):
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists():
+                break
+            time.sleep(0.1)
 
 
 def make_world(name: str) -> World:

@@ -30,12 +30,6 @@ class Case:
     env: dict[str, str] = field(default_factory=dict)
     inventory: str | None = None
     both_ends: bool = False
-    # Why the case fails for now.
-    broken: str = ""
-
-    @property
-    def marks(self) -> list[pytest.MarkDecorator]:
-        return [*([pytest.mark.both_ends] if self.both_ends else []), *([pytest.mark.xfail(reason=self.broken, strict=True)] if self.broken else [])]
 
 
 CASES = [
@@ -44,13 +38,16 @@ CASES = [
     Case("key-without-rights", ("RunPod knows the key (from option) but it lacks the right",), {"cloud_api_key": "rpa_rehearsal_none"}),
     Case("read-only-key", ("RunPod knows the key (from option) but it lacks the right",), {"cloud_api_key": "rpa_rehearsal_readonly"}, playbook="cycle.yml"),
     Case("unknown-gpu", ("GPU 'RTX 4099' is not known on runpod; nearest: RTX 4090"), {"gpu": "RTX 4099"}, playbook="cycle.yml", both_ends=True),
-    Case("price-cap", ("max_usd_per_hour 0.1000 is below every offer of runpod that fits", "the cheapest is 1 x RTX 3090 at 0.4600 $/h"), {"max_usd_per_hour": "0.1"}),
+    Case(
+        "price-cap", ("max_usd_per_hour 0.1000 is below every offer of runpod that fits", "the cheapest is 1 x RTX 3090 at 0.4600 $/h"),
+        {"max_usd_per_hour": "0.1"},
+    ),
     Case("no-pods", ("count is 0; it must be between 1 and 200",), {"pod_count": 0}),
     Case("negative-pods", ("count is -2; it must be between 1 and 200",), {"pod_count": -2}),
     Case("no-gpus", ("gpu_count is 0; it must be between 1 and 16",), {"gpu_count": 0}),
     Case("negative-disk", ("disk_gib is -5; it must be between 1 and 10000",), {"disk_gib": -5}),
     Case("negative-volume", ("volume_gib is -1; it must be between 0 and 10000",), {"volume_gib": -1}),
-    Case("no-lease", ("lease.hours is 0; it must be between 0.01 and 720",), {"lease_hours": "0"}, broken="a lease of 0 hours is taken for the default of 4"),
+    Case("no-lease", ("lease.hours is 0; it must be between 0.01 and 720",), {"lease_hours": "0"}),
     Case("price-zero", ("max_usd_per_hour is 0; it must be above 0",), {"max_usd_per_hour": 0}),
     Case("negative-price", ("max_usd_per_hour is -1; it must be above 0",), {"max_usd_per_hour": "-1"}),
     Case("price-no-number", ("max_usd_per_hour is 'cheap'; it must be a number",), {"max_usd_per_hour": "cheap"}),
@@ -63,7 +60,10 @@ CASES = [
     Case("foreign-run-folder", ("belongs to runpod at https://api.runpod.io/v2, not to runpod at http://127.0.0.1",), {"run_id": "elsewhere"}),
     Case("foreign-state", ("holds files that are not ours and has no podcycle-state file",), {"state_dir": "{world}/foreign"}),
     Case("port-in-use", ("is held by process", "which is not a rehearsal cloud"), env={"PODCYCLE_REHEARSAL_PORT": "{taken}", "PODCYCLE_HOME": "{world}/other"}),
-    Case("limit", ("--limit without localhost would skip renting and giving back",), words=("--limit", "stranger-pod"), playbook="cycle.yml", inventory="{world}/pods.ini"),
+    Case(
+        "limit", ("--limit without localhost would skip renting and giving back",),
+        words=("--limit", "stranger-pod"), playbook="cycle.yml", inventory="{world}/pods.ini",
+    ),
     Case("tags", ("--tags, --skip-tags and --start-at-task would leave out parts of the cycle",), words=("--tags", "train"), playbook="cycle.yml"),
     Case("skip-tags", ("--tags, --skip-tags and --start-at-task would leave out parts of the cycle",), words=("--skip-tags", "stop"), playbook="cycle.yml"),
     Case("start-at", ("--tags, --skip-tags and --start-at-task would leave out parts of the cycle",), words=("--start-at-task", "Rent"), playbook="cycle.yml"),
@@ -135,7 +135,7 @@ def refusals(shared_world: Any, request: pytest.FixtureRequest) -> Iterator[Refu
         yield made
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=case.marks) for case in CASES])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=[pytest.mark.both_ends] if case.both_ends else []) for case in CASES])
 def test_refused(refusals: Refusals, case: Case) -> None:
     result = refusals.results[case.name].result().failed()
     for words in case.says:
