@@ -35,6 +35,7 @@ FULL = "rpa_rehearsal_full"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "both_ends: also run on the newest ansible-core")
+    config.addinivalue_line("markers", "xdist_group(name): tests that one worker runs")
 
 
 def free_port() -> int:

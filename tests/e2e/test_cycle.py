@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -129,14 +128,3 @@ def check_home(world: Any) -> None:
     left = [path.name for path in (world.path / "tmp").iterdir()]
     assert left == [], left
     assert not list((world.path / "home" / ".ansible" / "tmp").glob("*/*"))
-
-
-def test_second_converge_changes_nothing(world: Any) -> None:
-    world.play("playbooks/start.yml", run_id="warm").ok()
-    world.play("playbooks/converge.yml", run_id="warm").ok()
-    began = time.monotonic()
-    again = world.play("playbooks/converge.yml", run_id="warm").ok()
-    assert again.recap("warm-0")["changed"] == 0, again.text
-    assert time.monotonic() - began < 60
-    world.play("playbooks/stop.yml", run_id="warm").ok()
-    world.nothing_bills()

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# One worker runs them all: they share one cloud, and their playbooks are started together.
+pytestmark = pytest.mark.xdist_group("refusals")
 
 
 @dataclass

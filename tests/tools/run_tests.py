@@ -156,7 +156,7 @@ def pytest_steps() -> list[Step]:
     steps = [Step("unit", [[python, "-m", "pytest", "-q", *existing("tests/unit", "tests/rehearsal")]], pytest=True, lane="tests")]
     steps.append(Step("trainer", [trainer_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]], pytest=True, lane="tests"))
     if existing("tests/e2e"):
-        steps.append(Step("e2e", [[python, "-m", "pytest", "-q", "tests/e2e"]], pytest=True, lane="tests"))
+        steps.append(Step("e2e", [[python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "tests/e2e"]], pytest=True, lane="tests"))
     high = second_end()
     if high is None:
         print("second end of ansible-core: not run; it wants a Python 3.12 or later beside a venv of Python 3.11", flush=True)
@@ -167,7 +167,7 @@ def pytest_steps() -> list[Step]:
     syntax = [str(bin_high / "ansible-playbook"), "--syntax-check", "-i", "localhost,", "cycle.yml"]
     steps.append(Step("unit-high", [*high_setup(high), *([syntax] if existing("cycle.yml") else []), plugins], path, pytest=True))
     if existing("tests/e2e"):
-        run = [str(bin_high / "python"), "-m", "pytest", "-q", "-m", "both_ends", "tests/e2e"]
+        run = [str(bin_high / "python"), "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-m", "both_ends", "tests/e2e"]
         steps.append(Step("e2e-high", [*high_setup(high), run], path, pytest=True, lane="tests"))
     return steps
 
