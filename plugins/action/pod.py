@@ -41,7 +41,7 @@ class ActionModule(ActionBase):
                 return result
         with told(args.get("progress_file")):
             result.update(self._execute_module(module_args=args, task_vars=task_vars))
-        if not self._task.check_mode:
+        if not self._task.check_mode and args.get("state", "running") == "running":
             for pod in result.get("pods") or ():
                 for note in pod.get("notes") or ():
                     display.warning(f"{clean_text(pod.get('id'), 80)}: {clean_text(note)}")

@@ -32,6 +32,13 @@ SPEC = {
     "endpoint": {"type": "str"},
     "account": {"type": "str", "default": "default"},
     "state_dir": {"type": "path"},
+    "on_end": {"type": "str", "choices": ["terminate", "stop", "keep"], "default": "terminate"},
+    "on_failure": {"type": "str", "choices": ["terminate", "hold"], "default": "terminate"},
+    "hold_minutes": {"type": "int", "default": 30},
+    "interrupt_grace_minutes": {"type": "float", "default": 15.0},
+    "train_preset": {"type": "str", "choices": ["smoke", "cpu", "gpu"], "default": "gpu"},
+    "train_seconds": {"type": "float", "default": 600.0},
+    "train_stall_seconds": {"type": "float", "default": 300.0},
 }
 
 
@@ -47,6 +54,7 @@ class ActionModule(ActionBase):
         return result
 
     def _open(self, args: dict[str, Any]) -> dict[str, Any]:
+        check_numbers(args)
         if args["whole_cycle"]:
             refuse_partial(context.CLIARGS)
         run_id = check_run_id(args["run_id"]) if args["run_id"] else ""
@@ -96,6 +104,18 @@ def _facts(args: dict[str, Any], run_id: str, folder: RunFolder, *, resumed: boo
         "collection_dir": str(COLLECTION),
         "validation_venv": str(state.path / "validation-venv"),
     }
+
+
+def check_numbers(args: dict[str, Any]) -> None:
+    """What a later stage would refuse is refused now, before anything is rented."""
+    for name, least, most in (
+        ("hold_minutes", 0, 1440),
+        ("interrupt_grace_minutes", 0, 1440),
+        ("train_seconds", 1, 30 * 86400),
+        ("train_stall_seconds", 0, 86400),
+    ):
+        if not least <= args[name] <= most:
+            raise errors.UsageError(f"{name} is {args[name]:g}; it must be between {least} and {most}")
 
 
 def refuse_partial(cli: Any) -> None:

@@ -42,16 +42,25 @@ def relative(path: str) -> str:
     return path if short.startswith("..") else short
 
 
+def _private(option: str) -> bool:
+    """The run id stands behind every command of ours anyway; a key must not be repeated."""
+    return option.startswith(("run_id=", "on_end=", "cloud=")) or any(word in option.lower() for word in ("key", "secret", "token", "password"))
+
+
 def typed(cli: Any) -> Callable[[str], str]:
     """How a person who typed this command would type another playbook of ours."""
     given = [str(item) for item in cli.get("inventory") or ()]
     inventories = "" if given == list(C.DEFAULT_HOST_LIST) else "".join(f" -i {shlex.quote(relative(item))}" for item in given)
     first = str((cli.get("args") or ("",))[0])
+    given_options = [str(item) for item in cli.get("extra_vars") or () if not _private(str(item))]
+    options = "".join(f" -e {shlex.quote(item)}" for item in given_options)
 
     def command(name: str) -> str:
+        if name == "cycle" and os.environ.get("MAKELEVEL"):
+            return f"make cycle ARGS={shlex.quote(options.strip())}" if options else "make cycle"
         if first.startswith("podcycle.gpu."):
-            return f"ansible-playbook{inventories} podcycle.gpu.{name}"
-        return f"ansible-playbook{inventories} {'cycle.yml' if name == 'cycle' else f'playbooks/{name}.yml'}"
+            return f"ansible-playbook{inventories} podcycle.gpu.{name}{options}"
+        return f"ansible-playbook{inventories} {'cycle.yml' if name == 'cycle' else f'playbooks/{name}.yml'}{options}"
 
     return command
 
@@ -74,11 +83,9 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return {"changed": False}
         ending = args["ending"] or args["on_end"]
-        summary = summarise(
-            folder, args["hosts"], ending=ending, audit=args["audit"], whole_cycle=args["whole_cycle"], command=typed(context.CLIARGS)
-        )
+        summary = summarise(folder, args["hosts"], ending=ending, audit=args["audit"], whole_cycle=args["whole_cycle"], command=typed(context.CLIARGS))
         folder.write("cost.json", cost_document(summary))
-        write_atomic(folder.path / "reports" / "observations.md", observations(summary, folder.since_start()))
+        write_atomic(folder.path / "reports" / "observations.md", observations(summary, folder.events()))
         write_atomic(folder.path / "reports" / "report.html", page(summary))
         for line in terminal_lines(summary):
             display.display(line)

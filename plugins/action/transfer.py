@@ -51,7 +51,8 @@ class ActionModule(ActionBase):
             raise errors.UsageError(f"{local} is not a folder", hint="give the folder that holds the files to push")
         source = self._remote(args, there, task_vars) if pull else survey(local, args["patterns"], args["max_bytes"])
         target = survey(local, args["patterns"], args["max_bytes"]) if pull else self._remote(args, there, task_vars)
-        self._complain(args, source)
+        if not pull or not source["exists"]:
+            self._complain(args, source)
         missing = [row for row in source["files"] if row not in target["files"]]
         result = {
             "changed": bool(missing),
@@ -73,6 +74,10 @@ class ActionModule(ActionBase):
                 raise errors.CloudError(
                     f"{len(wrong)} files differ after the transfer, the first is {wrong[0]}", hint="run the stage again; what arrived whole is not sent again"
                 )
+        if pull:
+            # What is there is brought home first: after a failed training its checkpoint and its log are all that there is.
+            complaint = guarded(lambda: self._complain(args, source) or {})
+            result.update(complaint, changed=result["changed"])
         return result
 
     def _remote(self, args: dict[str, Any], root: str, task_vars: dict[str, Any]) -> dict[str, Any]:

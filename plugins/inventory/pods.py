@@ -25,6 +25,7 @@ options:
     description:
       - The accounts to list, each a dictionary with C(cloud) and, where needed, C(endpoint), C(api_key), C(account), C(state_dir) and
         C(request_timeout) as in M(podcycle.gpu.pod_info).
+      - A text may name environment variables as C(${NAME:-default}).
       - With C(absent_ok=true) an endpoint that cannot be connected to counts as empty, which suits a rehearsal cloud that is not running.
     type: list
     elements: dict
@@ -71,6 +72,7 @@ keyed_groups:
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def _rows(self, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Plain data of each pod, as it may be cached: no key, no secret."""
         environ = dict(os.environ)
+        options = {name: _expanded(value, environ) for name, value in options.items()}
         try:
             session = open_session(options, environ)
             pods = live_pods(session, everyone=self.get_option("scope") == "all")
@@ -172,6 +175,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         self._set_composite_vars(self.get_option("compose"), variables, host, strict=strict)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, host, strict=strict)
         self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, host, strict=strict)
+
+
+def _expanded(value: Any, environ: dict[str, str]) -> Any:
+    """The operator's own text with ${NAME} and ${NAME:-default} filled in."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"\$\{([A-Z_][A-Z0-9_]*)(?::-([^}]*))?\}", lambda found: environ.get(found[1]) or found[2] or "", value)
 
 
 def _matches(row: dict[str, Any], wanted: dict[str, Any]) -> bool:

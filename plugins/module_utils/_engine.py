@@ -145,7 +145,7 @@ class Engine:
 
     def _fill(self, wish: PodWish, slot: Slot, plan: Sequence[Offer]) -> None:
         with self._place(wish.run_id, wish.name, slot.index):
-            lease = self._open_lease(wish, slot.index)
+            lease = self._open_lease(wish, slot.index) or self.lookout.late(wish.run_id, wish.name, slot.index)
             pod = self.lookout.settle(lease) if lease else None
             slot.before = pod
             if lease is not None and pod is not None:

@@ -189,10 +189,15 @@ class Runner:
             stamp = 0
         if (stamp, log_size) == self.seen:
             return
+        grown = log_size != self.seen[1]
+        before = self.status["progress"]
         if stamp and stamp != self.seen[0]:
-            self.status["progress"] = read_json(self.progress_file, PROGRESS_LIMIT) or self.status["progress"]
+            self.status["progress"] = read_json(self.progress_file, PROGRESS_LIMIT) or before
         self.seen = (stamp, log_size)
-        self.status["active_at"] = now()
+        # A program that keeps its file fresh by a thread says in active_ts when its work itself last got on.
+        word = (self.status["progress"] or {}).get("active_ts")
+        if grown or word is None or word != (before or {}).get("active_ts"):
+            self.status["active_at"] = now()
 
     def finish(self, child: subprocess.Popen[bytes]) -> None:
         self.read_progress()

@@ -20,8 +20,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class Keeper:
     session: Session
     run_id: str
     grace_seconds: float
-    since: datetime
+    retry_at: dict[str, float] = field(default_factory=dict)
 
     def watch(self) -> str:
         """Until nothing of the run is left to keep; says how it ended."""
@@ -126,11 +126,14 @@ class Keeper:
 
     def _end_overdue(self, leases: list[Lease]) -> None:
         for lease in leases:
+            if time.monotonic() < self.retry_at.get(str(lease.stamp), 0.0):
+                continue
             self.log(f"{lease.stamp}: its time is over; giving it back")
             try:
                 self.log(f"{lease.stamp}: {self._engine().release(lease)}")
             except PodcycleError as err:
                 self.log(str(err))
+                self.retry_at[str(lease.stamp)] = time.monotonic() + _RETRY_SECONDS
 
     def _grace(self, leases: list[Lease], holder: ProcessId | None) -> bool:
         """Wait for a rerun to take the run over; false when one did."""
@@ -151,6 +154,7 @@ class Keeper:
     def _give_back(self) -> str:
         """Give back until nothing is left, for at most a day."""
         me = this_process()
+        began = model.utc_now()
         while True:
             try:
                 self.session.state.take_run(self.run_id, me)
@@ -165,7 +169,7 @@ class Keeper:
                     return "the run was taken over"
             except PodcycleError as err:
                 self.log(str(err))
-            if model.utc_now() - self.since > _GIVE_UP:
+            if model.utc_now() - began > _GIVE_UP:
                 return "gave up after a day; run: ansible-playbook playbooks/reap.yml"
             time.sleep(_RETRY_SECONDS)
 
@@ -200,7 +204,7 @@ def main() -> None:
         return
     me = this_process()
     write_atomic(folder / "keeper.json", json.dumps({**me.to_dict(), "since": model.rfc3339(model.utc_now())}) + "\n")
-    keeper = Keeper(session, settings["run_id"], float(settings["grace_seconds"]), model.utc_now())
+    keeper = Keeper(session, settings["run_id"], float(settings["grace_seconds"]))
     keeper.log(f"keeping run {keeper.run_id}")
     keeper.log(keeper.watch())
     os.close(handle)

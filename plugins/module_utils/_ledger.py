@@ -65,6 +65,8 @@ class Lease:
     sent_at: datetime | None = None
     stopped_at: datetime | None = None
     stopped_seconds: float = 0.0
+    gpu: str | None = None
+    region: str | None = None
     marks: dict[str, Any] = field(default_factory=dict)
     wish: dict[str, Any] = field(default_factory=dict)
 
@@ -92,6 +94,9 @@ class Lease:
             "cloud": self.cloud,
             "state": self.state,
             "pod_id": self.pod_id,
+            "gpu": self.gpu,
+            "gpu_count": self.wish.get("gpu_count"),
+            "region": self.region,
             "since": rfc3339(self.leased_at or self.created_at),
             "deadline": rfc3339(self.deadline) if self.deadline else None,
             "usd_per_hour": None if self.usd_per_hour is None else f"{self.usd_per_hour:.4f}",
@@ -231,6 +236,9 @@ def _apply(lease: Lease, kind: str, data: dict[str, Any], moment: datetime) -> N
     lease.state = _AFTER.get(kind, lease.state)
     if kind == "attempt":
         lease.sent_at = moment
+    if kind in ("attempt", "leased"):
+        lease.gpu = str(data.get("gpu") or lease.gpu or "") or None
+        lease.region = str(data.get("region") or lease.region or "") or None
     if data.get("pod_id"):
         lease.pod_id = str(data["pod_id"])
     if data.get("usd_per_hour") is not None:

@@ -91,6 +91,18 @@ class Lookout:
         known = [lease for lease in self._ledger.leases() if lease.state == book.LEASED and lease.pod_id and lease.key_id == self._cloud.key_id]
         return all(lease.pod_id in listed or self.by_id(lease) is None for lease in known)
 
+    def late(self, run_id: str, name: str, index: int) -> Lease | None:
+        """A lease that was presumed void and whose pod turned up after all; it is adopted, so that no second one is rented."""
+        place = (run_id, name, index)
+        voids = [lease for lease in self._ledger.of_run(run_id) if lease.state == book.PRESUMED_VOID]
+        voids = [lease for lease in voids if (lease.stamp.run_id, lease.stamp.name, lease.stamp.index) == place]
+        names = {pod.name: pod for pod in self._cloud.list() if pod.state != GONE} if voids else {}
+        for lease in voids:
+            if str(lease.stamp) in names:
+                self.adopt(lease, names[str(lease.stamp)])
+                return self._ledger.lease(lease.stamp)
+        return None
+
     def settle(self, lease: Lease) -> Pod | None:
         """The lease's pod, with what was learnt written to the ledger; None when there is none any more."""
         if lease.pod_id:

@@ -48,9 +48,9 @@ def choose_ending(found: list[Trouble], records: list[dict[str, Any]], *, on_end
     """How the leases end: terminate, stop, keep, or hold for artifacts that could not be brought home."""
     if not whole_cycle or not found:
         return on_end
-    trained = any(record["stage"] == "train" and record["phase"] == "train" and record["status"] == "ok" and record.get("host") for record in records)
-    lost = any(trouble.stage == "collect" for trouble in found)
-    if hold_minutes > 0 and (on_failure == "hold" or (trained and lost)):
+    trained = {record.get("host") for record in records if record["stage"] == "train" and record["phase"] == "train" and record["status"] == "ok"}
+    lost = any(trouble.stage == "collect" and trouble.host and trouble.host in trained for trouble in found)
+    if hold_minutes > 0 and (on_failure == "hold" or lost):
         return "hold"
     return "terminate"
 
@@ -75,7 +75,7 @@ def summarise(folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[s
     planned = {pod.get("id"): pod for pod in provision.get("pods") or ()}
     # Also pods that were given back before they ever worked: they have cost something too.
     for pod_id, lease in leases.items():
-        summary.pods.append({"gpu_count": 0, "gpu": "not used", **lease, **planned.get(pod_id, {}), "id": pod_id, "cost_usd": lease.get("cost_usd")})
+        summary.pods.append({**lease, **planned.get(pod_id, {}), "id": pod_id, "cost_usd": lease.get("cost_usd")})
     summary.pods += [pod for pod_id, pod in planned.items() if pod_id not in leases]
     costs = [to_money(pod["cost_usd"]) or Decimal(0) for pod in summary.pods if pod.get("cost_usd")]
     summary.cost_usd = sum(costs, Decimal(0)) if costs else None
@@ -98,18 +98,28 @@ def _judge_billing(summary: Summary, audit: dict[str, Any]) -> None:
     again = f"{summary.command('cycle')} -e run_id={summary.run_id}"
     if summary.ending == "terminate":
         summary.still_open = names
-        summary.billing = f"NOT given back: {', '.join(names)}, {usd(rate)} $/h" if names else "nothing: every pod of this run was read back as gone"
+        summary.billing = f"NOT given back: {', '.join(names)}, {usd(rate)} $/h" if names else _nothing(summary)
         summary.next_command = stop if names else again
     elif names:
-        why = {"keep": "kept", "stop": "stopped; only its storage costs", "hold": "held for its artifacts"}[summary.ending]
+        why = {"keep": "kept", "stop": "stopped, its volume goes on costing", "hold": "held for its artifacts"}[summary.ending]
         until = next((lease["marks"].get("held_until") for lease in left if lease["marks"].get("held_until")), None) or next(
             (lease.get("deadline") for lease in left), None
         )
-        summary.billing = f"{why}: {', '.join(names)}, {usd(rate)} $/h while running, until {until}"
+        storage = ""
+        if summary.ending == "stop":
+            gib = sum(int(pod.get("volume_gib") or 0) for pod in summary.pods)
+            # RunPod's list price of a stopped pod's volume: 0.20 $ per GB and month of 730 hours.
+            storage = f"; {gib} GiB of volume cost about {usd(Decimal(gib) * Decimal('0.20') / 730)} $/h, and are deleted when the lease ends"
+        price = "" if summary.ending == "stop" else f", {usd(rate)} $/h"
+        summary.billing = f"{why}: {', '.join(names)}{price}, until {until}{storage}"
         summary.next_command = f"{again}, or give back with: {stop} -e on_end=terminate"
         if summary.ending == "hold":
             collect = f"{summary.command('collect')} -e run_id={summary.run_id}"
             summary.notes.append(f"pods are held until {until} so that the artifacts can be collected; collect them: {collect}")
+
+
+def _nothing(summary: Summary) -> str:
+    return "nothing: every pod of this run was read back as gone" if summary.pods else "nothing was rented"
 
 
 def stage_times(records: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
@@ -202,7 +212,8 @@ def observations(summary: Summary, records: list[dict[str, Any]]) -> str:
     for record in records:
         seconds = "" if record.get("elapsed_ms") is None else f"{record['elapsed_ms'] / 1000:.1f}"
         what = record["status"] + (f": {record['message']}" if record.get("message") else "")
-        out.append(f"| {record['ts'][11:19]} | {record['stage']} | {record.get('host', '')} | {_cell(what)} | {seconds} |")
+        stage = record["stage"] if record["phase"] == record["stage"] else f"{record['stage']}: {record['phase']}"
+        out.append(f"| {record['ts'][11:19]} | {stage} | {record.get('host', '')} | {_cell(what)} | {seconds} |")
     out += ["", "## Choices", ""]
     for pod in summary.pods:
         price = f"{pod.get('usd_per_hour')} $/h, {pod.get('cloud_type')}"

@@ -102,6 +102,7 @@ class SshAccess:
         except subprocess.TimeoutExpired:
             return "the SSH login did not end"
         if done.returncode == 0:
+            self.known_hosts_file.chmod(0o600)
             return ""
         said = done.stderr.decode("utf-8", "replace")
         if "IDENTIFICATION HAS CHANGED" in said or "Host key verification failed" in said:

@@ -61,6 +61,37 @@ options:
     description: A name for the account.
     type: str
     default: default
+  on_end:
+    description: How a run that went well is to end; checked here, used at the end.
+    type: str
+    choices: [terminate, stop, keep]
+    default: terminate
+  on_failure:
+    description: How a run that failed is to end.
+    type: str
+    choices: [terminate, hold]
+    default: terminate
+  hold_minutes:
+    description: How long pods are held for artifacts that could not be brought home; V(0) never holds.
+    type: int
+    default: 30
+  interrupt_grace_minutes:
+    description: How long pods outlive their ansible-playbook.
+    type: float
+    default: 15.0
+  train_preset:
+    description: Preset of the training.
+    type: str
+    choices: [smoke, cpu, gpu]
+    default: gpu
+  train_seconds:
+    description: Time budget of the training.
+    type: float
+    default: 600.0
+  train_stall_seconds:
+    description: Seconds without a sign of life after which a training fails; V(0) for no limit.
+    type: float
+    default: 300.0
   state_dir:
     description: Private folder that remembers every lease.
     type: path

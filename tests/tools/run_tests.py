@@ -147,8 +147,8 @@ def high_setup(python: Path) -> list[list[str]]:
     wanted = [
         line.split()[0] for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if re.match(r"(pytest|pytest-xdist|httpx)==", line)
     ]
-    make = [] if (venv / "bin" / "python").exists() else [[uv, "venv", "--quiet", "--no-python-downloads", "--python", str(python), str(venv)]]
-    return [*make, [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), "-r", "requirements-run.txt", *wanted]]
+    make = [uv, "venv", "--quiet", "--allow-existing", "--no-python-downloads", "--python", str(python), str(venv)]
+    return [make, [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), "-r", "requirements-run.txt", *wanted]]
 
 
 def pytest_steps() -> list[Step]:

@@ -280,7 +280,7 @@ def test_a_run_is_well_only_when_nothing_is_left_billing(folder: RunFolder) -> N
     assert not unknown.ok and unknown.billing == "not known: no answer"
     assert not summary_of(folder, {}).ok, "an audit that says nothing proves nothing"
     held = summary_of(folder, {"leases": [{**lease, "marks": {"held_until": "10:30"}}]}, ending="hold")
-    assert held.ok and "held for its artifacts: p1 (running), 0.5900 $/h while running, until 10:30" in held.billing
+    assert held.ok and "held for its artifacts: p1 (running), 0.5900 $/h, until 10:30" in held.billing
 
 
 def test_a_stage_that_was_cut_off_is_called_interrupted(folder: RunFolder) -> None:

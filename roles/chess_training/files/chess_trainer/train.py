@@ -142,7 +142,7 @@ class Run:
         torch.manual_seed(plan.seed)
 
         def tick(share: float) -> None:
-            self.progress.update("prepare", f"legal moves  {100 * share:.0f} %", 0.0)
+            self.progress.update("prepare", f"preparing the legal moves  {100 * share:.0f} %", 0.0)
             self.stop.check("preparing")
 
         data = metrics.evaluation_set(val, self.arguments.eval_positions, tick)
