@@ -69,7 +69,11 @@ CASES = [
     Case("tags", ("--tags, --skip-tags and --start-at-task would leave out parts of the cycle",), words=("--tags", "train"), playbook="cycle.yml"),
     Case("skip-tags", ("--tags, --skip-tags and --start-at-task would leave out parts of the cycle",), words=("--skip-tags", "stop"), playbook="cycle.yml"),
     Case("start-at", ("--tags, --skip-tags and --start-at-task would leave out parts of the cycle",), words=("--start-at-task", "Rent"), playbook="cycle.yml"),
-    Case("rehearsal-elsewhere", ("the inventory is the rehearsal one, but the endpoint is https://api.runpod.io/v2",), {"cloud_endpoint": "https://api.runpod.io/v2"}),
+    Case(
+        "rehearsal-elsewhere",
+        ("the inventory is the rehearsal one, but the endpoint is https://api.runpod.io/v2",),
+        {"cloud_endpoint": "https://api.runpod.io/v2"},
+    ),
     Case(
         "real-on-loopback", ("the inventory is a real one, but the endpoint is http://127.0.0.1:{port}/v2", "unset RUNPOD_REST_V2_URL"),
         env={"RUNPOD_REST_V2_URL": "http://127.0.0.1:{port}/v2", "RUNPOD_API_KEY": "rpa_rehearsal_full", "PODCYCLE_STATE_DIR": "{world}/real-state"},

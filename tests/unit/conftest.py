@@ -216,7 +216,7 @@ def shared_rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehea
         )  # fmt: skip
     rehearsal = Rehearsal(port, process)
     try:
-        for _ in range(400):
+        for _turn in range(400):
             try:
                 rehearsal.control("GET", "/health")
                 break

@@ -117,7 +117,7 @@ def test_a_clear_no_has_no_effect_and_says_what_the_api_said(client: HttpClient,
     stub.tell(told(status, body, content_type=PROBLEM, headers={"X-Request-Id": "req_1"}))
     with pytest.raises(errors.CloudError) as caught:
         client.post("/pods", {})
-    assert type(caught.value) is kind and caught.value.effect == "none" and len(stub.seen) == 1
+    assert caught.value.__class__ is kind and caught.value.effect == "none" and len(stub.seen) == 1
     for part in ("POST /pods on runpod", f"HTTP {status}", "Nope: because of this", "body.gpu"):
         assert part in str(caught.value)
     assert failure(caught.value)["failure"]["details"]["request_id"] == "req_1"

@@ -115,7 +115,10 @@ def test_a_takeover_a_kept_lease_and_a_deadline(
     engine.ledger.write(engine.ledger.of_run("overdue")[0].stamp, "extended", deadline=rfc3339(utc_now() - timedelta(seconds=1)))
     for one in (taken, kept, overdue):
         one.end(signal.SIGKILL)
-    marks = lambda name: engine.ledger.of_run(name)[0].marks  # noqa: E731
+
+    def marks(name: str) -> dict[str, Any]:
+        return dict(engine.ledger.of_run(name)[0].marks)
+
     wait_until(lambda: bool(marks("taken").get("gives_back_at")), 20, lambda: taken.log)
     me = ProcessId.of(os.getpid())
     assert me is not None

@@ -126,7 +126,7 @@ def test_a_pod_presumed_void_that_arrives_late_is_given_back(engine: Engine, reh
     rent(engine, make_wish())
     assert [lease.state for lease in engine.ledger.leases()] == ["presumed_void", "leased"]
     assert len(rehearsal.pods()) == 2, "the first create did take effect"
-    for _ in range(20):
+    for _turn in range(20):
         engine.cloud.list()
     slots = engine.release_run("r1")
     assert all(slot.error is None and slot.changed for slot in slots) and len(slots) == 2

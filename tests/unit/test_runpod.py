@@ -137,7 +137,7 @@ def test_what_a_create_may_answer(
     stub.tell(told(status, {"title": "Answer", "status": status, "detail": detail}, content_type="application/problem+json"))
     with pytest.raises(errors.CloudError) as caught:
         cloud.create(make_wish(), STAMP, OFFER)
-    assert type(caught.value) is kind and caught.value.effect == effect and len(stub.seen) == 1
+    assert caught.value.__class__ is kind and caught.value.effect == effect and len(stub.seen) == 1
 
 
 def test_list_follows_its_pages(cloud: RunPod, stub: Any, told: Any) -> None:
@@ -343,7 +343,9 @@ def test_the_endpoint_comes_from_the_option_then_the_environment(tmp_path: Path)
     assert make_cloud("runpod", {}, {"RUNPOD_API_KEY": "rpa_x"}, tmp_path).endpoint == "https://api.runpod.io/v2"
 
 
-@pytest.mark.parametrize("endpoint", ["http://api.runpod.io/v2", "ftp://127.0.0.1/", "api.runpod.io", "https://a.example/v2?x=1", "http://127.0.0.1.evil.example/v2"])
+@pytest.mark.parametrize(
+    "endpoint", ["http://api.runpod.io/v2", "ftp://127.0.0.1/", "api.runpod.io", "https://a.example/v2?x=1", "http://127.0.0.1.evil.example/v2"]
+)
 def test_a_key_is_never_sent_in_the_clear_or_to_nonsense(endpoint: str, tmp_path: Path) -> None:
     with pytest.raises(errors.UsageError):
         make_cloud("runpod", {"endpoint": endpoint, "api_key": "rpa_x"}, {}, tmp_path)

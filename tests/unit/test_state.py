@@ -79,7 +79,7 @@ def test_two_that_make_the_folder_at_once_both_get_it(tmp_path: Path, monkeypatc
 def test_the_owner_id_stays(tmp_path: Path) -> None:
     state = StateDir(tmp_path / "state").open()
     found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(StateDir(state.path).open().owner)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.append(StateDir(state.path).open().owner)) for _turn in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -87,7 +87,7 @@ def test_the_owner_id_stays(tmp_path: Path) -> None:
     assert len(set(found)) == 1 and len(found) == 8 and found[0] == StateDir(state.path).open().owner
     (state.path / "owner").write_text("nobody!\n")
     with pytest.raises(StateError, match="owner id"):
-        _ = state.owner
+        state.owner.strip()
 
 
 def test_a_live_process_keeps_its_run_and_a_dead_one_is_told(tmp_path: Path) -> None:
