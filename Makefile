@@ -44,7 +44,7 @@ cycle: ## Rehearse a whole cycle: rent, converge, push, train, collect, validate
 	  echo 'make cycle: CLOUD=$(CLOUD) joins later; rehearsed so far: $(CLOUDS)' >&2; exit 2; fi
 	@$(MAKE) --no-print-directory setup
 	@echo 'Rehearsing a whole cycle on $(CLOUD): an emulator on this machine; nothing is paid.'
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-playbook cycle.yml -e cloud=$(CLOUD) $(ARGS)
+	@PODCYCLE_TYPED='make cycle' PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-playbook cycle.yml -e cloud=$(CLOUD) $(ARGS)
 
 test: $(TEST_STAMP) ## Run everything: lint, unit, sanity, end to end
 	@$(VENV)/bin/python tests/tools/run_tests.py

@@ -56,7 +56,7 @@ def typed(cli: Any) -> Callable[[str], str]:
     options = "".join(f" -e {shlex.quote(item)}" for item in given_options)
 
     def command(name: str) -> str:
-        if name == "cycle" and os.environ.get("MAKELEVEL"):
+        if name == "cycle" and os.environ.get("PODCYCLE_TYPED") == "make cycle":
             return f"make cycle ARGS={shlex.quote(options.strip())}" if options else "make cycle"
         if first.startswith("podcycle.gpu."):
             return f"ansible-playbook{inventories} podcycle.gpu.{name}{options}"

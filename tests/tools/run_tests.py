@@ -138,7 +138,7 @@ def trainer_setup() -> list[str]:
         "extra_packages": ["pytest", "chess", "PyYAML"],
         "cache_dir": str(BUILD / "image-cache"),
     }
-    return [str(BIN / "ansible"), "localhost", "-i", "/dev/null", "-m", "podcycle.gpu.torch_env", "-a", json.dumps(options)]
+    return [str(BIN / "ansible"), "localhost", "-m", "podcycle.gpu.torch_env", "-a", json.dumps(options)]
 
 
 def high_setup(python: Path) -> list[list[str]]:
