@@ -145,7 +145,9 @@ def fetch_gnuchess_book(folder: Path, report: Report) -> Path:
     """Fetch the source archive of Debian's gnuchess-book with apt, leaving the machine's own sources alone."""
     if shutil.which("apt-get") is None:
         raise MissingError(f"apt-get is not here, so Debian's gnuchess-book cannot be fetched; fetch {GNUCHESS_ARCHIVE} elsewhere and give it with --source")
-    mirrors = _mirrors() or ["http://deb.debian.org/debian"]
+    mirrors = _mirrors()
+    if not mirrors:
+        raise MissingError(f"this machine's apt sources name no Debian mirror; fetch {GNUCHESS_ARCHIVE} elsewhere and give it with --source")
     (folder / "lists/partial").mkdir(parents=True)
     (folder / "cache/archives/partial").mkdir(parents=True)
     (folder / "sources.list").write_text(f"deb-src {mirrors[0]} bookworm main\n", encoding="utf-8")
