@@ -121,10 +121,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """Plain data of each pod, as it may be cached: no key, no secret."""
         environ = dict(os.environ)
         options = {name: _expanded(value, environ) for name, value in options.items()}
+        if options.get("absent_ok"):
+            options.setdefault("request_timeout", 10)
         try:
             session = open_session(options, environ)
             pods = live_pods(session, everyone=self.get_option("scope") == "all")
-        except errors.Unreachable:
+        except (errors.Unreachable, errors.NoReply):
+            # Nothing listens there, or something else that does not speak HTTP; whoever starts the cloud says which.
             if options.get("absent_ok"):
                 return []
             raise

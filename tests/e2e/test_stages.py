@@ -15,7 +15,7 @@ HOST = "kept-0"
 def test_stages_one_by_one(world: Any, wait_until: Any) -> None:
     kept = world.play("cycle.yml", run_id=RUN, on_end="keep").ok()
     pod_id = world.pod_ids(RUN)[0]
-    assert f"kept: {pod_id} (running), 0.5900 $/h while running, until 20" in kept.flat
+    assert f"kept: {pod_id} (running), 0.5900 $/h, until 20" in kept.flat
     assert [pod["id"] for pod in world.live()] == [pod_id]
 
     assert world.play("playbooks/converge.yml", run_id=RUN).ok().recap(HOST)["changed"] == 0
