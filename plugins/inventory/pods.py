@@ -122,7 +122,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         environ = dict(os.environ)
         options = {name: _expanded(value, environ) for name, value in options.items()}
         if options.get("absent_ok"):
-            options.setdefault("request_timeout", 10)
+            options.setdefault("request_timeout", 3)
         try:
             session = open_session(options, environ)
             pods = live_pods(session, everyone=self.get_option("scope") == "all")
