@@ -89,10 +89,11 @@ class ActionModule(ActionBase):
     def _follow(self, job: dict[str, Any], host: str, limits: Limits, state: str) -> Look | None:
         """The last look at the job: ended, stalled or out of time."""
         name = clean(job["name"], 64)
-        command = poll_command(str(job["dir"]), 400 * max(1, limits.tail_lines))
-        printed, printed_at, unreadable, pause = "", 0.0, 0, min(0.5, limits.poll)
+        log_bytes = 400 * max(1, limits.tail_lines)
+        printed, printed_at, unreadable, pause = "", 0.0, 0, 0.0
         while True:
-            look = self._look(command, name, host, limits)
+            began = time.monotonic()
+            look = self._look(poll_command(str(job["dir"]), log_bytes, pause), name, host, limits)
             unreadable = 0 if look.readable else unreadable + 1
             if unreadable >= UNREADABLE_POLLS:
                 return look
@@ -103,8 +104,9 @@ class ActionModule(ActionBase):
                     printed, printed_at = look.summary, now
                 if look.ended or self._overdue(look, limits):
                     return look
-            time.sleep(pause)
-            pause = limits.poll
+            # The pod has done the waiting; one that answers at once is not asked more often for it.
+            pause = limits.poll if pause else min(0.5, limits.poll)
+            time.sleep(max(0.0, pause - (time.monotonic() - began)))
 
     def _look(self, command: str, name: str, host: str, limits: Limits) -> Look:
         """One poll; a pod that does not answer is asked again until the patience is over."""

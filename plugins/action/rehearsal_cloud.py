@@ -52,7 +52,7 @@ class ActionModule(ActionBase):
         if args["state"] == "stopped":
             return {**(self._call("stop", where) if up else {}), "changed": changed or up}
         extra = []
-        if args["image_cache"] and Path(args["image_cache"]).is_dir():
+        if args["image_cache"]:
             extra += ["--image-cache", str(Path(args["image_cache"]).absolute())]
         if args["time_scale"]:
             extra += ["--time-scale", str(args["time_scale"])]

@@ -48,6 +48,15 @@ options:
     description: Leave a pod out when every listed field has one of the listed values.
     type: dict
     default: {}
+  on_error:
+    description:
+      - What happens when a cloud cannot be listed, for want of a key or of an answer.
+      - With V(fail) the inventory cannot be read; where C(any_unparsed_is_failed) is set that ends the command, with one sentence.
+      - With V(defer) C(ansible-playbook) warns and goes on without these pods, since the playbooks of this collection ask the cloud themselves;
+        every other command fails.
+    type: str
+    choices: [fail, defer]
+    default: fail
   hostvars_prefix:
     description: Prefix of the host variables.
     type: str
@@ -76,8 +85,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ansible import constants as C
+from ansible import context
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import group_name
@@ -87,6 +99,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._pods import lease_fa
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, control_path_dir
 
+_EXIT_PARSER = 4  # of ansible-inventory, when nothing can be parsed
 # Names that mean something to Ansible: a pod called localhost would get the controller's own tasks.
 _RESERVED = frozenset({"localhost", "all", "ungrouped"})
 
@@ -109,13 +122,24 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             try:
                 rows = [row for cloud in self.get_option("clouds") for row in self._rows(cloud)]
             except errors.PodcycleError as err:
-                raise AnsibleParserError(f"{path}: {err}") from err
+                self._give_up(path, err)
+                return
             if self.get_option("cache"):
                 self._cache[key] = rows
         taken: set[str] = set()
         for row in rows:
             if self._wanted(row):
                 self._add(row, taken)
+
+    def _give_up(self, path: str, err: errors.PodcycleError) -> None:
+        """Say why there is no listing. Ends the process where Ansible would do so next, without the complaints of every other inventory plugin."""
+        if self.get_option("on_error") == "defer" and "start_at_task" in context.CLIARGS:
+            Display().warning(f"{path} lists no pods: {err}")
+            return
+        if C.config.get_config_value("INVENTORY_ANY_UNPARSED_IS_FAILED"):
+            Display().error(f"{path}: {err}", wrap_text=False)
+            raise SystemExit(_EXIT_PARSER)
+        raise AnsibleParserError(f"{path}: {err}") from err
 
     def _rows(self, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Plain data of each pod, as it may be cached: no key, no secret."""

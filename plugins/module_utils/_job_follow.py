@@ -29,12 +29,17 @@ def clean(text: object, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "\u2026"
 
 
-def poll_command(job_dir: str, log_bytes: int) -> str:
-    """A POSIX shell line that prints clock, status, the supervisor's line in /proc and the log's end."""
+def poll_command(job_dir: str, log_bytes: int, wait_seconds: float = 0) -> str:
+    """A POSIX shell line that prints clock, status, the supervisor's line in /proc and the log's end.
+
+    It waits on the pod for as long as the job runs, up to V(wait_seconds) in steps of half a second, so that an end is seen at once.
+    """
     folder = shlex.quote(job_dir)
     runner = r"""sed -n 's/.*"runner_pid": \([0-9]*\).*/\1/p' status.json"""
+    ended = r"""grep -q '"ended_at": "' status.json"""
+    wait = f"n={int(2 * wait_seconds)}; while [ $n -gt 0 ] && ! {ended}; do sleep 0.5; n=$((n-1)); done; " if wait_seconds else ""
     return (
-        f"cd {folder} && date -u +%s && echo {MARK} && {{ cat /proc/$({runner})/stat 2>/dev/null || echo gone; }} && echo {MARK}"
+        f"cd {folder} && {{ {wait}:; }} && date -u +%s && echo {MARK} && {{ cat /proc/$({runner})/stat 2>/dev/null || echo gone; }} && echo {MARK}"
         f" && head -c 65536 status.json && echo && echo {MARK} && tail -c {log_bytes} job.log"
     )
 

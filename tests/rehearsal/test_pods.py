@@ -224,9 +224,10 @@ def test_a_pod_without_a_key_or_with_args_has_no_sshd(cloud: Any) -> None:
 
 def test_the_image_cache_is_in_every_new_pod(own_cloud: Any, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
+    own_cloud.start("--time-scale", "20", "--image-cache", str(cache))
+    # The first cycle fills it while the cloud is running.
     (cache / "wheels").mkdir(parents=True)
     (cache / "wheels" / "one").write_text("baked in", encoding="utf-8")
-    own_cloud.start("--time-scale", "20", "--image-cache", str(cache))
     pod = own_cloud.create()
     own_cloud.running(pod["id"])
     copy = own_cloud.pod_dir(pod["id"]) / "cache" / "uv" / "wheels" / "one"

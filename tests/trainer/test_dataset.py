@@ -130,6 +130,19 @@ def test_games_on_both_sides_of_the_split_are_a_warning(write_data: WriteData) -
     assert code == 0 and "1 games" in verdict["warnings"][0]
 
 
+def test_a_good_verdict_is_remembered_until_a_byte_changes(write_data: WriteData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, memory = write_data([{"moves": OPEN}], [{"moves": QUEEN}]), tmp_path / "memory.json"
+    first = dataset.check(folder, memory)
+    monkeypatch.setattr(dataset, "_check", lambda directory: pytest.fail("checked again"))
+    assert dataset.check(folder, memory) == first
+    monkeypatch.undo()
+    with (folder / "val.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write("broken\n")
+    assert dataset.check(folder, memory)[0] == 65
+    memory.write_text("torn", encoding="utf-8")
+    assert dataset.check(folder, memory)[0] == 65
+
+
 def test_the_check_needs_the_standard_library_only(write_data: WriteData) -> None:
     program = """
 import sys

@@ -35,8 +35,10 @@ POD = {
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Callable[..., Any]:
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Parse a pods.yml as Ansible would."""
+    # As in an installed collection, without our ansible.cfg: a failure is an exception, not the end of this process.
+    monkeypatch.setenv("ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED", "false")
 
     def parse(cloud: dict[str, Any], **options: Any) -> Any:
         path = tmp_path / "pods.yml"
@@ -180,6 +182,18 @@ def test_the_command_fails_with_a_status_that_is_not_zero(rehearsal: Any, tmp_pa
     folder = write(tmp_path, cloud={"endpoint": rehearsal.url, "api_key": "rpa_wrong_key"})
     done = ansible(["ansible-inventory", "-i", str(folder), "--list"], tmp_path)
     assert done.returncode != 0 and "HTTP 401" in done.stderr and "rpa_wrong_key" not in done.stdout + done.stderr
+
+
+def test_no_key_is_one_sentence_and_only_a_warning_for_playbooks(tmp_path: Path) -> None:
+    real, home = ROOT / "inventories" / "runpod", tmp_path / "home"
+    home.mkdir()
+    done = ansible(["ansible-inventory", "-i", str(real), "--list"], home)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert len(done.stderr.strip().splitlines()) == 1 and "pods.yml: no key for runpod: looked at" in done.stderr
+    book = tmp_path / "book.yml"
+    book.write_text("- hosts: localhost\n  gather_facts: false\n  tasks: [{debug: {msg: went on}}]\n", encoding="utf-8")
+    done = ansible(["ansible-playbook", "-i", str(real), str(book)], home)
+    assert done.returncode == 0 and "went on" in done.stdout and "lists no pods: no key for runpod" in done.stderr
 
 
 def test_the_cache_is_used_and_holds_no_key(load: Callable[..., Any], rented: dict[str, Any], rehearsal: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +102,15 @@ def test_poll_command_reads_a_real_job(tmp_path: Path) -> None:
     done = subprocess.run(["/bin/sh", "-c", follow.poll_command(str(job.dir), 4000)], capture_output=True, text=True, check=True)
     look = follow.parse_poll(done.stdout)
     assert (look.readable, look.state, look.log, look.status["exit_code"]) == (True, "succeeded", ["hello"], 0)
+
+
+def test_poll_command_waits_on_the_pod_for_the_end(tmp_path: Path) -> None:
+    job = Job(JobSpec("train", [sys.executable, "-c", "import time; time.sleep(1)"]), tmp_path)
+    job.start(check_mode=False)
+    began = time.monotonic()
+    command = ["/bin/sh", "-c", follow.poll_command(str(job.dir), 4000, 30)]
+    assert follow.parse_poll(subprocess.run(command, capture_output=True, text=True, check=True).stdout).state == "succeeded"
+    assert time.monotonic() - began < 10
 
 
 class Terminal:

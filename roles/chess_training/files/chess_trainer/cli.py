@@ -27,7 +27,7 @@ def _note(text: str) -> None:
 def _dataset_check(arguments: argparse.Namespace) -> int:
     from . import dataset
 
-    code, verdict = dataset.check(arguments.directory)
+    code, verdict = dataset.check(arguments.directory, arguments.remember)
     _emit(verdict)
     return code
 
@@ -102,6 +102,7 @@ def _add_dataset(commands: Any) -> None:
     dataset = commands.add_parser("dataset", help="check or build a data folder").add_subparsers(dest="action", required=True)
     check = dataset.add_parser("check", help="check every row and move of a data folder; needs the standard library only")
     check.add_argument("directory", type=Path)
+    check.add_argument("--remember", type=Path, metavar="FILE", help="keep a good verdict there, and take it from there while the data are the same")
     check.set_defaults(run=_dataset_check)
     build = dataset.add_parser("build", help="build a data folder from recorded games")
     build.add_argument("--out", type=Path, required=True)
@@ -134,7 +135,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--deterministic", action="store_true", help="deterministic algorithms, slower on a GPU")
     train.add_argument("--threads", type=_count, default=0, help="CPU threads; 0 takes all that are allotted but one")
     train.add_argument("--min-context", type=_count, default=0, help="learn only positions with this many moves before them")
-    train.add_argument("--eval-positions", type=_positive(int), default=8192)
+    train.add_argument("--eval-positions", type=_positive(int), help="validation positions that are scored, evenly spread; the preset's number by default")
     train.add_argument("--evaluations", type=_count, help="evaluations before the last one; the preset's number by default")
     train.add_argument("--checkpoint-seconds", type=_positive(float), default=15.0)
     train.add_argument("--cache-dir", type=Path, help="where encoded positions are kept")

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .board import Position
-from .errors import EXIT_DATA, EXIT_MISSING, EXIT_OK, DataError
+from .errors import EXIT_DATA, EXIT_MISSING, EXIT_OK, DataError, TrainerError
+from .files import read_json, sha256_file, write_json
 from .rows import Game, RowReader
 
 FILES = ("train.jsonl", "val.jsonl")
@@ -66,8 +69,28 @@ def _missing(directory: Path) -> list[dict[str, Any]]:
     return [{"file": name, "line": 0, "reason": f"not found in {directory}"} for name in FILES if not (directory / name).is_file()]
 
 
-def check(directory: Path) -> tuple[int, dict[str, Any]]:
-    """Check a data folder; returns the exit code and the verdict."""
+def _remembered(directory: Path, memory: Path) -> dict[str, Any] | None:
+    """The verdict on the very same bytes, given by the same version of this program."""
+    with contextlib.suppress(TrainerError, OSError, ValueError):
+        kept = read_json(memory)
+        if kept.get("version") == __version__ and kept.get("verdict", {}).get("sha256") == {name: sha256_file(directory / name) for name in FILES}:
+            return {**kept["verdict"], "directory": str(directory)}
+    return None
+
+
+def check(directory: Path, memory: Path | None = None) -> tuple[int, dict[str, Any]]:
+    """Check a data folder; returns the exit code and the verdict. A good verdict is kept in the file `memory`."""
+    known = _remembered(directory, memory) if memory else None
+    if known is not None:
+        return EXIT_OK, known
+    code, verdict = _check(directory)
+    if memory and code == EXIT_OK:
+        with contextlib.suppress(OSError):
+            write_json(memory, {"version": __version__, "verdict": verdict})
+    return code, verdict
+
+
+def _check(directory: Path) -> tuple[int, dict[str, Any]]:
     verdict: dict[str, Any] = {"ok": False, "directory": str(directory), "format": None, "games": 0, "positions": 0, "sha256": {}, "files": {}, "warnings": []}
     missing = _missing(directory)
     if missing:

@@ -36,10 +36,11 @@ class Preset:
     lr: float
     weight_decay: float
     warmup_steps: int
+    eval_positions: int = 8192
 
 
 PRESETS = {
-    "smoke": Preset(Shape(filters=32, blocks=3), batch_size=128, lr=5e-3, weight_decay=0.01, warmup_steps=20),
+    "smoke": Preset(Shape(filters=32, blocks=3), batch_size=128, lr=5e-3, weight_decay=0.01, warmup_steps=20, eval_positions=4096),
     "cpu": Preset(Shape(filters=48, blocks=4), batch_size=256, lr=3e-3, weight_decay=0.01, warmup_steps=50),
     "gpu": Preset(Shape(filters=128, blocks=10, head=64), batch_size=4096, lr=2e-3, weight_decay=0.05, warmup_steps=200),
 }

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +25,16 @@ from .model import channels_last
 from .settings import allotted_threads
 
 BF16_CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+class EagerAdamW(torch.optim.AdamW):
+    """AdamW without the hooks for a compiler: they import torch._dynamo, which takes seconds, even where nothing is compiled."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 @dataclass
@@ -45,6 +57,11 @@ class Runtime:
         """The network on its device, compiled where that was chosen."""
         model = channels_last(model.to(self.device))
         return cast(nn.Module, torch.compile(model, dynamic=False)) if self.compile else model
+
+    def optimizer(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        """AdamW in one fused kernel."""
+        made = torch.optim.AdamW if self.compile else EagerAdamW
+        return made(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
 
 
 def _cpu_has_bf16() -> bool:

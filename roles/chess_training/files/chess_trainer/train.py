@@ -145,7 +145,7 @@ class Run:
             self.progress.update("prepare", f"preparing the legal moves  {100 * share:.0f} %", 0.0)
             self.stop.check("preparing")
 
-        data = metrics.evaluation_set(val, self.arguments.eval_positions, tick)
+        data = metrics.evaluation_set(val, self.arguments.eval_positions or plan.preset.eval_positions, tick)
         trainer = Trainer(plan, self.run_dir, chosen, train, data, self.progress, self.stop)
         fixed = self.request | {"batch_size": plan.batch_size, "lr": plan.lr, "precision": chosen.precision}
         self._describe(chosen, train, val, fixed)

@@ -109,7 +109,7 @@ class Trainer:
         self.data = data.to(runtime.device)
         self.network = PolicyNet(plan.preset.shape)
         self.model = runtime.prepared(self.network)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.preset.weight_decay, fused=True)
+        self.optimizer = runtime.optimizer(self.model.parameters(), plan.lr, plan.preset.weight_decay)
         self.step, self.evaluated, self.elapsed_before = 0, 0, 0.0
         self.best: dict[str, Any] = {}
         self.speed = 0.0
