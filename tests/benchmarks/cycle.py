@@ -87,8 +87,7 @@ def main() -> None:
         finally:
             state = folder / ".state" / "rehearsal"
             command = [str(folder / ".venv/bin/python"), "-m", "rehearsal", "stop", "--state-dir", str(state), "--port", environment["PODCYCLE_REHEARSAL_PORT"]]
-            if options.cold:
-                subprocess.run(command, env={**environment, "PYTHONPATH": str(folder / "extensions")}, capture_output=True, check=False)
+            subprocess.run(command, env={**environment, "PYTHONPATH": str(folder / "extensions")}, capture_output=True, check=False)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -33,7 +32,6 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDi
 ROOT = Path(__file__).resolve().parents[2]
 FULL = "rpa_rehearsal_full"
 GPU = "NVIDIA GeForce RTX 4090"
-_PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class FakeClock:
@@ -125,8 +123,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RUNPOD_API_KEY", "RUNPOD_REST_V2_URL", "RUNPOD_DOTENV_PATH", "PODCYCLE_STATE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
-    # Ansible reads the machine's certificates for every request, plain ones too, which takes some 50 ms each.
-    monkeypatch.setattr("ansible.module_utils.urls.make_context", lambda **settings: _PLAIN)
 
 
 @pytest.fixture

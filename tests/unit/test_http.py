@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import socket
+import ssl
+import subprocess
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,3 +201,35 @@ def test_a_request_is_json_with_the_key_in_its_header_alone(client: HttpClient, 
 )  # fmt: skip
 def test_only_this_machine_is_loopback(url: str, yes: bool) -> None:
     assert is_loopback(url) is yes
+
+
+def test_tls_trusts_the_machines_authorities_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Any) -> None:
+    certificate = tmp_path / "server.pem"
+    subject = ["-subj", "/CN=rehearsal", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", *subject]
+    subprocess.run([*made, "-keyout", str(tmp_path / "key.pem"), "-out", str(certificate)], check=True, capture_output=True)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(b'{"pods": []}')
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, tmp_path / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"https://127.0.0.1:{server.server_address[1]}/v2"
+    try:
+        with pytest.raises(errors.NoReply, match="CERTIFICATE_VERIFY_FAILED"):
+            HttpClient(url, KEY, "runpod", clock=clock, timeout_seconds=5).get("/pods")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert HttpClient(url, KEY, "runpod", clock=clock, timeout_seconds=5).get("/pods").body == {"pods": []}
+    finally:
+        server.shutdown()
+        server.server_close()
