@@ -194,10 +194,12 @@ def terminal_lines(summary: Summary) -> list[str]:
     figures = validation_figures(summary.validation)
     if figures:
         verdict = "ok" if summary.validation.get("ok") else "FAILED"
-        lines.append(f"  validation  {verdict}: " + ", ".join(f"{label} {value}" for label, value in figures))
+        lines.append(f"  validation  {verdict}: " + ", ".join(f"{label} {value}" for label, value in figures[:3]))
+        lines += ["  baselines   " + ", ".join(f"{label} {value}" for label, value in figures[3:])] if figures[3:] else []
     lines.append(f"  billing     {summary.billing}")
     lines += [f"  problem     {trouble.stage}{f' on {trouble.host}' if trouble.host else ''}: {trouble.cause}" for trouble in summary.troubles]
-    lines.append(f"  run folder  {summary.folder}")
+    here = Path.cwd()
+    lines.append(f"  run folder  {summary.folder.relative_to(here) if summary.folder.is_relative_to(here) else summary.folder}")
     if not summary.ok or summary.ending != "terminate":
         lines.append(f"  next        {summary.next_command}")
     return [*lines, ""]
