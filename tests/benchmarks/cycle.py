@@ -49,8 +49,8 @@ def cycle(folder: Path, environment: dict[str, str], run_id: str, seconds: int) 
         if event["status"] == "ok" and not event.get("host") and event["elapsed_ms"] is not None:
             found[event["phase"]] = event["elapsed_ms"] / 1000
     manifest = json.loads((run / "collected" / "run_artifacts" / "manifest.json").read_text(encoding="utf-8"))
-    began, ended = (datetime.fromisoformat(manifest[name].replace("Z", "+00:00")) for name in ("started_at", "ended_at"))
-    found["training"] = (ended - began).total_seconds()
+    first, last = (datetime.fromisoformat(manifest[name].replace("Z", "+00:00")) for name in ("started_at", "ended_at"))
+    found["training"] = (last - first).total_seconds()
     found["of it steps"] = float(manifest["train_seconds"])
     found["outside stages"] = wall - sum(found.get(stage, 0.0) for stage in STAGES)
     return found
