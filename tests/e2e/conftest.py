@@ -32,6 +32,10 @@ CACHE = BUILD / "image-cache"
 SMOKE = ROOT / "roles" / "chess_training" / "files" / "smoke"
 FULL = "rpa_rehearsal_full"
 
+# A shell that starts the tests in the background ignores SIGINT, and what they start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "both_ends: also run on the newest ansible-core")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,10 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDi
 ROOT = Path(__file__).resolve().parents[2]
 FULL = "rpa_rehearsal_full"
 GPU = "NVIDIA GeForce RTX 4090"
+
+# A shell that starts the tests in the background ignores SIGINT, and what they start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class FakeClock:
