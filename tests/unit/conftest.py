@@ -6,14 +6,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -22,39 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import FULL, FakeClock, Rehearsal, serving
 
-from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine, Waits
-from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import LeaseTerms, PodWish
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
 
-ROOT = Path(__file__).resolve().parents[2]
-FULL = "rpa_rehearsal_full"
 GPU = "NVIDIA GeForce RTX 4090"
 
 # A shell that starts the tests in the background ignores SIGINT, and what they start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class FakeClock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.slept: list[float] = []
-        self._lock = threading.Lock()
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        with self._lock:
-            self.now += seconds
-            self.slept.append(seconds)
-        time.sleep(0.001)
 
 
 @dataclass
@@ -166,72 +139,10 @@ def make_wish() -> Callable[..., PodWish]:
     return make
 
 
-@dataclass
-class Rehearsal:
-    """A rehearsal cloud of records, and a small client for its control API."""
-
-    port: int
-    process: subprocess.Popen[bytes]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v2"
-
-    def control(self, method: str, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/_control{path}", data=data, method=method)
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
-            return json.loads(answer.read())
-
-    def fault(self, kind: str, **more: Any) -> None:
-        self.control("POST", "/faults", {"kind": kind, **more})
-
-    def reset(self) -> None:
-        self.control("POST", "/reset")
-
-    def pods(self, *, ended: bool = False) -> list[dict[str, Any]]:
-        return [pod for pod in self.control("GET", "/pods")["pods"] if ended or pod["status"] != "TERMINATED"]
-
-    def requests(self, method: str = "", status: int | None = None) -> list[dict[str, Any]]:
-        rows = self.control("GET", "/requests")["requests"]
-        return [row for row in rows if row["method"].startswith(method) and status in (None, row["status"])]
-
-    def writes(self) -> list[tuple[str, str]]:
-        return [(row["method"], row["path"]) for row in self.requests() if row["method"] != "GET"]
-
-    def client(self, clock: Any, key: str = FULL) -> RunPod:
-        return RunPod(HttpClient(self.url, key, "runpod", clock=clock), "a test")
-
-
 @pytest.fixture(scope="session")
 def shared_rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    folder = tmp_path_factory.mktemp("rehearsal")
-    words = ["serve", "--state-dir", str(folder / "state"), "--port", str(port), "--process", "none", "--time-scale", "2000"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rehearsal", *words],
-            env={**os.environ, "PYTHONPATH": str(ROOT / "extensions")}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-    rehearsal = Rehearsal(port, process)
-    try:
-        for _turn in range(400):
-            try:
-                rehearsal.control("GET", "/health")
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.05)
+    with serving(tmp_path_factory.mktemp("rehearsal")) as rehearsal:
         yield rehearsal
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-        subprocess.run(
-            [sys.executable, "-m", "rehearsal", "stop", "--state-dir", str(folder / "state"), "--port", str(port)],
-            env={**os.environ, "PYTHONPATH": str(ROOT / "extensions")}, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False,
-        )  # fmt: skip
 
 
 @pytest.fixture
