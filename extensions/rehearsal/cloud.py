@@ -9,6 +9,7 @@ import asyncio
 import random
 import secrets
 import string
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
@@ -65,6 +66,7 @@ class Cloud:
         self.pods: dict[str, Pod] = {pod.id: pod for pod in store.load_pods()}
         self._pod_keys = {pod.pod_key: Key(f"pod:{pod.id}", pod.account, True, True, pod.id) for pod in self.pods.values() if pod.status != "TERMINATED"}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.at_reset: list[Callable[[], None]] = []
 
     # -- looking up ------------------------------------------------------------
 
@@ -222,6 +224,8 @@ class Cloud:
         self.market = Market()
         self.time_scale = self.start_scale
         self.timings = Timings()
+        for clear in self.at_reset:
+            clear()
 
     async def end_all_processes(self) -> None:
         """The whole cloud is switched off: its pods end as if their hosts went down in an orderly way."""

@@ -18,6 +18,7 @@ READ = ("GET", r"^/v2/pods")
 ANY = ("", r"")
 KINDS: dict[str, tuple[tuple[str, str], str]] = {
     "error_500": (ANY, "500 before anything happened"),
+    "error_401": (ANY, "the key is not known any more"),
     "error_500_after_effect": (CREATE, "the request took effect, the answer is 500"),
     "reply_cut": (CREATE, "the request took effect, the answer ends after params.bytes of its body"),
     "no_reply": (CREATE, "the request took effect, no byte is answered; the connection closes after params.seconds"),

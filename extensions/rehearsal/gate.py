@@ -129,6 +129,8 @@ class Gate:
         if fault is not None:
             after = fault.params.get("retry_after", 1)
             return problem(429, "Too Many Requests", "Rate limit exceeded. Please slow down.", headers={} if after is None else {"retry-after": str(after)})
+        if self._take(entry, "error_401", method, path):
+            return problem(401, "Unauthorized", "The API key is invalid.")
         if self._take(entry, "error_500", method, path):
             return problem(500, "Internal Server Error", "Something went wrong. Please try again later or contact support.")
         return None

@@ -354,10 +354,16 @@ class Engine:
                 slot.changed = slot.before is not None
             return slots
         each(slots, self._give_back)
-        ended = {slot.lease.pod_id for slot in slots if slot.lease}
-        lost = [pod for pod in self.cloud.list() if (pod.id, pod.name) in known and pod.stamp and pod.stamp.run_id == run_id and pod.state != model.GONE]
-        others = {pod.id: pod for pod in (*self.strays(run_id), *lost) if pod.id not in ended}
-        return slots + each([Slot(pod.stamp.index if pod.stamp else -1, before=pod) for pod in others.values()], self._give_back_stray)
+        leases = {str(lease.stamp): lease for lease in self.ledger.of_run(run_id)}
+        done = {slot.lease.pod_id for slot in slots if slot.lease}
+        strays = []
+        for pod in self.cloud.list():
+            lease = leases.get(pod.name)
+            # Who bears a stamp whose pod is another one is not proven ours: names are free for anybody to take.
+            proven = (pod.id, pod.name) in known or (lease is not None and lease.pod_id in (None, pod.id))
+            if pod.id not in done and pod.state != model.GONE and pod.stamp and pod.stamp.run_id == run_id and proven:
+                strays.append(Slot(pod.stamp.index, before=pod, lease=lease))
+        return slots + each(strays, self._give_back_stray)
 
     def _give_back(self, slot: Slot) -> None:
         lease = slot.lease

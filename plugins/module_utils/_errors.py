@@ -28,11 +28,13 @@ class PodcycleError(Exception):
     """Base of every failure that the collection explains itself."""
 
     code = "error"
+    # What to do next, where the one who raises knows nothing better.
+    remedy = ""
 
     def __init__(self, message: str, *, hint: str = "", effect: str = EFFECT_NONE, **details: Any) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.remedy
         self.effect = effect
         self.details = details
 
@@ -64,20 +66,24 @@ class WaitTimeout(PodcycleError):
     """A wait ended without its condition; `details` carry the phase and the last state seen."""
 
     code = "timeout"
+    remedy = "type the same command again: it goes on where it was"
 
 
 class CloudError(PodcycleError):
     """A cloud answered with an error, strangely, or not at all."""
 
     code = "cloud_error"
+    remedy = "type the same command again: it goes on where it was"
 
 
 class Unauthorized(CloudError):
     code = "unauthorized"
+    remedy = "the key is unknown or was revoked: set a valid one, then type the same command again"
 
 
 class Forbidden(CloudError):
     code = "forbidden"
+    remedy = "give the key the right in the provider's console, or use another key"
 
 
 class ProxyRefused(CloudError):
@@ -88,6 +94,7 @@ class ProxyRefused(CloudError):
 
 class PaymentRequired(CloudError):
     code = "payment_required"
+    remedy = "add funds to the account, then type the same command again"
 
 
 class NotFound(CloudError):
@@ -100,6 +107,7 @@ class Conflict(CloudError):
 
 class InvalidRequest(CloudError):
     code = "invalid_request"
+    remedy = "change what the cloud names, then type the same command again"
 
 
 class NoCapacity(CloudError):
@@ -108,6 +116,7 @@ class NoCapacity(CloudError):
 
 class RateLimited(CloudError):
     code = "rate_limited"
+    remedy = "wait a minute, then type the same command again: it goes on where it was"
 
 
 class ServerError(CloudError):
@@ -130,6 +139,7 @@ class SchemaError(CloudError):
     """The answer does not have the shape that the provider documents."""
 
     code = "schema"
+    remedy = "the API may have changed: update podcycle.gpu, and look after the pods in the provider's console until then"
 
 
 class LeaseUnknown(CloudError):

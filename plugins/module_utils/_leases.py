@@ -17,7 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _model as mode
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine, Slot, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session
 
 # A create that was presumed void is still looked for this long: a listing can lag.
 _WATCH = timedelta(hours=24)
@@ -44,7 +44,7 @@ def audit(session: Session, run_id: str | None = None) -> Audit:
         watched = lease.state == book.PRESUMED_VOID and now - (lease.ended_at or now) < _WATCH
         if not lease.open and not watched:
             continue
-        pod = by_id.get(lease.pod_id or "") or by_name.get(str(lease.stamp))
+        pod = by_id.get(lease.pod_id) if lease.pod_id else by_name.get(str(lease.stamp))
         if pod is not None:
             seen.add(pod.id)
         if (watched and pod is None) or (run_id and lease.stamp.run_id != run_id):
@@ -95,7 +95,8 @@ def verdict(session: Session, lease: Lease, now: datetime) -> dict[str, Any]:
 
 def lease_info(options: Mapping[str, Any]) -> dict[str, Any]:
     session = open_session(options)
-    found = audit(session, options.get("run_id"))
+    with naming_rentals(session, options.get("run_id")):
+        found = audit(session, options.get("run_id"))
     now = model.utc_now()
     costs = [Decimal(row["cost_usd"]) for row in found.rows if row["cost_usd"]]
     rates = [Decimal(row["usd_per_hour"]) for row in found.rows if row["usd_per_hour"] and row["observed"] in (model.STARTING, model.RUNNING)]
@@ -116,7 +117,8 @@ def lease_info(options: Mapping[str, Any]) -> dict[str, Any]:
 def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
     """Give back what ledger and stamp prove ours and whose lease is over; foreign pods are only reported."""
     session = open_session(options)
-    found = audit(session, options.get("run_id"))
+    with naming_rentals(session, options.get("run_id")):
+        found = audit(session, options.get("run_id"))
     everything = options["select"] == "all"
     slots = [
         Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])

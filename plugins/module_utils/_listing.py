@@ -13,7 +13,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _model as mode
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._pods import lease_facts
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, control_path_dir
 
 
@@ -23,9 +23,10 @@ def live_pods(session: Session, *, everyone: bool = False) -> list[tuple[Pod, Le
     by_id: dict[str, Lease] = {}
     by_name: dict[str, Lease] = {}
     for lease in session.ledger.leases():
-        by_name[str(lease.stamp)] = lease
         if lease.pod_id:
             by_id[lease.pod_id] = lease
+        else:
+            by_name[str(lease.stamp)] = lease
     rows: list[tuple[Pod, Lease | None]] = []
     for pod in session.cloud.list():
         known = by_id.get(pod.id) or by_name.get(pod.name)
@@ -42,7 +43,9 @@ def pod_info(options: Mapping[str, Any]) -> dict[str, Any]:
         access = SshAccess(Path(options["ssh_private_key_file"]), Path(options["known_hosts_file"]))
     owner = session.state.owner
     rows = []
-    for pod, lease in live_pods(session, everyone=options["scope"] == "all"):
+    with naming_rentals(session, options.get("run_id")):
+        found = live_pods(session, everyone=options["scope"] == "all")
+    for pod, lease in found:
         if options.get("run_id") and not (pod.stamp and pod.stamp.run_id == options["run_id"]):
             continue
         row = {**pod.to_dict(), **lease_facts(lease), "ours": lease is not None or bool(pod.stamp and pod.stamp.owner == owner), "notes": []}

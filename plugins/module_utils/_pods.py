@@ -17,7 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _model as mode
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine, Slot, Waits, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, money_option, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, money_option, naming_rentals, open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, close_masters, control_path_dir
 
 _WAITS = {"capacity": 0, "boot": 900, "endpoint": 300, "sshd": 300, "stop": 180, "release": 180, "settle": 12}
@@ -116,6 +116,11 @@ def converge(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
     """What the pod module returns; raises PodcycleError with the pods that are rented in its details."""
     wish = make_wish(options)
     session = open_session(options)
+    with naming_rentals(session, wish.run_id):
+        return _converge(options, session, wish, check_mode)
+
+
+def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish, check_mode: bool) -> dict[str, Any]:
     engine = make_engine(options, session)
     if options["state"] == "running":
         slots = engine.rent(wish, check_mode=check_mode)
@@ -125,7 +130,7 @@ def converge(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
         slots = engine.release_run(wish.run_id, check_mode=check_mode, known=[(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]])
     if not check_mode:
         _close_masters(slots)
-    _raise_first(slots, engine)
+    _raise_first(slots)
     result: dict[str, Any] = {
         "changed": any(slot.changed for slot in slots),
         "pods": [_row(slot, engine, session) for slot in slots if slot.after or slot.before],
@@ -157,13 +162,11 @@ def _stop(engine: Engine, session: Session, wish: model.PodWish, check_mode: boo
     return each(slots, one)
 
 
-def _raise_first(slots: list[Slot], engine: Engine) -> None:
+def _raise_first(slots: list[Slot]) -> None:
     failed = [slot.error for slot in slots if slot.error is not None]
     if not failed:
         return
     first = failed[0]
-    leases = [engine.ledger.lease(slot.lease.stamp) for slot in slots if slot.lease is not None]
-    first.details["rented_pods"] = [lease.pod_id for lease in leases if lease.open and lease.pod_id]
     if len(slots) > 1:
         first.message = f"{len(failed)} of {len(slots)} pods failed; the first: {first.message}"
     raise first

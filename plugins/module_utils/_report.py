@@ -93,13 +93,14 @@ def _judge_billing(summary: Summary, audit: dict[str, Any]) -> None:
     left = [lease for lease in audit["leases"] if lease.get("open")]
     strays = [pod["id"] for pod in audit.get("strays") or () if pod.get("run_id") == summary.run_id]
     names = [f"{lease.get('pod_id') or lease['stamp']} ({lease.get('observed')})" for lease in left] + strays
+    owner = audit.get("owner")
     rate = sum((to_money(lease.get("usd_per_hour")) or Decimal(0) for lease in left), Decimal(0))
     stop = f"{summary.command('stop')} -e run_id={summary.run_id}"
     again = f"{summary.command('cycle')} -e run_id={summary.run_id}"
     if summary.ending == "terminate":
         summary.still_open = names
         summary.billing = f"NOT given back: {', '.join(names)}, {usd(rate)} $/h" if names else _nothing(summary)
-        summary.next_command = stop if names else again
+        summary.next_command = stop if left else f"{summary.command('reap')} -e owner={owner} -e confirm_owner={owner} -e reap_now=true" if strays else again
     elif names:
         why = {"keep": "kept", "stop": "stopped, its volume goes on costing", "hold": "held for its artifacts"}[summary.ending]
         until = next((lease["marks"].get("held_until") for lease in left if lease["marks"].get("held_until")), None) or next(

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS, make_cloud
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import LedgerDamaged, PodcycleError, UsageError, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir, default_state_dir
@@ -58,6 +59,24 @@ def open_session(options: Mapping[str, Any], environ: Mapping[str, str] | None =
     cloud = open_cloud(options, environ)
     state = open_state(options, environ)
     return Session(cloud, Ledger(state, cloud.name, cloud.endpoint, str(options.get("account") or "default")), state)
+
+
+@contextmanager
+def naming_rentals(session: Session, run_id: str | None) -> Iterator[None]:
+    """A failure says which pods are still rented by the ledger, and what to type to give them back."""
+    try:
+        yield
+    except LedgerDamaged:
+        raise
+    except PodcycleError as err:
+        leases = [lease for lease in session.ledger.leases() if lease.open and run_id in (None, lease.stamp.run_id)]
+        err.details["rented_pods"] = [lease.pod_id for lease in leases if lease.pod_id]
+        unnamed = [lease.pod_id or f"one that may bear the name {lease.stamp}" for lease in leases if (lease.pod_id or str(lease.stamp)) not in str(err)]
+        if unnamed:
+            command = f"stop.yml -e run_id={run_id}" if run_id else "leases.yml"
+            remedy = f"pods that may still be billed: {', '.join(unnamed)}; when it works again: ansible-playbook playbooks/{command}"
+            err.hint = f"{err.hint}; {remedy}" if err.hint else remedy
+        raise
 
 
 def money_option(name: str, value: object) -> Decimal | None:

@@ -46,7 +46,7 @@ def test_polls_quickly_first_and_looks_once_more_at_the_very_end(clock: Any) -> 
         wait(clock, look, 20, pace=Pace(1, 2, 5))
     assert looks == [0, 1, 3, 7, 12, 17, 20]
     assert caught.value.details == {"phase": "the moon", "elapsed_seconds": 20, "timeout_seconds": 20, "last_seen": "at 20"}
-    assert str(caught.value) == "waited 20 s for the moon; last seen: at 20"
+    assert str(caught.value) == "waited 20 s for the moon; last seen: at 20; type the same command again: it goes on where it was"
 
 
 def test_what_comes_at_the_very_end_counts(clock: Any) -> None:

@@ -38,6 +38,7 @@ class RunPodApi:
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
         self.limits = RateLimits()
+        cloud.at_reset.append(self.limits.clear)
 
     def routes(self) -> list[Route]:
         table: list[tuple[str, dict[str, Handler]]] = [

@@ -14,6 +14,9 @@ class RateLimits:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str, int], int] = {}
 
+    def clear(self) -> None:
+        self._counts.clear()
+
     def count(self, account: str) -> tuple[dict[str, str], int | None]:
         """Headers for this request, and the seconds to wait when it is one too many."""
         moment = int(now())
