@@ -4,14 +4,12 @@
 """Rent, adopt, fail over, stop and give back: the state machine, once, for all clouds.
 
 A create is never blindly repeated: intent to the ledger (on disk), send, and on any doubt look
-for the stamp and adopt. Groups are one call with a thread for each pod.
+for the stamp and adopt. Groups are one call with a thread for each pod. How pods are given back stands in _giving_back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
@@ -19,61 +17,22 @@ from typing import TypeVar
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as book
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud, resolve_gpus
-from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
-from ansible_collections.podcycle.gpu.plugins.module_utils._lookout import SETTLE_SECONDS, Lookout
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import resolve_gpus
+from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._market import choose, drift
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, Pod, PodWish
 from ansible_collections.podcycle.gpu.plugins.module_utils._ready import Readiness
-from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
-from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
-from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock, SystemClock, wait_for
+from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import wait_for
 
-Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-_THREADS = 32
-
-
-@dataclass(frozen=True)
-class Waits:
-    """Seconds for each thing that can take its time; each has a clock of its own."""
-
-    capacity: float = 0.0
-    boot: float = 900.0
-    endpoint: float = 300.0
-    sshd: float = 300.0
-    stop: float = 180.0
-    release: float = 180.0
-    settle: float = SETTLE_SECONDS
 
 
 @dataclass
-class Slot:
-    """One place of a group: what stood there, what stands there now."""
+class Engine(Desk):
+    """The desk that rents as well."""
 
-    index: int
-    before: Pod | None = None
-    after: Pod | None = None
-    lease: Lease | None = None
-    changed: bool = False
-    notes: list[str] = field(default_factory=list)
-    error: errors.PodcycleError | None = None
-
-
-@dataclass
-class Engine:
-    cloud: Cloud
-    ledger: Ledger
-    state: StateDir
-    ssh: SshAccess | None = None
-    waits: Waits = Waits()
-    clock: Clock = field(default_factory=SystemClock)
-    notify: Callable[[str], None] = lambda text: None
     planned: list[Offer] = field(default_factory=list)
-
-    @property
-    def lookout(self) -> Lookout:
-        return Lookout(self.cloud, self.ledger, self.clock, self.waits.settle)
 
     # ---- renting ----------------------------------------------------------------------------
 
@@ -128,31 +87,22 @@ class Engine:
             )
         return slots
 
-    def _peek(self, lease: Lease) -> Pod | None:
-        """As settle, but writes nothing."""
-        if lease.pod_id:
-            return self.lookout.by_id(lease)
-        found = [pod for pod in self.cloud.list() if pod.name == str(lease.stamp)]
-        return found[0] if len(found) == 1 else None
-
     def _open_lease(self, wish: PodWish, index: int) -> Lease | None:
         leases = [lease for lease in self.ledger.of_run(wish.run_id) if lease.stamp.index == index and lease.stamp.name == wish.name and lease.open]
         return leases[-1] if leases else None
-
-    def _place(self, run_id: str, name: str, index: int) -> AbstractContextManager[None]:
-        """The lock of one place in a group: a rerun waits here until the first has finished its intent."""
-        return self.state.lock(f"place-{run_id}-{name}-{index}", timeout_seconds=self.waits.boot + self.waits.endpoint + self.waits.sshd)
 
     def _fill(self, wish: PodWish, slot: Slot, plan: Sequence[Offer]) -> None:
         with self._place(wish.run_id, wish.name, slot.index):
             lease = self._open_lease(wish, slot.index) or self.lookout.late(wish.run_id, wish.name, slot.index)
             pod = self.lookout.settle(lease) if lease else None
+            if lease is not None and pod is not None and lease.state == book.RELEASING:
+                # Whoever was giving it back died on the way: that is finished first.
+                slot.notes.append(f"pod {pod.id} was being given back: {self.release(lease)}")
+                lease = pod = None
             slot.before = pod
             if lease is not None and pod is not None:
                 slot.lease = lease
                 self.notify(f"{self.cloud.name}: pod {pod.id} of this run is there ({pod.state})")
-                if lease.state == book.RELEASING:
-                    raise errors.StateError(f"pod {pod.id} is being given back", hint="wait until it is gone, or use another run_id")
                 if pod.state in (model.STOPPED, model.FAILED):
                     self._start(lease, pod)
                     slot.changed = True
@@ -287,118 +237,3 @@ class Engine:
             if err.effect == errors.EFFECT_NONE:
                 raise
             self.notify(err.message)
-
-    # ---- giving back ----------------------------------------------------------------------------
-
-    def release(self, lease: Lease) -> str:
-        """Give one lease back and prove it; the proof in words. Raises StillAlive with the lease left open."""
-        pod = self.lookout.settle(lease)
-        if pod is None:
-            return "there was no pod any more"
-        self.ledger.write(lease.stamp, "releasing", pod_id=pod.id)
-        said = self.end_pod(pod)
-        self.ledger.write(lease.stamp, "released", pod_id=pod.id, proof=said)
-        if self.ssh is not None:
-            self.ssh.forget(pod.id)
-        return said
-
-    def end_pod(self, pod: Pod) -> str:
-        """Terminate until a by-id not-found proves it."""
-        trouble = ""
-
-        def push() -> Pod | None:
-            nonlocal trouble
-            try:
-                self.cloud.terminate(pod.id)
-            except errors.NotFound:
-                return None
-            except (errors.Unauthorized, errors.Forbidden) as err:
-                raise errors.StillAlive(
-                    f"pod {pod.id} could not be given back: {err}", hint=f"end it in the provider's console: {pod.id}", pod_id=pod.id
-                ) from err
-            except errors.CloudError as err:
-                trouble = err.message
-            try:
-                seen = self.cloud.get(pod.id)
-            except errors.NotFound:
-                return None
-            except errors.CloudError as err:
-                trouble = err.message
-                return pod
-            return None if seen.state == model.GONE else seen
-
-        try:
-            wait_for(
-                push,
-                lambda seen: seen is None,
-                timeout_seconds=self.waits.release,
-                phase=f"pod {pod.id} to go away",
-                clock=self.clock,
-                describe=lambda seen: f"{seen.provider_status}{'; ' + trouble if trouble else ''}" if seen else "gone",
-                on_tick=lambda seen, elapsed: self.notify(f"pod {pod.id} was given back {elapsed:.0f} s ago and is still there; {trouble}"),
-            )
-        except errors.WaitTimeout as err:
-            raise errors.StillAlive(
-                f"pod {pod.id} was given back but is still there and may be billed: {err.message}",
-                hint=f"end it in the provider's console, or try again: ansible-playbook playbooks/reap.yml -e reap_now=true ({pod.id})",
-                pod_id=pod.id,
-            ) from err
-        return "not found by id"
-
-    def release_run(self, run_id: str, *, check_mode: bool = False, known: Sequence[tuple[str, str]] = ()) -> list[Slot]:
-        """Give back everything of a run: open leases, late arrivals that bear its stamp and our owner id, and `known` (id, stamp) pairs."""
-        slots = [Slot(lease.stamp.index, lease=lease) for lease in self.ledger.of_run(run_id) if lease.open]
-        if check_mode:
-            for slot in slots:
-                slot.before = self._peek(slot.lease) if slot.lease else None
-                slot.changed = slot.before is not None
-            return slots
-        each(slots, self._give_back)
-        leases = {str(lease.stamp): lease for lease in self.ledger.of_run(run_id)}
-        done = {slot.lease.pod_id for slot in slots if slot.lease}
-        strays = []
-        for pod in self.cloud.list():
-            lease = leases.get(pod.name)
-            # Who bears a stamp whose pod is another one is not proven ours: names are free for anybody to take.
-            proven = (pod.id, pod.name) in known or (lease is not None and lease.pod_id in (None, pod.id))
-            if pod.id not in done and pod.state != model.GONE and pod.stamp and pod.stamp.run_id == run_id and proven:
-                strays.append(Slot(pod.stamp.index, before=pod, lease=lease))
-        return slots + each(strays, self._give_back_stray)
-
-    def _give_back(self, slot: Slot) -> None:
-        lease = slot.lease
-        if lease is None:
-            return
-        with self._place(lease.stamp.run_id, lease.stamp.name, lease.stamp.index):
-            lease = self.ledger.lease(lease.stamp)
-            slot.before = self._peek(lease)
-            slot.notes.append(self.release(lease))
-            slot.changed = slot.before is not None
-            slot.lease = self.ledger.lease(lease.stamp)
-
-    def _give_back_stray(self, slot: Slot) -> None:
-        if slot.before is not None:
-            slot.notes.append(self.end_pod(slot.before))
-            slot.changed = True
-
-    def strays(self, run_id: str) -> list[Pod]:
-        """Living pods with our owner id and this run in their stamp: after a release there must be none."""
-        owner = self.state.owner
-        return [pod for pod in self.cloud.list() if pod.state != model.GONE and pod.stamp and pod.stamp.owner == owner and pod.stamp.run_id == run_id]
-
-
-def each(slots: list[Slot], work: Callable[[Slot], None]) -> list[Slot]:
-    """Work on every slot at once; an explained error stays in its slot, any other ends the call."""
-
-    def one(slot: Slot) -> None:
-        try:
-            work(slot)
-        except errors.PodcycleError as err:
-            slot.error = err
-
-    if len(slots) == 1:
-        one(slots[0])
-    elif slots:
-        with ThreadPoolExecutor(min(len(slots), _THREADS)) as pool:
-            list(pool.map(one, slots))
-    return slots

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, StateError
+from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir, write_atomic
@@ -130,7 +130,7 @@ class Keeper:
                 continue
             self.log(f"{lease.stamp}: its time is over; giving it back")
             try:
-                self.log(f"{lease.stamp}: {self._engine().release(lease)}")
+                self.log(f"{lease.stamp}: {self._desk().release(lease)}")
             except PodcycleError as err:
                 self.log(str(err))
                 self.retry_at[str(lease.stamp)] = time.monotonic() + _RETRY_SECONDS
@@ -158,7 +158,7 @@ class Keeper:
         while True:
             try:
                 self.session.state.take_run(self.run_id, me)
-                slots = self._engine().release_run(self.run_id)
+                slots = self._desk().release_run(self.run_id)
                 failed = [slot.error for slot in slots if slot.error is not None]
                 if not failed:
                     return f"gave back {len(slots)} pods"
@@ -173,8 +173,8 @@ class Keeper:
                 return "gave up after a day; run: ansible-playbook playbooks/reap.yml"
             time.sleep(_RETRY_SECONDS)
 
-    def _engine(self) -> Engine:
-        return Engine(self.session.cloud, self.session.ledger, self.session.state, notify=self.log)
+    def _desk(self) -> Desk:
+        return Desk(self.session.cloud, self.session.ledger, self.session.state, notify=self.log)
 
     @staticmethod
     def log(text: str) -> None:

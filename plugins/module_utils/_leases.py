@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as book
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine, Slot, each
+from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session
@@ -130,8 +130,8 @@ def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
     ]
     kept = [row for row in found.rows if not any(slot.lease is not None and str(slot.lease.stamp) == row["stamp"] for slot in slots)]
     if not check_mode:
-        engine = Engine(session.cloud, session.ledger, session.state)
-        each(slots, lambda slot: _end(engine, slot))
+        desk = Desk(session.cloud, session.ledger, session.state)
+        each(slots, lambda slot: _end(desk, slot))
     result = {
         "changed": bool(slots),
         "owner": session.state.owner,
@@ -161,11 +161,11 @@ def _by_stamp(found: Audit, options: Mapping[str, Any]) -> list[Pod]:
     return [pod for pod in pods if not options.get("run_id") or (pod.stamp and pod.stamp.run_id == options["run_id"])]
 
 
-def _end(engine: Engine, slot: Slot) -> None:
+def _end(desk: Desk, slot: Slot) -> None:
     if slot.lease is not None:
-        slot.notes.append(engine.release(engine.ledger.lease(slot.lease.stamp)))
+        slot.notes.append(desk.release(desk.ledger.lease(slot.lease.stamp)))
     elif slot.before is not None:
-        slot.notes.append(engine.end_pod(slot.before))
+        slot.notes.append(desk.end_pod(slot.before))
 
 
 def _line(slot: Slot) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine, Slot, Waits, each
+from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Slot, Waits, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, money_option, naming_rentals, open_session

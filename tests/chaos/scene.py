@@ -63,7 +63,7 @@ class Scene:
     after: dict[int, Callable[[], None]] = field(default_factory=dict)
     refused: frozenset[int] = frozenset()
     strangers: list[str] = field(default_factory=list)
-    rented: int = 0
+    run_id: str = RUN
 
     @classmethod
     def fresh(cls, cloud: str, rehearsal: Rehearsal, folder: Path) -> Scene:
@@ -71,7 +71,7 @@ class Scene:
         rehearsal.reset()
         scene = cls(cloud, rehearsal, folder)
         scene.options("plan")  # makes the state folder, so that strangers can be told from us
-        scene.strangers = [scene.stranger("somebody-elses-pod"), scene.stranger(str(Stamp(RUN, "pod", 0, OTHER_OWNER, "12345678")))]
+        scene.strangers = [scene.stranger("somebody-elses-pod"), scene.stranger(str(Stamp(scene.run_id, "pod", 0, OTHER_OWNER, "12345678")))]
         return scene
 
     # ---- the world ------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Scene:
         """The module's parameters for a step."""
         common: dict[str, Any] = {
             "cloud": self.cloud, "api_key": FULL, "endpoint": self.rehearsal.url, "request_timeout": REQUEST_TIMEOUT,
-            "account": "default", "state_dir": str(self.folder / "state"), "run_id": RUN, "scope": "ours",
+            "account": "default", "state_dir": str(self.folder / "state"), "run_id": self.run_id, "scope": "ours",
         }  # fmt: skip
         StateDir(self.folder / "state").open()
         if step in ("look", "audit"):
@@ -104,7 +104,7 @@ class Scene:
         defaults = {name: one.get("default") for name, one in spec.items()}
         state = {"stop": "stopped", "give back": "absent"}.get(step, "running")
         wish = {"gpu": ["RTX 4090", "RTX 3090"], "max_usd_per_hour": "1.50", "image": "runpod/base:1", "disk_gib": 20, "volume_gib": 10}
-        waits = {**{name: 60.0 for name in ("boot", "endpoint", "sshd", "stop", "release")}, "settle": 3.0, "capacity": 0.0}
+        waits = {"boot": 900.0, "endpoint": 300.0, "sshd": 300.0, "stop": 600.0, "release": 120.0, "settle": 3.0, "capacity": 0.0}
         return {**defaults, **common, **wish, "state": state, "ssh_public_key": "ssh-ed25519 AAAA me", "waits": waits}
 
     def steps(self) -> list[tuple[str, Callable[[], Any]]]:
@@ -121,7 +121,7 @@ class Scene:
     def cycle(self) -> dict[str, errors.PodcycleError]:
         """Every step; those that failed with why. What a failed step needs is left out, as the playbooks do."""
         failed: dict[str, errors.PodcycleError] = {}
-        StateDir(self.folder / "state").open().take_run(RUN, _this_process())
+        StateDir(self.folder / "state").open().take_run(self.run_id, _this_process())
         for name, work in self.steps():
             if failed and name in ("rent", "stop", "start again", "look"):
                 continue

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from harness import FULL, FakeClock, Rehearsal, serving
 
-from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine, Waits
+from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Waits
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import LeaseTerms, PodWish
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir

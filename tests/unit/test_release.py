@@ -73,7 +73,7 @@ def test_accepted_but_alive_is_told_and_the_lease_stays_open(engine: Engine, reh
     (lease,) = engine.ledger.leases()
     assert lease.state == "releasing" and lease.open and clock.now >= 180
     blocked = engine.rent(make_wish(), check_mode=False)[0]
-    assert isinstance(blocked.error, errors.StateError) and "being given back" in str(blocked.error)
+    assert isinstance(blocked.error, errors.StillAlive) and "was given back but is still there" in str(blocked.error)
     rehearsal.control("DELETE", "/faults")
     assert engine.release_run("r1")[0].error is None and rehearsal.pods() == []
 

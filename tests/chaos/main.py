@@ -1,0 +1,160 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the matrices and writes down what came of them.
+
+make chaos                                   everything, into docs/reliability.md
+make chaos CHAOS="--part faults --case 137"  one case again, with what was said
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chaos import crashes, faults
+from chaos.scene import Verdict, clouds
+from harness import ROOT, Rehearsal, serving
+
+SEED = 7
+PAIRS = 400
+WORKERS = 2
+REPORT = ROOT / "docs" / "reliability.md"
+
+
+@dataclass
+class Outcome:
+    """What came of one part."""
+
+    part: str
+    seconds: float = 0.0
+    cases: int = 0
+    leaked: int = 0
+    duplicates: int = 0
+    lost_artifacts: int | None = None
+    failures: list[tuple[int, str, list[str]]] = field(default_factory=list)
+
+    def add(self, number: int, title: str, verdict: Verdict) -> None:
+        self.cases += 1
+        self.leaked += verdict.leaked
+        self.duplicates += verdict.duplicates
+        if verdict.faults:
+            self.failures.append((number, title, verdict.faults))
+
+    def merge(self, other: Outcome) -> None:
+        self.cases += other.cases
+        self.leaked += other.leaked
+        self.duplicates += other.duplicates
+        self.failures += other.failures
+
+
+Part = Callable[[Rehearsal, Path, int, int], tuple[Sequence[Any], Callable[[Any, Rehearsal, Path], Verdict]]]
+
+
+def fault_cases(rehearsal: Rehearsal, folder: Path, seed: int, pairs: int) -> tuple[list[faults.Case], Callable[..., Verdict]]:
+    found: list[faults.Case] = []
+    for cloud in clouds():
+        found += faults.matrix(cloud, faults.reference(cloud, rehearsal, folder), seed, pairs)
+    for number, case in enumerate(found):
+        case.number = number
+    return found, faults.run
+
+
+def crash_cases(rehearsal: Rehearsal, folder: Path, seed: int, pairs: int) -> tuple[list[crashes.Case], Callable[..., Verdict]]:
+    found: list[crashes.Case] = []
+    for cloud in clouds():
+        calls = len(faults.reference(cloud, rehearsal, folder))
+        found += crashes.matrix(cloud, calls, crashes.count_writes(cloud, rehearsal, folder))
+    for number, case in enumerate(found):
+        case.number = number
+    return found, crashes.run
+
+
+PARTS: dict[str, Part] = {"faults": fault_cases, "crashes": crash_cases}
+
+
+def share(part: str, seed: int, pairs: int, wanted: Sequence[int] | None, worker: int, workers: int, step: int) -> Outcome:
+    """Every n-th case of a part, in a world of its own."""
+    outcome = Outcome(part)
+    with tempfile.TemporaryDirectory(prefix="podcycle-chaos-") as temporary, serving(Path(temporary)) as rehearsal:
+        folder = Path(temporary) / "scene"
+        cases, run = PARTS[part](rehearsal, folder, seed, pairs)
+        chosen = [case for case in cases if case.number in wanted] if wanted else cases[seed % step :: step]
+        for case in chosen[worker::workers]:
+            verdict = run(case, rehearsal, folder)
+            outcome.add(case.number, case.title, verdict)
+            if wanted:
+                print(f"{part} case {case.number}: {case.title}\n  said: " + "\n        ".join(verdict.said or ["nothing"]), flush=True)
+    return outcome
+
+
+def run_part(part: str, seed: int = SEED, pairs: int = PAIRS, *, wanted: Sequence[int] | None = None, step: int = 1, workers: int = WORKERS) -> Outcome:
+    began = time.monotonic()
+    total = Outcome(part)
+    if wanted or workers == 1:
+        total.merge(share(part, seed, pairs, wanted, 0, 1, step))
+    else:
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            for outcome in pool.starmap(share, [(part, seed, pairs, None, worker, workers, step) for worker in range(workers)]):
+                total.merge(outcome)
+    total.seconds = time.monotonic() - began
+    return total
+
+
+def report(outcomes: list[Outcome], seed: int, command: str) -> str:
+    rows = [
+        f"| {one.part} | {one.cases} | {len(one.failures)} | {one.leaked} | {one.duplicates} | "
+        f"{'not at stake' if one.lost_artifacts is None else one.lost_artifacts} | {one.seconds:.0f} |"
+        for one in outcomes
+    ]
+    return "\n".join(["| part | cases | failures | leaked pods | duplicates | lost artifacts | seconds |", "|---|---|---|---|---|---|---|", *rows, ""]) + (
+        f"\nSeed {seed}, `{command}`, {time.strftime('%Y-%m-%d', time.gmtime())}, {os.cpu_count()} cores.\n"
+    )
+
+
+def write_report(text: str) -> None:
+    content = REPORT.read_text(encoding="utf-8")
+    begin, end = "<!-- begin summary -->\n", "<!-- end summary -->"
+    head, _begin, rest = content.partition(begin)
+    REPORT.write_text(f"{head}{begin}{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=sorted(all_parts()), action="append", help="only this part; all by default")
+    parser.add_argument("--case", type=int, action="append", help="only the case with this number, of one part")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="seeded pairs of faults beside the single ones")
+    options = parser.parse_args()
+    outcomes = []
+    for name in options.part or all_parts():
+        outcome = all_parts()[name](options)
+        outcomes.append(outcome)
+        print(f"{name}: {outcome.cases} cases, {len(outcome.failures)} failures in {outcome.seconds:.0f} s", flush=True)
+        for number, title, wrong in outcome.failures:
+            print(f"  case {number}: {title}")
+            print("\n".join(f"    {text}" for text in wrong), flush=True)
+    text = report(outcomes, options.seed, "make chaos")
+    print(text)
+    if not options.part and not options.case:
+        write_report(text)
+    return 1 if any(outcome.failures for outcome in outcomes) else 0
+
+
+def all_parts() -> dict[str, Callable[[argparse.Namespace], Outcome]]:
+    def engine_part(name: str) -> Callable[[argparse.Namespace], Outcome]:
+        return lambda options: run_part(name, options.seed, options.pairs, wanted=options.case)
+
+    return {name: engine_part(name) for name in PARTS}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
