@@ -60,7 +60,7 @@ class ActionModule(ActionBase):
         run_id = check_run_id(args["run_id"]) if args["run_id"] else ""
         if not run_id:
             if not args["create"]:
-                raise errors.UsageError("which run?", hint=_known_runs(Path(args["artifacts_dir"])))
+                raise errors.UsageError("no run_id was given", hint=_known_runs(Path(args["artifacts_dir"])))
             run_id = utc_now().strftime("cycle-%Y%m%d-%H%M%S")
         session = open_session(args)
         if args["rehearsal"] != is_loopback(session.cloud.endpoint):

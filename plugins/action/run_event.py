@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, clean_text, failure
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, troubles
+
+display = Display()
 
 SPEC = {
     "run_dir": {"type": "path", "required": True},
@@ -48,7 +51,11 @@ class ActionModule(ActionBase):
         details: dict[str, Any] = {}
         if args["cause"] is not None:
             message, details = explain(args["cause"], args["task"])
-        folder.event(args["stage"], args["status"], phase=args["phase"], host=host, message=message, details=details or None)
+        try:
+            folder.event(args["stage"], args["status"], phase=args["phase"], host=host, message=message, details=details or None)
+        except OSError as err:
+            # A full disk must not keep anybody from giving pods back; the report will fail over it.
+            display.warning(f"{folder.path / 'events.jsonl'} cannot be written: {err.strerror}")
         if args["status"] == "failed" and args["fail"]:
             return {"changed": False, "failed": True, "msg": f"{args['stage']}{f' on {host}' if host else ''}: {message}"}
         return {"changed": False, "ok": True}

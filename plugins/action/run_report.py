@@ -47,7 +47,7 @@ def _private(option: str) -> bool:
     return option.startswith(("run_id=", "on_end=", "cloud=")) or any(word in option.lower() for word in ("key", "secret", "token", "password"))
 
 
-def typed(cli: Any) -> Callable[[str], str]:
+def typed(cli: Any) -> Callable[..., str]:
     """How a person who typed this command would type another playbook of ours."""
     given = [str(item) for item in cli.get("inventory") or ()]
     inventories = "" if given == list(C.DEFAULT_HOST_LIST) else "".join(f" -i {shlex.quote(relative(item))}" for item in given)
@@ -55,12 +55,13 @@ def typed(cli: Any) -> Callable[[str], str]:
     given_options = [str(item) for item in cli.get("extra_vars") or () if not _private(str(item))]
     options = "".join(f" -e {shlex.quote(item)}" for item in given_options)
 
-    def command(name: str) -> str:
+    def command(name: str, more: str = "") -> str:
+        words = f"{options} {more}".rstrip()
         if name == "cycle" and os.environ.get("PODCYCLE_TYPED") == "make cycle":
-            return f"make cycle ARGS={shlex.quote(options.strip())}" if options else "make cycle"
+            return f"make cycle ARGS={shlex.quote(words.strip())}" if words else "make cycle"
         if first.startswith("podcycle.gpu."):
-            return f"ansible-playbook{inventories} podcycle.gpu.{name}{options}"
-        return f"ansible-playbook{inventories} {'cycle.yml' if name == 'cycle' else f'playbooks/{name}.yml'}{options}"
+            return f"ansible-playbook{inventories} podcycle.gpu.{name}{words}"
+        return f"ansible-playbook{inventories} {'cycle.yml' if name == 'cycle' else f'playbooks/{name}.yml'}{words}"
 
     return command
 
@@ -93,7 +94,7 @@ class ActionModule(ActionBase):
         if not summary.ok:
             first = summary.troubles[0] if summary.troubles else None
             cause = f"stage {first.stage}{f' on {first.host}' if first.host else ''}: {first.cause}" if first else f"billing: {summary.billing}"
-            result.update(failed=True, msg=f"run {summary.run_id} failed in {cause}. Next: {summary.next_command}")
+            result.update(failed=True, msg=f"run {summary.run_id} failed in {cause.rstrip('.')}. Next: {summary.next_command}")
         return result
 
     @staticmethod
@@ -105,4 +106,5 @@ class ActionModule(ActionBase):
         )
         pods = folder.read("provision.json").get("pods") or []
         known = [{"id": pod.get("id"), "name": pod.get("name")} for pod in pods if isinstance(pod, dict)]
-        return {"changed": False, "ending": ending, "known_pods": known}
+        refused = ending == "terminate" and any(trouble.stage == "start" for trouble in found)
+        return {"changed": False, "ending": ending, "known_pods": known, "spare_kept": refused}

@@ -150,7 +150,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         try:
             session = open_session(options, environ)
             pods = live_pods(session, everyone=self.get_option("scope") == "all")
-        except (errors.Unreachable, errors.NoReply):
+        except (errors.Unreachable, errors.NoReply, errors.ProxyRefused):
             # Nothing listens there, or something else that does not speak HTTP; whoever starts the cloud says which.
             if options.get("absent_ok"):
                 return []

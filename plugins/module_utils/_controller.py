@@ -33,6 +33,9 @@ def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return work()
     except errors.PodcycleError as err:
         return {"failed": True, "changed": False, **errors.failure(err)}
+    except OSError as err:
+        told = errors.StateError(f"cannot use {err.filename or 'a file'}: {err.strerror or err}", hint="make room or mend its rights, then type the same again")
+        return {"failed": True, "changed": False, **errors.failure(told)}
 
 
 def playbook_process() -> ProcessId:

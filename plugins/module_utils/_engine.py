@@ -108,6 +108,9 @@ class Engine(Desk):
                     slot.changed = True
                 slot.notes += drift(lease, wish)
                 slot.after = self._ready().wait_ready(lease, pod)
+                if lease.marks.get("kept") or lease.marks.get("held_until"):
+                    self.ledger.write(lease.stamp, "mark", kept=None, held_until=None)
+                    slot.notes.append("it is in use again: it is neither kept nor held any more")
                 return
             self._rent_anew(wish, slot, plan or self.plan(wish))
 
@@ -121,7 +124,7 @@ class Engine(Desk):
                 slot.notes += drift(lease, wish)
                 slot.after = self._ready().wait_ready(lease, pod)
                 return
-            except errors.WaitTimeout as err:
+            except (errors.WaitTimeout, errors.PodFailed) as err:
                 self.notify(f"pod {pod.id}: {err.message}; giving it back")
                 self.release(lease)
                 slot.notes.append(f"pod {pod.id} was given back: {err.message}")

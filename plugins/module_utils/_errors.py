@@ -142,6 +142,12 @@ class SchemaError(CloudError):
     remedy = "the API may have changed: update podcycle.gpu, and look after the pods in the provider's console until then"
 
 
+class PodFailed(CloudError):
+    """A pod ended by itself before it was of any use."""
+
+    code = "pod_failed"
+
+
 class LeaseUnknown(CloudError):
     """A create may or may not have taken effect; the ledger keeps the lease open."""
 

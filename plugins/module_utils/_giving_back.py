@@ -81,12 +81,19 @@ class Desk:
         pod = self.lookout.settle(lease)
         if pod is None:
             return "there was no pod any more"
-        self.ledger.write(lease.stamp, "releasing", pod_id=pod.id)
+        self._note(lease, "releasing", pod_id=pod.id)
         said = self.end_pod(pod)
-        self.ledger.write(lease.stamp, "released", pod_id=pod.id, proof=said)
+        self._note(lease, "released", pod_id=pod.id, proof=said)
         if self.ssh is not None:
             self.ssh.forget(pod.id)
         return said
+
+    def _note(self, lease: Lease, event: str, **data: str) -> None:
+        """To the ledger, unless the disk is full: a pod is given back all the same, and the next look finds it gone."""
+        try:
+            self.ledger.write(lease.stamp, event, **data)
+        except errors.StateError as err:
+            self.notify(str(err))
 
     def end_pod(self, pod: Pod) -> str:
         """Terminate until a by-id not-found proves it."""
@@ -131,9 +138,15 @@ class Desk:
             ) from err
         return "not found by id"
 
-    def release_run(self, run_id: str, *, check_mode: bool = False, known: Sequence[tuple[str, str]] = ()) -> list[Slot]:
-        """Give back everything of a run: open leases, late arrivals that bear its stamp and our owner id, and `known` (id, stamp) pairs."""
-        slots = [Slot(lease.stamp.index, lease=lease) for lease in self.ledger.of_run(run_id) if lease.open]
+    def release_run(
+        self, run_id: str, *, check_mode: bool = False, known: Sequence[tuple[str, str]] = (), spare_kept: bool = False
+    ) -> list[Slot]:
+        """Give back everything of a run: open leases, late arrivals that bear a stamp of the ledger, and `known` (id, stamp) pairs.
+
+        With `spare_kept` those stay that an earlier pass stopped, kept or held on purpose.
+        """
+        spared = {lease.pod_id for lease in self.ledger.of_run(run_id) if spare_kept and (lease.marks.get("kept") or lease.marks.get("held_until"))}
+        slots = [Slot(lease.stamp.index, lease=lease) for lease in self.ledger.of_run(run_id) if lease.open and lease.pod_id not in spared]
         if check_mode:
             for slot in slots:
                 slot.before = self._peek(slot.lease) if slot.lease else None
@@ -141,15 +154,28 @@ class Desk:
             return slots
         each(slots, self._give_back)
         leases = {str(lease.stamp): lease for lease in self.ledger.of_run(run_id)}
-        done = {slot.lease.pod_id for slot in slots if slot.lease}
+        done = spared | {slot.lease.pod_id for slot in slots if slot.lease}
+        listed = self.cloud.list()
+        proven_gone = {lease.pod_id for lease in leases.values() if not lease.open}
+        asked = [pod_id for pod_id, _name in known if pod_id not in done | proven_gone | {pod.id for pod in listed}]
         strays = []
-        for pod in self.cloud.list():
+        for pod in (*listed, *self._known(asked)):
             lease = leases.get(pod.name)
             # Who bears a stamp whose pod is another one is not proven ours: names are free for anybody to take.
             proven = (pod.id, pod.name) in known or (lease is not None and lease.pod_id in (None, pod.id))
             if pod.id not in done and pod.state != model.GONE and pod.stamp and pod.stamp.run_id == run_id and proven:
                 strays.append(Slot(pod.stamp.index, before=pod, lease=lease))
         return slots + each(strays, self._give_back_stray)
+
+    def _known(self, pod_ids: Sequence[str]) -> list[Pod]:
+        """What the run folder remembers, asked for one by one: an empty listing is no proof."""
+        found = []
+        for pod_id in pod_ids:
+            try:
+                found.append(self.cloud.get(pod_id))
+            except errors.NotFound:
+                continue
+        return found
 
     def _give_back(self, slot: Slot) -> None:
         lease = slot.lease
@@ -163,9 +189,14 @@ class Desk:
             slot.lease = self.ledger.lease(lease.stamp)
 
     def _give_back_stray(self, slot: Slot) -> None:
-        if slot.before is not None:
+        if slot.before is None:
+            return
+        if slot.lease is not None:
+            self.lookout.adopt(slot.lease, slot.before)
+            slot.notes.append(self.release(self.ledger.lease(slot.lease.stamp)))
+        else:
             slot.notes.append(self.end_pod(slot.before))
-            slot.changed = True
+        slot.changed = True
 
     def strays(self, run_id: str) -> list[Pod]:
         """Living pods with our owner id and this run in their stamp: after a release there must be none."""

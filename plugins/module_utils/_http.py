@@ -17,6 +17,7 @@ import http.client
 import ipaddress
 import json
 import random
+import re
 import socket
 import ssl
 import urllib.error
@@ -184,10 +185,13 @@ class HttpClient:
         lead = f"{self._tried(method, path)}: HTTP {raw.status}"
         if raw.status == 429:
             return errors.RateLimited(f"{lead}: too many requests", retry_after=_seconds(raw.headers.get("retry-after")), **details)
-        if raw.status in (401, 403, 407) and not isinstance(problem, dict):
+        if raw.status in (401, 403, 404, 407) and not isinstance(problem, dict):
+            # Also a 404: the page of a gateway proves no pod's end.
             return errors.ProxyRefused(
                 f"{lead} from something that is not the API: {said}",
-                hint="a proxy or firewall between here and the API refused; the key was not judged. Try from another network",
+                hint="a proxy, a firewall or another program answered in the API's place; the key was not judged. See whether the endpoint is right, "
+                "or try from another network",
+                effect=errors.EFFECT_NONE if raw.status != 404 else self._doubt(method),
                 **details,
             )
         kind: type[errors.CloudError] = {
@@ -213,7 +217,10 @@ class HttpClient:
         return self._excerpt(raw.content)
 
     def _excerpt(self, content: bytes) -> str:
-        return errors.clean_text(self.redact(content[:65536].decode("utf-8", "replace")), 200) or "an empty answer"
+        text = self.redact(content[:65536].decode("utf-8", "replace"))
+        if text.lstrip().startswith("<"):
+            text = "a web page: " + " ".join(re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", text).split())
+        return errors.clean_text(text, 200) or "an empty answer"
 
     def _tried(self, method: str, path: str) -> str:
         return f"{method} {path.split('?')[0]} on {self.label}"

@@ -29,8 +29,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _model as mode
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, StateError
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
-from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir, write_atomic
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_cloud, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir, start_ticks, write_atomic
 
 _LEDGER_EVERY_SECONDS = 5.0
 _RETRY_SECONDS = 30.0
@@ -47,14 +47,17 @@ main()
 
 
 def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir, run_id: str, grace_seconds: float) -> int:
-    """Start the run's keeper unless one lives; its process id. Raises StateError when none comes up.
+    """Start the run's keeper unless one lives that has the same key and grace; its process id. Raises StateError when none comes up.
 
     Called before the first paid action: without a keeper nothing is rented.
     """
     folder = state.run_dir(run_id)
+    terms = {"grace_seconds": grace_seconds, "key_id": open_cloud(options).key_id}
     running = _living(folder)
-    if running is not None:
+    if running is not None and _terms(folder) == terms:
         return running
+    if running is not None:
+        _replace(running)
     settings = {"options": dict(options), "run_id": run_id, "grace_seconds": grace_seconds}
     with (folder / "keeper.log").open("ab") as log:
         process = subprocess.Popen(
@@ -84,6 +87,22 @@ def _living(folder: Path) -> int | None:
     return process.pid if process.alive else None
 
 
+def _terms(folder: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads((folder / "keeper.json").read_text(encoding="utf-8"))
+        return {name: known.get(name) for name in ("grace_seconds", "key_id")}
+    return {}
+
+
+def _replace(pid: int) -> None:
+    """End a keeper whose key or grace is not what the person now wants; the run has a living controller meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + 5
+    while start_ticks(pid) is not None and time.monotonic() < end:
+        time.sleep(0.02)
+
+
 def _tail(path: Path) -> str:
     with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace")[-600:]
@@ -101,26 +120,40 @@ class Keeper:
         """Until nothing of the run is left to keep; says how it ended."""
         looked = 0.0
         while True:
-            holder = self.session.state.run_holder(self.run_id)
-            gone = holder is None or not holder.alive
-            if gone or time.monotonic() - looked >= _LEDGER_EVERY_SECONDS:
-                looked = time.monotonic()
-                self._end_overdue([lease for lease in self._leases() if self._overdue(lease)])
-                leases = self._leases()
-                if gone:
-                    bound = [lease for lease in leases if not lease.marks.get("kept") and not lease.marks.get("held_until")]
-                    if not leases:
-                        return "nothing is rented any more"
-                    if bound and self._grace(bound, holder):
-                        return self._give_back()
+            try:
+                looked, said = self._look(looked)
+            except (PodcycleError, OSError) as err:
+                # A full disk or a ledger that is being moved must not leave the pods without a keeper.
+                self.log(f"{err}; trying again in {_RETRY_SECONDS:.0f} s")
+                said = ""
+                time.sleep(_RETRY_SECONDS)
+            if said:
+                return said
             time.sleep(1.0)
+
+    def _look(self, looked: float) -> tuple[float, str]:
+        """One look at controller and ledger: when the ledger was read last, and how the keeping ended, if it has."""
+        holder = self.session.state.run_holder(self.run_id)
+        gone = holder is None or not holder.alive
+        if not gone and time.monotonic() - looked < _LEDGER_EVERY_SECONDS:
+            return looked, ""
+        looked = time.monotonic()
+        self._end_overdue([lease for lease in self._leases() if self._overdue(lease, gone)])
+        leases = self._leases()
+        if gone and not leases:
+            return looked, "nothing is rented any more"
+        bound = [lease for lease in leases if not lease.marks.get("kept") and not lease.marks.get("held_until")]
+        if gone and bound and self._grace(bound, holder):
+            return looked, self._give_back()
+        return looked, ""
 
     def _leases(self) -> list[Lease]:
         return [lease for lease in self.session.ledger.of_run(self.run_id) if lease.open]
 
     @staticmethod
-    def _overdue(lease: Lease) -> bool:
-        held = model.parse_time(lease.marks.get("held_until"))
+    def _overdue(lease: Lease, gone: bool) -> bool:
+        """Its deadline has passed; a hold counts only while nobody works with the pod."""
+        held = model.parse_time(lease.marks.get("held_until")) if gone else None
         now = model.utc_now()
         return bool((lease.deadline and now >= lease.deadline) or (held and now >= held))
 
@@ -139,8 +172,9 @@ class Keeper:
         """Wait for a rerun to take the run over; false when one did."""
         until = min([model.utc_now() + timedelta(seconds=self.grace_seconds), *(lease.deadline for lease in leases if lease.deadline)])
         self.log(f"the controller {holder} is gone with {len(leases)} open leases; giving them back at {model.rfc3339(until)} unless a rerun takes over")
-        for lease in leases:
-            self.session.ledger.write(lease.stamp, "mark", orphaned_at=model.rfc3339(model.utc_now()), gives_back_at=model.rfc3339(until))
+        with contextlib.suppress(StateError):
+            for lease in leases:
+                self.session.ledger.write(lease.stamp, "mark", orphaned_at=model.rfc3339(model.utc_now()), gives_back_at=model.rfc3339(until))
         while model.utc_now() < until:
             now_holder = self.session.state.run_holder(self.run_id)
             if now_holder is not None and now_holder.alive:
@@ -167,7 +201,7 @@ class Keeper:
                 self.log(str(err))
                 if self.session.state.run_holder(self.run_id) not in (None, me):
                     return "the run was taken over"
-            except PodcycleError as err:
+            except (PodcycleError, OSError) as err:
                 self.log(str(err))
             if model.utc_now() - began > _GIVE_UP:
                 return "gave up after a day; run: ansible-playbook playbooks/reap.yml"
@@ -178,8 +212,9 @@ class Keeper:
 
     @staticmethod
     def log(text: str) -> None:
-        sys.stdout.write(f"{model.rfc3339(model.utc_now())} {text}\n")
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.write(f"{model.rfc3339(model.utc_now())} {text}\n")
+            sys.stdout.flush()
 
 
 def this_process() -> ProcessId:
@@ -203,8 +238,9 @@ def main() -> None:
         Keeper.log("another keeper of this run lives")
         return
     me = this_process()
-    write_atomic(folder / "keeper.json", json.dumps({**me.to_dict(), "since": model.rfc3339(model.utc_now())}) + "\n")
     keeper = Keeper(session, settings["run_id"], float(settings["grace_seconds"]))
+    terms = {"grace_seconds": keeper.grace_seconds, "key_id": session.cloud.key_id}
+    write_atomic(folder / "keeper.json", json.dumps({**me.to_dict(), **terms, "since": model.rfc3339(model.utc_now())}) + "\n")
     keeper.log(f"keeping run {keeper.run_id}")
     keeper.log(keeper.watch())
     os.close(handle)

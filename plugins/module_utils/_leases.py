@@ -77,16 +77,16 @@ def verdict(session: Session, lease: Lease, now: datetime) -> dict[str, Any]:
     """Whether a lease is over, and why: its deadline, its hold, or a controller that is gone for good."""
     if lease.deadline and now >= lease.deadline:
         return {"over": True, "why": "its deadline has passed"}
+    holder = session.state.run_holder(lease.stamp.run_id)
+    if holder is not None and holder.alive:
+        return {"over": False, "why": f"driven by process {holder.pid} on {holder.host}"}
     held = model.parse_time(lease.marks.get("held_until"))
     if held:
         return {"over": now >= held, "why": f"held for its artifacts until {model.rfc3339(held)}"}
     if lease.marks.get("kept"):
         return {"over": False, "why": "kept on purpose until its deadline"}
-    holder = session.state.run_holder(lease.stamp.run_id)
     if holder is None:
         return {"over": False, "why": "rented outside a cycle; it ends at its deadline"}
-    if holder.alive:
-        return {"over": False, "why": f"driven by process {holder.pid} on {holder.host}"}
     until = model.parse_time(lease.marks.get("gives_back_at"))
     if until and now < until:
         return {"over": False, "why": f"its controller is gone; the keeper gives it back at {model.rfc3339(until)}"}

@@ -19,6 +19,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock
 # RunPod lists a new pod only seconds after creating it.
 SETTLE_SECONDS = 12.0
 DOUBT_SECONDS = 90.0
+EMPTY_SECONDS = 45.0
 
 
 class Lookout:
@@ -34,24 +35,28 @@ class Lookout:
         """The pod of a lease whose id is known; None when the cloud says that it is gone."""
         if lease.pod_id is None:
             raise errors.LeaseUnknown(f"the id of {lease.stamp} is not known", stamp=str(lease.stamp), effect=errors.EFFECT_UNKNOWN)
-        if lease.key_id != self._cloud.key_id:
-            raise errors.LeaseUnknown(
-                f"pod {lease.pod_id} was rented with another key, so this one cannot tell whether it lives",
-                hint="use the key it was rented with",
-                pod_id=lease.pod_id,
-                effect=errors.EFFECT_UNKNOWN,
-            )
+        self._same_key(lease)
         try:
             pod = self._cloud.get(lease.pod_id)
         except errors.NotFound:
             return None
         return None if pod.state == GONE else pod
 
+    def _same_key(self, lease: Lease) -> None:
+        if lease.key_id != self._cloud.key_id:
+            raise errors.LeaseUnknown(
+                f"pod {lease.pod_id or lease.stamp} was rented with another key, so this one cannot tell whether it lives",
+                hint="use the key it was rented with",
+                pod_id=lease.pod_id,
+                effect=errors.EFFECT_UNKNOWN,
+            )
+
     def by_stamp(self, lease: Lease) -> Pod | None:
         """The pod of a create that may have taken effect; None when two sound listings lack it.
 
         Raises LeaseUnknown when listings cannot be trusted, or when two pods bear the stamp.
         """
+        self._same_key(lease)
         start = self._clock.monotonic()
         sound = 0
         trouble = "the listing lacks pods that are known to live"
@@ -62,7 +67,7 @@ class Lookout:
                 found = [pod for pod in listed if pod.name == str(lease.stamp) and pod.state != GONE]
                 whole = bool(found) or self._whole({pod.id for pod in listed})
             except errors.CloudError as err:
-                found, whole, trouble = [], False, err.message
+                listed, found, whole, trouble = [], [], False, err.message
             if len(found) > 1:
                 raise errors.LeaseUnknown(
                     f"{len(found)} pods bear the stamp {lease.stamp}: {', '.join(pod.id for pod in found)}",
@@ -74,7 +79,8 @@ class Lookout:
                 return found[0]
             waited = self._clock.monotonic() - start
             sound = sound + 1 if whole else 0
-            if sound >= 2 and waited >= self._settle:
+            # A listing that shows a pod which is known to live proves more than an empty one.
+            if sound >= 2 and waited >= (self._settle if listed else max(self._settle, EMPTY_SECONDS)):
                 return None
             if waited >= DOUBT_SECONDS:
                 raise errors.LeaseUnknown(

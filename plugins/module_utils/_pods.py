@@ -58,6 +58,7 @@ def pod_spec() -> dict[str, dict[str, Any]]:
             },
         },
         "known_pods": {"type": "list", "elements": "dict", "default": []},
+        "spare_kept": {"type": "bool", "default": False},
         "interrupt_grace_minutes": {"type": "float", "default": 15.0},
         "progress_file": {"type": "path"},
     }
@@ -128,7 +129,8 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
     elif options["state"] == "stopped":
         slots = _stop(engine, session, wish, check_mode)
     else:
-        slots = engine.release_run(wish.run_id, check_mode=check_mode, known=[(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]])
+        known = [(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]]
+        slots = engine.release_run(wish.run_id, check_mode=check_mode, known=known, spare_kept=options["spare_kept"])
     if not check_mode:
         _close_masters(slots)
     _raise_first(slots)

@@ -57,10 +57,10 @@ class Readiness:
                 if misses < 2:
                     return pod
                 self.ledger.write(lease.stamp, "released", proof="not found by id")
-                raise errors.CloudError(f"pod {pod.id} is gone while it was starting", hint="the provider ended it; run again with the same run_id") from None
+                raise errors.PodFailed(f"pod {pod.id} is gone while it was starting", hint="the provider ended it; run again with the same run_id") from None
             misses, last = 0, seen
             if seen.state in (model.STOPPED, model.FAILED, model.GONE):
-                raise errors.CloudError(f"pod {pod.id} ended while it was starting: {seen.provider_status}", hint="run again with the same run_id")
+                raise errors.PodFailed(f"pod {pod.id} ended while it was starting: {seen.provider_status}", hint="run again with the same run_id")
             return seen
 
         def wait(done: Callable[[Pod], bool], seconds: float, phase: str) -> Pod:

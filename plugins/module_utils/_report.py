@@ -37,7 +37,7 @@ class Summary:
     billing: str = ""
     still_open: list[str] = field(default_factory=list)
     next_command: str = ""
-    command: Callable[[str], str] = lambda name: f"ansible-playbook {name}"
+    command: Callable[..., str] = lambda name, more="": f"ansible-playbook {name} {more}"
 
     @property
     def ok(self) -> bool:
@@ -55,7 +55,7 @@ def choose_ending(found: list[Trouble], records: list[dict[str, Any]], *, on_end
     return "terminate"
 
 
-def summarise(folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[str, Any], whole_cycle: bool, command: Callable[[str], str]) -> Summary:
+def summarise(folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[str, Any], whole_cycle: bool, command: Callable[..., str]) -> Summary:
     """Read the run folder, the ledger's audit and what the last stage did."""
     records = folder.since_start()
     provision = folder.read("provision.json")
@@ -95,13 +95,20 @@ def _judge_billing(summary: Summary, audit: dict[str, Any]) -> None:
     names = [f"{lease.get('pod_id') or lease['stamp']} ({lease.get('observed')})" for lease in left] + strays
     owner = audit.get("owner")
     rate = sum((to_money(lease.get("usd_per_hour")) or Decimal(0) for lease in left), Decimal(0))
-    stop = f"{summary.command('stop')} -e run_id={summary.run_id}"
-    again = f"{summary.command('cycle')} -e run_id={summary.run_id}"
-    if summary.ending == "terminate":
+    run = f"-e run_id={summary.run_id}"
+    stop, again = summary.command("stop", run), summary.command("cycle", run)
+    if not names and any(trouble.stage == "start" for trouble in summary.troubles):
+        again = f"change what it names, then type the same command again, with {run}"
+    spared = [lease for lease in left if lease["marks"].get("kept") or lease["marks"].get("held_until")]
+    if summary.ending == "terminate" and spared and len(spared) == len(names):
+        until = spared[0]["marks"].get("held_until") or spared[0].get("deadline")
+        summary.billing = f"left as an earlier pass left it: {', '.join(names)}, until {until}"
+        summary.next_command = f"{again}, or give back with: {stop}"
+    elif summary.ending == "terminate" or not names:
         summary.still_open = names
         summary.billing = f"NOT given back: {', '.join(names)}, {usd(rate)} $/h" if names else _nothing(summary)
-        summary.next_command = stop if left else f"{summary.command('reap')} -e owner={owner} -e confirm_owner={owner} -e reap_now=true" if strays else again
-    elif names:
+        summary.next_command = stop if left else summary.command("reap", f"-e owner={owner} -e confirm_owner={owner} -e reap_now=true") if strays else again
+    else:
         why = {"keep": "kept", "stop": "stopped, its volume goes on costing", "hold": "held for its artifacts"}[summary.ending]
         until = next((lease["marks"].get("held_until") for lease in left if lease["marks"].get("held_until")), None) or next(
             (lease.get("deadline") for lease in left), None
@@ -113,9 +120,9 @@ def _judge_billing(summary: Summary, audit: dict[str, Any]) -> None:
             storage = f"; {gib} GiB of volume cost about {usd(Decimal(gib) * Decimal('0.20') / 730)} $/h, and are deleted when the lease ends"
         price = "" if summary.ending == "stop" else f", {usd(rate)} $/h"
         summary.billing = f"{why}: {', '.join(names)}{price}, until {until}{storage}"
-        summary.next_command = f"{again}, or give back with: {stop} -e on_end=terminate"
+        summary.next_command = f"{again}, or give back with: {summary.command('stop', f'{run} -e on_end=terminate')}"
         if summary.ending == "hold":
-            collect = f"{summary.command('collect')} -e run_id={summary.run_id}"
+            collect = summary.command("collect", run)
             summary.notes.append(f"pods are held until {until} so that the artifacts can be collected; collect them: {collect}")
 
 

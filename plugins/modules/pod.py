@@ -171,6 +171,10 @@ options:
     type: list
     elements: dict
     default: []
+  spare_kept:
+    description: With O(state=absent), leave alone what an earlier pass of the run stopped, kept or held on purpose.
+    type: bool
+    default: false
   interrupt_grace_minutes:
     description: How long the keeper waits for a rerun when the controller of a run is gone, before it gives the pods back.
     type: float

@@ -78,6 +78,11 @@ ending:
   type: str
   returned: when O(write=false)
   sample: terminate
+spare_kept:
+  description: Whether pods that an earlier pass stopped, kept or held stay as they are, since this pass could not even start.
+  type: bool
+  returned: when O(write=false)
+  sample: false
 known_pods:
   description: Pods that provision.json names.
   type: list

@@ -153,7 +153,19 @@ def all_parts() -> dict[str, Callable[[argparse.Namespace], Outcome]]:
     def engine_part(name: str) -> Callable[[argparse.Namespace], Outcome]:
         return lambda options: run_part(name, options.seed, options.pairs, wanted=options.case)
 
-    return {name: engine_part(name) for name in PARTS}
+    return {**{name: engine_part(name) for name in PARTS}, "playbooks": playbook_part}
+
+
+def playbook_part(options: argparse.Namespace) -> Outcome:
+    from chaos import playbooks
+
+    began = time.monotonic()
+    found, lost = playbooks.run_all(options, WORKERS, lambda text: print(text, flush=True))
+    outcome = Outcome("playbooks", lost_artifacts=lost)
+    for case, verdict in found:
+        outcome.add(case.number, case.title, verdict)
+    outcome.seconds = time.monotonic() - began
+    return outcome
 
 
 if __name__ == "__main__":

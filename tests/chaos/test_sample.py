@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import pytest
-
 from chaos.main import PAIRS, SEED, run_part
 
 

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 
 GPU = "NVIDIA GeForce RTX 4090"
@@ -367,3 +369,27 @@ def test_a_preempted_pod_is_started_and_a_vanished_one_replaced(engine: Engine, 
     rehearsal.control("POST", f"/pods/{pod.id}/remove")
     fresh = rent(engine, make_wish())
     assert fresh.error is None and fresh.after.id != pod.id and states(engine) == ["released", "leased"]
+
+
+def test_an_empty_listing_is_waited_out_before_a_second_create(engine: Engine, rehearsal: Any, make_wish: Callable[..., Any]) -> None:
+    """The account's first pod, its answer lost, its listing late: nothing known can vouch for the listing."""
+    rehearsal.fault("no_reply")
+    rehearsal.fault("empty_list", times=10)
+    (slot,) = engine.rent(make_wish(), check_mode=False)
+    assert slot.error is None and [row["id"] for row in rehearsal.pods()] == [slot.after.id]
+    assert len(rehearsal.requests("POST")) == 1
+
+
+def test_a_pod_that_fails_while_starting_is_drawn_once_more(engine: Engine, rehearsal: Any, make_wish: Callable[..., Any]) -> None:
+    get, seen = engine.cloud.get, []
+
+    def failing(pod_id: str) -> Any:
+        pod = get(pod_id)
+        seen.append(pod_id)
+        return replace(pod, state=model.FAILED, provider_status="ERROR") if pod_id == seen[0] else pod
+
+    engine.cloud.get = failing
+    (slot,) = engine.rent(make_wish(), check_mode=False)
+    engine.cloud.get = get
+    assert slot.error is None and slot.after.id != seen[0]
+    assert any("ended while it was starting" in note for note in slot.notes)

@@ -148,5 +148,5 @@ def test_the_key_stands_in_no_file_and_no_argument(
 
 def test_without_a_keeper_nothing_is_rented(state: StateDir, control: Callable[..., Controller], rehearsal: Any) -> None:
     with pytest.raises(StateError, match="keeper of run r1 did not come up") as caught:
-        ensure_keeper(ROOT, {"cloud": "runpod", "endpoint": "nonsense", "api_key": KEY, "state_dir": str(state.path)}, state, "r1", 1.0)
+        ensure_keeper(ROOT / "docs", {"cloud": "runpod", "endpoint": "http://127.0.0.1:9/v2", "api_key": KEY, "state_dir": str(state.path)}, state, "r1", 1.0)
     assert "keeper.log" in str(caught.value) and KEY not in caught.value.details["log"]

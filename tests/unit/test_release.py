@@ -14,10 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from harness import FULL
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _leases
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
@@ -159,6 +161,60 @@ def test_a_lost_ledger_gives_back_what_the_run_folder_knows(engine: Engine, rehe
     assert slot.error is None and slot.before.id == pod.id and rehearsal.pods() == []
 
 
+@pytest.mark.parametrize("answer", [{"body": b"<html>nginx: not found</html>", "content_type": "text/html"}, {"body": None}], ids=["page", "empty"])
+def test_only_the_apis_own_404_proves_an_end(
+    make_engine: Callable[..., Engine], stub: Any, told: Any, clock: Any, engine: Engine, make_wish: MakeWish, answer: dict[str, Any]
+) -> None:
+    pod = rent(engine, make_wish())
+    stub.tell(told(404, **answer))
+    blind = make_engine(cloud=RunPod(HttpClient(stub.url, FULL, "runpod", clock=clock), "a test"))
+    blind.ledger.path = engine.ledger.path
+    with pytest.raises(errors.ProxyRefused):
+        blind.release_run("r1")
+    assert engine.ledger.of_run("r1")[0].state == "leased"
+    assert engine.cloud.get(pod.id).state == model.RUNNING
+
+
+def test_another_key_than_the_doubtful_leases_never_proves_absence(make_engine: Callable[..., Engine], engine: Engine, rehearsal: Any) -> None:
+    lease = engine.ledger.begin("r1", "pod", 0, engine.cloud.key_id, {}, utc_now() + timedelta(hours=1))
+    engine.ledger.write(lease.stamp, "doubt", said="no answer")
+    (slot,) = make_engine("rpa_rehearsal_readonly").release_run("r1")
+    assert isinstance(slot.error, errors.LeaseUnknown) and engine.ledger.of_run("r1")[0].state == "doubt"
+
+
+def test_a_lost_ledger_and_an_empty_listing(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    pod = rent(engine, make_wish())
+    engine.ledger.path.unlink()
+    rehearsal.fault("empty_list", times=3)
+    (slot,) = engine.release_run("r1", known=[(pod.id, pod.name)])
+    assert slot.error is None and rehearsal.pods() == []
+
+
+def test_a_full_disk_keeps_no_pod_alive(engine: Engine, rehearsal: Any, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch) -> None:
+    rent(engine, make_wish())
+
+    def full(*words: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    told: list[str] = []
+    engine.notify = told.append
+    monkeypatch.setattr(engine.ledger, "_append", full)
+    (slot,) = engine.release_run("r1")
+    assert slot.error is None and rehearsal.pods() == [] and any("cannot write the ledger" in line for line in told)
+    monkeypatch.undo()
+    assert engine.release_run("r1")[0].notes == ["there was no pod any more"]
+
+
+def test_what_was_kept_on_purpose_is_spared_when_asked(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    pod = rent(engine, make_wish())
+    stamp = engine.ledger.of_run("r1")[0].stamp
+    engine.ledger.write(stamp, "mark", kept=True)
+    assert engine.release_run("r1", spare_kept=True) == [] and [one["id"] for one in rehearsal.pods()] == [pod.id]
+    rent(engine, make_wish())
+    assert engine.ledger.of_run("r1")[0].marks == {"kept": None, "held_until": None}, "in use again: no longer kept"
+    assert [slot.before.id for slot in engine.release_run("r1", spare_kept=True)] == [pod.id]
+
+
 # ---- the audit --------------------------------------------------------------------------------------------
 
 
@@ -198,7 +254,7 @@ def lease_with(*, deadline: int = 60, controller: str = "alive", **marks: Any) -
         ({"controller": "dead", "kept": True}, False, "kept on purpose"),
         ({"controller": "dead", "held_until": 5}, False, "held for its artifacts"),
         ({"controller": "dead", "held_until": -5}, True, "held for its artifacts"),
-        ({"controller": "alive", "held_until": -5}, True, "held for its artifacts"),
+        ({"controller": "alive", "held_until": -5}, False, "driven by process"),
         ({"controller": "alive", "deadline": -1}, True, "deadline has passed"),
         ({"controller": "none", "deadline": -1}, True, "deadline has passed"),
         ({"controller": "dead", "deadline": -1, "kept": True}, True, "deadline has passed"),

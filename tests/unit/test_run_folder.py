@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible import constants as C
 
 from ansible_collections.podcycle.gpu.plugins.action.run import refuse_partial
 from ansible_collections.podcycle.gpu.plugins.action.run_event import explain
@@ -232,7 +233,7 @@ def hostile_run(folder: RunFolder) -> Any:
     rows += [{"step": -(10**400), "kind": "train", "loss": 1.0}, {"step": 7, "kind": "train", "loss": float("inf")}, {"step": True, "kind": "train", "loss": 1}]
     (metrics / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{torn")
     audit = {"leases": [{"open": True, "pod_id": HOSTILE, "stamp": HOSTILE, "observed": HOSTILE, "usd_per_hour": "0.5900", "marks": {}, "deadline": HOSTILE}]}
-    return summarise(folder, [], ending="terminate", audit=audit, whole_cycle=True, command=lambda name: f"ansible-playbook {name}")
+    return summarise(folder, [], ending="terminate", audit=audit, whole_cycle=True, command=lambda name, more="": f"ansible-playbook {name}")
 
 
 def test_the_page_lets_no_word_from_outside_become_markup(folder: RunFolder) -> None:
@@ -257,7 +258,7 @@ def test_the_notes_stay_one_table_and_one_fence(folder: RunFolder) -> None:
 
 
 def summary_of(folder: RunFolder, audit: dict[str, Any], ending: str = "terminate") -> Any:
-    return summarise(folder, ["a"], ending=ending, audit=audit, whole_cycle=True, command=lambda name: f"ansible-playbook {name}.yml")
+    return summarise(folder, ["a"], ending=ending, audit=audit, whole_cycle=True, command=lambda name, more="": f"ansible-playbook {name}.yml {more}")
 
 
 def test_a_run_is_well_only_when_nothing_is_left_billing(folder: RunFolder) -> None:
@@ -311,9 +312,12 @@ def test_a_cycle_cut_in_pieces_is_refused(cli: dict[str, Any], refused: bool) ->
         refuse_partial(cli)
 
 
-def test_the_next_command_is_the_one_that_was_typed() -> None:
+def test_the_next_command_is_the_one_that_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert typed({"inventory": ["/x/my inventory"], "args": ("podcycle.gpu.cycle",)})("stop") == "ansible-playbook -i '/x/my inventory' podcycle.gpu.stop"
     assert typed({"args": ("cycle.yml",), "inventory": ["inventories/runpod"]})("cycle") == "ansible-playbook -i inventories/runpod cycle.yml"
+    monkeypatch.setenv("PODCYCLE_TYPED", "make cycle")
+    given = {"args": ("cycle.yml",), "inventory": list(C.DEFAULT_HOST_LIST), "extra_vars": ["train_seconds=9"]}
+    assert typed(given)("cycle", "-e run_id=r1") == "make cycle ARGS='-e train_seconds=9 -e run_id=r1'"
 
 
 # ---- files that a pod offers --------------------------------------------------------------------------------------
