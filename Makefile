@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test cycle test lint unit sanity e2e build clean
+.PHONY: help setup setup-test cycle test lint unit sanity integration e2e build clean
 
 PYTHON ?= python3
 CLOUD ?= runpod
@@ -46,7 +46,7 @@ cycle: ## Rehearse a whole cycle: rent, converge, push, train, collect, validate
 	@echo 'Rehearsing a whole cycle on $(CLOUD): an emulator on this machine; nothing is paid.'
 	@PODCYCLE_TYPED='make cycle' PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-playbook cycle.yml -e cloud=$(CLOUD) $(ARGS)
 
-test: $(TEST_STAMP) ## Run everything: lint, unit, sanity, end to end
+test: $(TEST_STAMP) ## Run everything: lint, unit, sanity, integration, end to end
 	@$(VENV)/bin/python tests/tools/run_tests.py
 
 lint: $(TEST_STAMP) ## ruff, mypy, yamllint, ansible-lint (production)
@@ -57,6 +57,9 @@ unit: $(TEST_STAMP) ## Unit tests
 
 sanity: $(TEST_STAMP) ## ansible-test sanity on the unpacked built archive
 	@$(VENV)/bin/python tests/tools/run_tests.py sanity
+
+integration: $(TEST_STAMP) ## Every module through the twelve steps; every example
+	@$(VENV)/bin/python tests/tools/run_tests.py integration
 
 e2e: $(TEST_STAMP) ## The end-to-end cycles
 	@$(VENV)/bin/python tests/tools/run_tests.py e2e

@@ -44,7 +44,7 @@ class ActionModule(ActionBase):
         running = self._call("status", where, may_fail=True)
         up = bool(running.get("ok") or running.get("running"))
         if self._task.check_mode:
-            return {"changed": args["reset"] or up != (args["state"] == "started"), **running}
+            return {**running, "changed": (args["reset"] and up) or up != (args["state"] == "started")}
         changed = False
         if args["reset"] and up:
             self._call("reset", where)

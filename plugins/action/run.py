@@ -74,7 +74,8 @@ class ActionModule(ActionBase):
         if not args["create"] and not folder.path.is_dir():
             raise errors.UsageError(f"there is no run {run_id}: {folder.path} does not exist", hint=_known_runs(Path(args["artifacts_dir"])))
         if self._task.check_mode:
-            return {"changed": False, "run": _facts(args, run_id, folder, resumed=folder.path.is_dir(), public_key="ssh-ed25519 made-when-renting")}
+            there = folder.path.is_dir()
+            return {"changed": not there, "run": _facts(args, run_id, folder, resumed=there, public_key="ssh-ed25519 made-when-renting")}
         before = session.state.take_run(run_id, playbook_process()) if args["lock"] else None
         resumed = folder.create(session.cloud.name, session.cloud.endpoint)
         public_key = make_key(session.state.run_dir(run_id) / "id_ed25519", f"podcycle-{run_id}")

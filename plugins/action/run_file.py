@@ -31,7 +31,6 @@ class ActionModule(ActionBase):
         return result
 
     def _write(self, args: dict[str, Any]) -> dict[str, Any]:
-        if self._task.check_mode:
-            return {"changed": True}
         folder = RunFolder(Path(args["run_dir"]))
-        return {"changed": folder.write(args["name"], args["content"]), "path": str(folder.path / args["name"])}
+        changed = folder.write(args["name"], args["content"], check_mode=bool(self._task.check_mode))
+        return {"changed": changed, "path": str(folder.path / args["name"])}

@@ -19,7 +19,6 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import ch
 from ansible_collections.podcycle.gpu.plugins.module_utils._report import choose_ending, cost_document, observations, summarise, terminal_lines
 from ansible_collections.podcycle.gpu.plugins.module_utils._report_html import page
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, troubles
-from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
 
 display = Display()
 
@@ -81,16 +80,22 @@ class ActionModule(ActionBase):
         folder = RunFolder(Path(args["run_dir"]))
         if not args["write"]:
             return self._choose(args, folder)
-        if self._task.check_mode:
-            return {"changed": False}
+        check_mode = bool(self._task.check_mode)
+        if check_mode and not folder.path.is_dir():
+            return {"changed": True}
         ending = args["ending"] or args["on_end"]
         summary = summarise(folder, args["hosts"], ending=ending, audit=args["audit"], whole_cycle=args["whole_cycle"], command=typed(context.CLIARGS))
-        folder.write("cost.json", cost_document(summary))
-        write_atomic(folder.path / "reports" / "observations.md", observations(summary, folder.events()))
-        write_atomic(folder.path / "reports" / "report.html", page(summary))
+        files: dict[str, Any] = {
+            "cost.json": cost_document(summary),
+            "reports/observations.md": observations(summary, folder.events()),
+            "reports/report.html": page(summary),
+        }
+        changed = [name for name, content in files.items() if folder.write(name, content, check_mode=check_mode)]
+        result: dict[str, Any] = {"changed": bool(changed), "ok": summary.ok, "cost_usd": files["cost.json"]["cost_usd"], "still_open": summary.still_open}
+        if check_mode:
+            return result
         for line in terminal_lines(summary):
             display.display(line)
-        result: dict[str, Any] = {"changed": True, "ok": summary.ok, "cost_usd": cost_document(summary)["cost_usd"], "still_open": summary.still_open}
         if not summary.ok:
             first = summary.troubles[0] if summary.troubles else None
             cause = f"stage {first.stage}{f' on {first.host}' if first.host else ''}: {first.cause}" if first else f"billing: {summary.billing}"

@@ -105,6 +105,7 @@ def watch(folder: Path, base_url: str, deadline: float) -> None:
 
 def end_watch(folder: Path) -> bool:
     status = read_status(folder)
+    (folder / "status.json").unlink(missing_ok=True)
     if status.get("pid") and status.get("started") is not None and start_ticks(int(status["pid"])) == status["started"]:
         os.kill(int(status["pid"]), 9)
         return True
@@ -115,7 +116,6 @@ def arm(folder: Path, source: str, base_url: str, deadline: float, patience_seco
     """Start the guard as a process of its own and wait for its word."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     end_watch(folder)
-    (folder / "status.json").unlink(missing_ok=True)
     script = folder / "guard.py"
     script.write_text(source, encoding="utf-8")
     with (folder / "guard.log").open("ab") as log:

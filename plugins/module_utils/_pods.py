@@ -137,7 +137,7 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
     result: dict[str, Any] = {
         "changed": any(slot.changed for slot in slots),
         "pods": [_row(slot, engine, session) for slot in slots if slot.after or slot.before],
-        "diff": {"before": _picture(slots, before=True), "after": _picture(slots, before=False)},
+        "diff": {"before": _picture(slots, wish, before=True), "after": _picture(slots, wish, before=False)},
         "rehearsal": session.rehearsal,
     }
     if options["state"] == "running":
@@ -204,8 +204,8 @@ def lease_facts(lease: Lease | None) -> dict[str, Any]:
     return {"deadline": facts["deadline"], "cost_usd": facts["cost_usd"]}
 
 
-def _picture(slots: list[Slot], *, before: bool) -> dict[str, Any]:
-    """The group as the diff shows it: only what a person decides on."""
+def _picture(slots: list[Slot], wish: model.PodWish, *, before: bool) -> dict[str, Any]:
+    """The group as the diff shows it: only what a person decides on, and so what check mode can foresee."""
     rows = {}
     for slot in slots:
         pod = slot.before if before else slot.after
@@ -215,6 +215,6 @@ def _picture(slots: list[Slot], *, before: bool) -> dict[str, Any]:
                 "gpu": f"{pod.gpu_count} x {pod.gpu}",
                 # What a stopped pod's storage costs is not told.
                 "usd_per_hour": None if pod.state == model.STOPPED else model.usd(pod.usd_per_hour),
-                "region": pod.region,
+                **({"region": pod.region} if wish.regions else {}),
             }
     return rows

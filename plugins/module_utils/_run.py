@@ -18,7 +18,15 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_a
 
 STAGES = ("start", "converge", "push", "train", "collect", "validate", "stop")
 _FOLDERS = ("reports", "collected", "local_validation")
-_FILES = ("provision.json", "cost.json", "collected/manifest.json", "local_validation/validation.json", "local_validation/infer_move_output.txt")
+_FILES = (
+    "provision.json",
+    "cost.json",
+    "reports/observations.md",
+    "reports/report.html",
+    "collected/manifest.json",
+    "local_validation/validation.json",
+    "local_validation/infer_move_output.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -60,15 +68,16 @@ class RunFolder:
             raise errors.StateError(f"cannot read {self.path / name}: {err}") from err
         return data if isinstance(data, dict) else {}
 
-    def write(self, name: str, content: Any) -> bool:
-        """Write one of the folder's known files; false when it said so already."""
+    def write(self, name: str, content: Any, *, check_mode: bool = False) -> bool:
+        """Write one of the folder's known files, or in check mode only look; false when it said so already."""
         if name not in _FILES:
             raise errors.UsageError(f"{name} is no file of a run folder", hint=f"one of: {', '.join(_FILES)}")
         text = content if isinstance(content, str) else json.dumps(content, indent=2, sort_keys=True) + "\n"
         path = self.path / name
         if path.exists() and path.read_text(encoding="utf-8") == text:
             return False
-        write_atomic(path, text)
+        if not check_mode:
+            write_atomic(path, text)
         return True
 
     # ---- events -------------------------------------------------------------------------------

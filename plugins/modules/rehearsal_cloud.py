@@ -73,4 +73,29 @@ isolation:
   type: str
   returned: when O(state=started)
   sample: namespaces
+isolation_reason:
+  description: Why it is not V(namespaces), if so.
+  type: str
+  returned: when O(state=started)
+  sample: user namespaces are not allowed here
+time_scale:
+  description: How many times shorter its waits are.
+  type: float
+  returned: when O(state=started)
+  sample: 1.0
+pid:
+  description: Process id of its server.
+  type: int
+  returned: when it runs
+  sample: 4711
+running:
+  description: Whether it runs now.
+  type: bool
+  returned: in check mode
+  sample: true
+state_dir:
+  description: Folder of its state and its pods.
+  type: str
+  returned: always
+  sample: /home/me/.state/rehearsal
 """

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.scene import Scene, Verdict, judge, judge_healed, staged
-from harness import Rehearsal
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from support.harness import Rehearsal
 
 DEATHS = ("before the fsync", "after the fsync", "in the middle of the line")
 FOLLOW_UPS = ("rerun", "reap")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from chaos.scene import REQUEST_TIMEOUT, Scene, Verdict, judge, judge_healed, staged
-from harness import Rehearsal
+
+from support.harness import Rehearsal
 
 SILENCE = REQUEST_TIMEOUT + 0.5
 ANY = {"method": "", "path": ""}

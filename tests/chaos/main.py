@@ -22,7 +22,8 @@ from typing import Any
 
 from chaos import crashes, faults
 from chaos.scene import Verdict, clouds
-from harness import ROOT, Rehearsal, serving
+
+from support.harness import ROOT, Rehearsal, serving
 
 SEED = 7
 PAIRS = 400

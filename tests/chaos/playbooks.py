@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from chaos.scene import Verdict
-from e2e.conftest import Running, World, make_world, until
+
+from support.world import Running, World, make_world, until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 FOLLOW_UPS = ("rerun", "reap")

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import FULL, FakeClock, Rehearsal
-
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _leases, _listing, _pods
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS
@@ -28,6 +26,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._model import Stamp
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir
 from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import SystemClock
+from support.harness import FULL, FakeClock, Rehearsal
 
 RUN = "chaos"
 # Shorter than a fault's silence, longer than an answer of the rehearsal cloud under load.

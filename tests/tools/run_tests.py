@@ -32,6 +32,7 @@ GROUPS = {
     "lint": ["ruff", "mypy", "yamllint", "ansible-lint", "changelog"],
     "unit": ["unit", "trainer", "unit-high"],
     "sanity": ["sanity"],
+    "integration": ["integration"],
     "e2e": ["e2e", "e2e-high"],
 }
 
@@ -104,7 +105,7 @@ def python_steps() -> list[Step]:
             "mypy",
             [
                 [python, "-m", "mypy", PLUGINS],
-                [python, "-m", "mypy", *packages, "tests/tools", "tests/benchmarks"],
+                [python, "-m", "mypy", *packages, "tests/tools", "tests/support", "tests/benchmarks"],
                 trainer_setup(),
                 [python, "-m", "mypy", "--python-executable", str(TRAINER_PYTHON), *trainer],
             ],
@@ -155,6 +156,8 @@ def pytest_steps() -> list[Step]:
     python = str(BIN / "python")
     steps = [Step("unit", [[python, "-m", "pytest", "-q", *existing("tests/unit", "tests/rehearsal")]], pytest=True, lane="tests")]
     steps.append(Step("trainer", [trainer_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]], pytest=True, lane="tests"))
+    if existing("tests/integration"):
+        steps.append(Step("integration", [[python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/integration"]], pytest=True, lane="tests"))
     if existing("tests/e2e"):
         steps.append(Step("e2e", [[python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "tests/e2e"]], pytest=True, lane="tests"))
     high = second_end()
@@ -167,7 +170,7 @@ def pytest_steps() -> list[Step]:
     syntax = [str(bin_high / "ansible-playbook"), "--syntax-check", "-i", "localhost,", "cycle.yml"]
     steps.append(Step("unit-high", [*high_setup(high), *([syntax] if existing("cycle.yml") else []), plugins], path, pytest=True))
     if existing("tests/e2e"):
-        run = [str(bin_high / "python"), "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-m", "both_ends", "tests/e2e"]
+        run = [str(bin_high / "python"), "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-m", "both_ends", *existing("tests/e2e", "tests/integration")]
         steps.append(Step("e2e-high", [*high_setup(high), run], path, pytest=True, lane="tests"))
     return steps
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,19 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import FULL, FakeClock, Rehearsal, serving
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Waits
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import LeaseTerms, PodWish
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
+from support.harness import FULL, FakeClock, Rehearsal, serving
 
 GPU = "NVIDIA GeForce RTX 4090"
-
-# A shell that starts the tests in the background ignores SIGINT, and what they start would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import FULL
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _leases
@@ -26,6 +25,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease,
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import rfc3339, utc_now
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId
+from support.harness import FULL
 
 MakeWish = Callable[..., Any]
 KEY = "rpa_rehearsal_full"

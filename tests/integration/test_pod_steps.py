@@ -1,0 +1,99 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Modules that change a pod go through the twelve steps, on every registered cloud.
+
+Each phase (create, change, delete) is four tasks: in check mode, for real, in check mode again, for real again. Check mode sends no
+write and changes no file, says what the real run then does, and the second run does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS
+from support.stage import Stage
+from support.steps import STEPS, Args, Walk, judge, judge_results, phases_of, tasks_of
+from support.world import World, make_world
+
+CHANGING = ("lease_guard", "job", "transfer", "torch_env")
+READING = ("artifact_info",)
+
+
+def at(hours: int) -> str:
+    return (datetime.now(timezone.utc) + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def pod_walks(world: World, python: str) -> list[Walk]:
+    """What runs on a pod, or over its SSH connection."""
+    guard = {"dir": "{{ workspace }}/steps/guard", "base_url": "{{ endpoint }}"}
+    job = {"name": "long", "jobs_dir": "{{ workspace }}/steps/jobs"}
+    push = {"direction": "push", "dest": "{{ workspace }}/steps/data", "required": ["train.jsonl"]}
+    torch: Args = {"venv": "{{ workspace }}/steps/venv", "bin_dir": "{{ workspace }}/steps/bin", "version": "2.13.0", "backend": "cpu", "python": python}
+    torch["accept_cpu_on_gpu"] = True
+    return [
+        Walk(
+            "lease_guard",
+            {"create": {**guard, "deadline": at(1)}, "change": {**guard, "deadline": at(2)}, "delete": {**guard, "state": "disarmed"}},
+        ),
+        Walk(
+            "job",
+            {"create": {**job, "command": ["sleep", "300"]}, "delete": {**job, "state": "cancelled"}},
+            lacks="change: another command under the name of a running job is refused",
+            fails={**job, "name": "wrong", "command": ["false"], "state": "finished"},
+        ),
+        Walk(
+            "transfer",
+            {
+                "create": {**push, "src": str(world.path / "data")},
+                "change": {**push, "src": str(world.path / "data2")},
+                "create back": {"direction": "pull", "src": "{{ workspace }}/steps/data", "dest": str(world.path / "artifacts" / "back")},
+            },
+            lacks="files are never deleted",
+            reads={"artifact_info": {"root": "{{ workspace }}/steps/data"}},
+        ),
+        Walk(
+            "torch_env",
+            {"create": torch, "change": {**torch, "extra_packages": ["chess"]}},
+            lacks="an environment goes with its pod",
+            # The stand-in for nvidia-smi shows a GPU.
+            fails={**torch, "accept_cpu_on_gpu": False, "venv": "{{ workspace }}/steps/other"},
+        ),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=CLOUDS)
+def walked(request: pytest.FixtureRequest, house_python: str) -> Iterator[tuple[list[Walk], dict[str, Args]]]:
+    """The walks, and what each of their tasks did, on one cloud."""
+    world = make_world("walkpod")
+    try:
+        world.start_cloud(50)
+        world.dataset(world.path / "data2", train=30)
+        stage = Stage(world, request.param)
+        walks = pod_walks(world, house_python)
+        roots = [world.state, world.path / "artifacts", world.cloud_dir / "pods" / "*" / "workspace" / "steps"]
+        plays = [stage.renting("steps"), {"hosts": "run_steps", **stage.defaults, "vars": {"endpoint": stage.account["endpoint"]}, "tasks": tasks_of(walks)}]
+        rows = stage.play(plays, world.path / "inventory", roots)
+        yield walks, {row["task"]: row for row in rows}
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("module", CHANGING)
+def test_twelve_steps(walked: tuple[list[Walk], dict[str, Args]], module: str) -> None:
+    walks, rows = [walk for walk in walked[0] if walk.module == module], walked[1]
+    assert phases_of(walks) == {"create", "change", "delete"} or any(walk.lacks for walk in walks)
+    for walk in walks:
+        for phase in walk.phases:
+            assert judge(walk, [rows[f"{module} | {phase} | {step}"] for step in STEPS]) == [], f"{module}, {phase}"
+
+
+@pytest.mark.parametrize("module", (*CHANGING, *READING))
+def test_results_are_as_documented(walked: tuple[list[Walk], dict[str, Args]], documents: dict[str, Any], module: str) -> None:
+    """Over all steps, those that fail too, every documented field is returned, and no other."""
+    results = [row["result"] for row in walked[1].values() if row["module"] == module]
+    assert judge_results(documents[module]["RETURN"], results) == []
