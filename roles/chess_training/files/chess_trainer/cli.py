@@ -65,6 +65,8 @@ def _infer(arguments: argparse.Namespace) -> int:
 def _validate(arguments: argparse.Namespace) -> int:
     from . import validate
 
+    # The verdict is written beside artifacts that are nobody else's to read.
+    os.umask(0o077)
     verdict = validate.validate(arguments)
     _emit(verdict)
     if verdict["ok"]:
