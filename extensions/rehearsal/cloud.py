@@ -213,6 +213,14 @@ class Cloud:
     def change_host_key(self, pod: Pod) -> bool:
         return self.processes.change_host_key(pod.pid, pod.pid_started)
 
+    def cut_ssh(self, pod: Pod, seconds: float) -> bool:
+        """The pod's SSH is away for so many seconds; its processes go on."""
+        pid, started = pod.pid, pod.pid_started
+        if not self.processes.cut_ssh(pid, started):
+            return False
+        asyncio.get_running_loop().call_later(seconds, self.processes.restore_ssh, pid, started)
+        return True
+
     async def reset(self) -> None:
         live = [pod for pod in self.pods.values() if pod.status != "TERMINATED" and pod.process == "process"]
         await asyncio.gather(*(self.terminate(pod) for pod in live))

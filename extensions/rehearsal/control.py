@@ -158,8 +158,14 @@ class Control:
         elif verb == "host_key":
             if not self.cloud.change_host_key(pod):
                 raise RefusedError(f"pod {pod.id} has no process: its host key cannot change", 409)
+        elif verb == "ssh":
+            seconds = float(body.get("seconds", 1))
+            if not 0.2 <= seconds <= 3600:
+                raise RefusedError("seconds is how long SSH stays cut, from 0.2 to 3600")
+            if not self.cloud.cut_ssh(pod, seconds):
+                raise RefusedError(f"pod {pod.id} has no process: its SSH cannot be cut", 409)
         else:
-            raise RefusedError(f"a pod has no action {verb!r}; known: preempt, kill_host, age, remove, host_key", 404)
+            raise RefusedError(f"a pod has no action {verb!r}; known: preempt, kill_host, age, remove, host_key, ssh", 404)
         return JSONResponse(show(pod))
 
     async def get_market(self, request: Request) -> Response:

@@ -23,8 +23,10 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import (
     poll_command,
     seconds_since,
     silence,
+    tidy,
     verdict_sentence,
 )
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import identity_trouble, known_hosts_of
 
 display = Display()
 
@@ -44,6 +46,8 @@ class Limits:
 
 class ActionModule(ActionBase):
     _requires_connection = True
+    _pod_id = ""
+    _ssh_args = ""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         task_vars = task_vars or {}
@@ -55,9 +59,12 @@ class ActionModule(ActionBase):
         limits = self._limits()
         result.update(self._execute_module(module_name="podcycle.gpu.job", task_vars=task_vars))
         job = result.get("job")
+        if isinstance(job, dict):
+            tidy(job)
         if result.get("failed") or not isinstance(job, dict) or self._task.check_mode or job.get("state") == "absent":
             return result
         host = str(task_vars.get("inventory_hostname", "localhost"))
+        self._pod_id, self._ssh_args = str(task_vars.get("podcycle_id") or ""), str(task_vars.get("ansible_ssh_common_args") or "")
         if follow:
             look = self._follow(job, host, limits, state)
             if look is not None:
@@ -118,6 +125,7 @@ class ActionModule(ActionBase):
                     display.display(f"[{host}] {name}: reached again after {time.monotonic() - lost_at:.0f} s")
                 return parse_poll(str(answer.get("stdout", "")))
             except AnsibleConnectionFailure as error:
+                self._refuse_stranger(error, name, host)
                 if lost_at is None:
                     lost_at = time.monotonic()
                     display.display(f"[{host}] {name}: cannot reach the pod, trying for {limits.unreachable:.0f} s; the job itself goes on")
@@ -129,6 +137,12 @@ class ActionModule(ActionBase):
                 with contextlib.suppress(AnsibleConnectionFailure):
                     self._connection.reset()
                 time.sleep(limits.poll)
+
+    def _refuse_stranger(self, error: AnsibleConnectionFailure, name: str, host: str) -> None:
+        """A pod that shows another host key is not waited for."""
+        said = identity_trouble(str(error.message), self._pod_id or host, known_hosts_of(self._ssh_args))
+        if said:
+            raise AnsibleActionFail(f"job {name} on {host}: {said}")
 
     @staticmethod
     def _overdue(look: Look, limits: Limits) -> bool:

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,11 @@ from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, clean_text, failure
-from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, troubles
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
+from ansible_collections.podcycle.gpu.plugins.module_utils._run import OUT_OF_REACH, STAGES, RunFolder, troubles
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
+
+SILENCE_PROBE_SECONDS = 5.0
 
 display = Display()
 
@@ -38,14 +45,15 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         host = str((task_vars or {}).get("inventory_hostname") or "")
-        result.update(guarded(lambda: self._record(checked(SPEC, self._task.args), "" if host == "localhost" else host)))
+        result.update(guarded(lambda: self._record(checked(SPEC, self._task.args), "" if host == "localhost" else host, task_vars or {})))
         return result
 
-    def _record(self, args: dict[str, Any], host: str) -> dict[str, Any]:
+    def _record(self, args: dict[str, Any], host: str, task_vars: dict[str, Any]) -> dict[str, Any]:
         folder = RunFolder(Path(args["run_dir"]))
         if self._task.check_mode or not folder.path.is_dir():
             return {"changed": False, "ok": True}
         if args["status"] == "judge":
+            look_into_silence(folder, args["stage"], args["hosts"], task_vars.get("hostvars") or {})
             return self._judge(args, folder)
         message: str = args["message"]
         details: dict[str, Any] = {}
@@ -70,6 +78,32 @@ class ActionModule(ActionBase):
         folder.event(args["stage"], "failed", phase=f"{args['stage']}.verdict", message=f"{len(found)} of {len(args['hosts'])} pods failed")
         text = f"stage {args['stage']} failed{f' on {first.host}' if first.host else ''}: {first.cause}"
         return {"changed": False, "ok": False, "failed": args["fail"], "msg": f"{text}; run the stage again with: -e run_id={folder.path.name}"}
+
+
+def look_into_silence(folder: RunFolder, stage: str, hosts: list[str], hostvars: Mapping[str, Any]) -> None:
+    """Record why pods fell silent in a stage: Ansible lets an unreachable host say nothing."""
+    until_now = STAGES[: STAGES.index(stage) + 1]
+    silent = [trouble.host for trouble in troubles(folder.since_start(), until_now, hosts) if trouble.stage == stage and trouble.cause == OUT_OF_REACH]
+    if not silent:
+        return
+    known = [hostvars.get(host, {}) for host in silent]
+    known = [{name: row.get(name) for name in ("ansible_host", "ansible_port", "ansible_ssh_private_key_file", "podcycle_id")} for row in known]
+    with ThreadPoolExecutor(16) as pool:
+        for host, said in zip(silent, pool.map(partial(ask, folder), known), strict=True):
+            if said:
+                folder.event(stage, "failed", host=host, message=f"{OUT_OF_REACH}: {said}")
+
+
+def ask(folder: RunFolder, known: Mapping[str, Any]) -> str:
+    """What a login at the pod is answered now; empty when it works, or when the pod's host key was never seen."""
+    endpoint, pod_id = Endpoint.parse(known.get("ansible_host"), known.get("ansible_port")), str(known.get("podcycle_id") or "")
+    access = SshAccess(Path(str(known.get("ansible_ssh_private_key_file") or "")), folder.path / "known_hosts")
+    if endpoint is None or not access.pinned(pod_id):
+        return ""
+    try:
+        return access.probe(pod_id, endpoint, SILENCE_PROBE_SECONDS)
+    except PodcycleError as err:
+        return str(err)
 
 
 def explain(cause: Any, task: str) -> tuple[str, dict[str, Any]]:

@@ -104,11 +104,10 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def _choose(args: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-        records = folder.since_start()
+        everything, records = folder.events(), folder.since_start()
         found = troubles(records, STAGES[:-1], args["hosts"]) if args["whole_cycle"] else []
-        ending = choose_ending(
-            found, records, on_end=args["on_end"], on_failure=args["on_failure"], hold_minutes=args["hold_minutes"], whole_cycle=args["whole_cycle"]
-        )
+        choice = {name: args[name] for name in ("on_end", "on_failure", "hold_minutes", "whole_cycle")}
+        ending = choose_ending(found, records, **choice, earlier=everything[: len(everything) - len(records)])
         pods = folder.read("provision.json").get("pods") or []
         known = [{"id": pod.get("id"), "name": pod.get("name")} for pod in pods if isinstance(pod, dict)]
         refused = ending == "terminate" and any(trouble.stage == "start" for trouble in found)

@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import re
+import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from ansible.utils.display import Display
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import matches, safe_relative, survey
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import identity_trouble, known_hosts_of
 
 display = Display()
 
@@ -31,6 +36,22 @@ SPEC = {
     "timeout": {"type": "int", "default": 3600},
     "bandwidth_limit_kib_s": {"type": "int", "default": 0},
 }
+
+
+# A log may grow between the survey and the transfer.
+SLACK_BYTES = 64 * 1024**2
+
+
+def _bound_files(most: int) -> None:
+    """Runs in the child before rsync: what a pod says of a file's size is only its word."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    # Ignored, a write beyond the limit is an error that rsync reports.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def _literal_bytes(stats: bytes) -> int | None:
+    found = re.search(rb"^Literal data: ([0-9,.]+) bytes", stats, re.MULTILINE)
+    return int(re.sub(rb"[,.]", b"", found.group(1))) if found else None
 
 
 class ActionModule(ActionBase):
@@ -63,11 +84,11 @@ class ActionModule(ActionBase):
         }
         if missing and not self._task.check_mode:
             if pull:
-                local.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._make_room(local, result["bytes"])
             began = time.monotonic()
-            self._rsync(args, local, there, [row["path"] for row in missing], task_vars)
+            sent = self._rsync(args, local, there, missing, task_vars)
             seconds = time.monotonic() - began
-            result.update(seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
+            result.update(bytes_sent=sent, seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
             arrived = survey(local, args["patterns"], args["max_bytes"]) if pull else self._remote(args, there, task_vars)
             wrong = [row["path"] for row in source["files"] if row not in arrived["files"]]
             if wrong:
@@ -79,6 +100,16 @@ class ActionModule(ActionBase):
             complaint = guarded(lambda: self._complain(args, source) or {})
             result.update(complaint, changed=result["changed"])
         return result
+
+    @staticmethod
+    def _make_room(local: Path, wanted: int) -> None:
+        local.mkdir(mode=0o700, parents=True, exist_ok=True)
+        free = shutil.disk_usage(local).free
+        if wanted > free:
+            raise errors.StateError(
+                f"the files have {wanted} bytes and {local} has room for {free}",
+                hint="make room, or name fewer files in collect_patterns, and run the stage again",
+            )
 
     def _remote(self, args: dict[str, Any], root: str, task_vars: dict[str, Any]) -> dict[str, Any]:
         """What the pod says it has: hostile until checked."""
@@ -113,13 +144,35 @@ class ActionModule(ActionBase):
             why = next((row["why"] for row in source["refused"] if row["path"] == lacking[0]), "it is not there")
             raise errors.UsageError(f"{args['src']} lacks {', '.join(lacking)}: {why}")
 
-    def _rsync(self, args: dict[str, Any], local: Path, there: str, names: list[str], task_vars: dict[str, Any]) -> None:
+    def _rsync(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> int | None:
+        """Bring the files over; the bytes of content that really travelled in the last try."""
+        command = self._command(args, local, there, task_vars)
+        listing = "\n".join(row["path"] for row in rows) + "\n"
+        bound = partial(_bound_files, max(row["size"] for row in rows) + SLACK_BYTES) if args["direction"] == "pull" else None
+        said = ""
+        for attempt in range(1, args["tries"] + 1):
+            try:
+                done = subprocess.run(command, input=listing.encode(), capture_output=True, timeout=args["timeout"], check=False, preexec_fn=bound)
+            except subprocess.TimeoutExpired as err:
+                raise errors.WaitTimeout(f"rsync took longer than {args['timeout']} s", hint="run the stage again; it goes on where it was") from err
+            if done.returncode == 0:
+                return _literal_bytes(done.stdout)
+            raw = done.stderr.decode("utf-8", "replace")
+            said = errors.clean_text(raw.strip(), 400)
+            self._give_up(raw, task_vars)
+            display.display(f"  transfer try {attempt} of {args['tries']} failed: {said}")
+            if attempt < args["tries"]:
+                time.sleep(min(2.0**attempt, 10.0))
+        raise errors.CloudError(f"rsync failed {args['tries']} times: {said}", hint="run the stage again with the same run_id; it goes on where it was")
+
+    def _command(self, args: dict[str, Any], local: Path, there: str, task_vars: dict[str, Any]) -> list[str]:
         program = shutil.which("rsync")
         if program is None:
             raise errors.StateError("the program rsync is not installed here", hint="install it: apt-get install rsync")
         host, user = str(self._templar.template(task_vars["ansible_host"])), str(self._templar.template(task_vars.get("ansible_user") or "root"))
         remote = f"{user}@{f'[{host}]' if ':' in host else host}:{there.rstrip('/')}/"
-        command = [
+        push = args["direction"] == "push"
+        return [
             program,
             "--archive",
             "--no-owner",
@@ -129,27 +182,27 @@ class ActionModule(ActionBase):
             "--no-specials",
             "--partial-dir=.rsync-partial",
             "--protect-args",
+            "--stats",
             "--timeout=60",
             "--files-from=-",
-            "--mkpath" if args["direction"] == "push" else "--chmod=D700,F600",
+            "--mkpath" if push else "--chmod=D700,F600",
             f"--bwlimit={args['bandwidth_limit_kib_s']}",
             "-e",
             self._ssh(task_vars),
-            *((f"{local}/", remote) if args["direction"] == "push" else (remote, f"{local}/")),
+            *((f"{local}/", remote) if push else (remote, f"{local}/")),
         ]
-        listing = "\n".join(names) + "\n"
-        said = ""
-        for attempt in range(1, args["tries"] + 1):
-            try:
-                done = subprocess.run(command, input=listing.encode(), capture_output=True, timeout=args["timeout"], check=False)
-            except subprocess.TimeoutExpired as err:
-                raise errors.WaitTimeout(f"rsync took longer than {args['timeout']} s", hint="run the stage again; it goes on where it was") from err
-            if done.returncode == 0:
-                return
-            said = errors.clean_text(done.stderr.decode("utf-8", "replace").strip(), 400)
-            display.display(f"  transfer try {attempt} of {args['tries']} failed: {said}")
-            time.sleep(min(2.0**attempt, 10.0))
-        raise errors.CloudError(f"rsync failed {args['tries']} times: {said}", hint="run the stage again with the same run_id; it goes on where it was")
+
+    @staticmethod
+    def _give_up(said: str, task_vars: dict[str, Any]) -> None:
+        """Raise where trying again cannot help."""
+        pod = str(task_vars.get("podcycle_id") or task_vars.get("inventory_hostname"))
+        stranger = identity_trouble(said, pod, known_hosts_of(str(task_vars.get("ansible_ssh_common_args") or "")))
+        if stranger:
+            raise errors.StrangeHostKey(stranger)
+        if "File too large" in said:
+            raise errors.CloudError(f"pod {pod} sends more of a file than it said there is; the transfer was cut off", hint="do not trust what this pod made")
+        if "No space left on device" in said:
+            raise errors.StateError(f"a disk is full: {errors.clean_text(said.strip(), 200)}", hint="make room and run the stage again")
 
     def _ssh(self, task_vars: dict[str, Any]) -> str:
         """The ssh command line that Ansible itself would use for this pod."""

@@ -9,18 +9,14 @@ other side may have acted: V(none) means surely not, V(unknown) means nobody can
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 EFFECT_NONE = "none"
 EFFECT_UNKNOWN = "unknown"
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-
-
 def clean_text(value: object, limit: int = 400) -> str:
-    """One printable line of at most `limit` characters, from text that a stranger sent."""
-    text = _CONTROL.sub(" ", str(value)).replace("\n", " ").strip()
+    """One printable line of at most `limit` characters, from text that a stranger sent: no control, no bidirectional and no half characters."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(value)[: 16 * limit]).strip()
     return text if len(text) <= limit else text[: limit - 1] + "\u2026"
 
 
@@ -133,6 +129,12 @@ class NoReply(CloudError):
     """The request was sent and no whole answer came back."""
 
     code = "no_reply"
+
+
+class StrangeHostKey(CloudError):
+    """Something else than the pod of the first contact answers at its address."""
+
+    code = "host_key"
 
 
 class SchemaError(CloudError):

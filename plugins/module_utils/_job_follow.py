@@ -18,14 +18,14 @@ from typing import Any
 LIVE = ("starting", "running")
 ENDED = ("succeeded", "failed", "cancelled", "preempted", "lost")
 MARK = "--podcycle--"
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _NUMBERS = ("exit_code", "pid", "runner_pid", "runner_started", "attempt")
 _TEXTS = ("state", "signal", "message", "started_at", "ended_at", "heartbeat_at", "active_at")
 
 
 def clean(text: object, limit: int = 200) -> str:
     """One line that is safe on a terminal."""
-    line = _CONTROL.sub(" ", str(text)[: 4 * limit]).replace("\t", " ").rstrip()
+    line = "".join(letter if letter.isprintable() else " " for letter in _SEQUENCE.sub(" ", str(text)[: 4 * limit])).rstrip()
     return line if len(line) <= limit else line[: limit - 1] + "\u2026"
 
 
@@ -97,6 +97,14 @@ def _plain(status: dict[str, Any]) -> dict[str, Any]:
     progress = status.get("progress")
     plain["progress"] = _plain_progress(progress) if isinstance(progress, dict) else None
     return plain
+
+
+def tidy(job: dict[str, Any]) -> None:
+    """What the module on the pod says of its job, made safe to show."""
+    tail, progress = job.get("log_tail"), job.get("progress")
+    job["log_tail"] = [clean(line, 400) for line in tail[:1000]] if isinstance(tail, list) else []
+    job["progress"] = _plain_progress(progress) if isinstance(progress, dict) else None
+    job.update({key: clean(job[key], 400) for key in _TEXTS if isinstance(job.get(key), str)})
 
 
 def _plain_progress(progress: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._errors import Podcyc
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_cloud, open_session
-from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir, start_ticks, write_atomic
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir, private, start_ticks, write_atomic
 
 _LEDGER_EVERY_SECONDS = 5.0
 _RETRY_SECONDS = 30.0
@@ -59,7 +59,7 @@ def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir,
     if running is not None:
         _replace(running)
     settings = {"options": dict(options), "run_id": run_id, "grace_seconds": grace_seconds}
-    with (folder / "keeper.log").open("ab") as log:
+    with open(folder / "keeper.log", "ab", opener=private) as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _BOOTSTRAP, str(collection)], stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=Path.cwd(), start_new_session=True
         )

@@ -20,6 +20,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, money_option, naming_rentals, open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, close_masters, control_path_dir
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import private
 
 _WAITS = {"capacity": 0, "boot": 900, "endpoint": 300, "sshd": 300, "stop": 180, "release": 180, "settle": 12}
 
@@ -108,7 +109,7 @@ def _notifier(path: str | None) -> Callable[[str], None]:
         return lambda text: None
 
     def write(text: str) -> None:
-        with Path(path).open("a", encoding="utf-8") as stream:
+        with open(path, "a", encoding="utf-8", opener=private) as stream:
             stream.write(errors.clean_text(text, 300) + "\n")
 
     return write

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +15,9 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import to_money, usd
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
+
+# What a pod wrote may be of any size; a run of days writes a few MiB.
+METRICS_LIMIT = 32 * 1024**2
 
 
 @dataclass
@@ -44,15 +47,43 @@ class Summary:
         return not self.troubles and not self.still_open
 
 
-def choose_ending(found: list[Trouble], records: list[dict[str, Any]], *, on_end: str, on_failure: str, hold_minutes: int, whole_cycle: bool) -> str:
-    """How the leases end: terminate, stop, keep, or hold for artifacts that could not be brought home."""
+def choose_ending(
+    found: list[Trouble],
+    records: list[dict[str, Any]],
+    *,
+    on_end: str,
+    on_failure: str,
+    hold_minutes: int,
+    whole_cycle: bool,
+    earlier: Sequence[dict[str, Any]] = (),
+) -> str:
+    """How the leases end: terminate, stop, keep, or hold for artifacts that could not be brought home or opened.
+
+    `records` are the events of this pass, `earlier` those before it.
+    """
     if not whole_cycle or not found:
         return on_end
-    trained = {record.get("host") for record in records if record["stage"] == "train" and record["phase"] == "train" and record["status"] == "ok"}
-    lost = any(trouble.stage == "collect" and trouble.host and trouble.host in trained for trouble in found)
+    trained = {record.get("host") for record in records if _ended_well(record, "train") and record.get("host")}
+    lost = any(trouble.stage == "collect" and trouble.host in trained for trouble in found)
+    lost = lost or bool(trained) and any(trouble.stage == "validate" for trouble in found)
+    lost = lost or any(trouble.stage == "start" for trouble in found) and left_behind(earlier)
     if hold_minutes > 0 and (on_failure == "hold" or lost):
         return "hold"
     return "terminate"
+
+
+def _ended_well(record: dict[str, Any], stage: str) -> bool:
+    return bool(record["stage"] == stage and record["phase"] == stage and record["status"] == "ok")
+
+
+def left_behind(earlier: Sequence[dict[str, Any]]) -> bool:
+    """Whether an earlier pass began to train and neither brought the artifacts home nor gave the pods back."""
+    settled = -1
+    for number, record in enumerate(earlier):
+        given_back = _ended_well(record, "stop") and record.get("message") != "hold"
+        if not record.get("host") and (given_back or _ended_well(record, "collect")):
+            settled = number
+    return any(record["stage"] == "train" and record["status"] == "started" for record in earlier[settled + 1 :])
 
 
 def summarise(folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[str, Any], whole_cycle: bool, command: Callable[..., str]) -> Summary:
@@ -156,10 +187,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The trainer's metrics of the first pod; lines that are not JSON objects are left out."""
     paths = sorted((folder / "collected" / "run_artifacts").glob("**/metrics.jsonl"))
     rows: list[dict[str, Any]] = []
-    for line in paths[0].read_text(encoding="utf-8", errors="replace").splitlines() if paths else ():
+    text = ""
+    if paths:
+        with paths[0].open("rb") as stream:
+            text = stream.read(METRICS_LIMIT).decode("utf-8", "replace")
+    for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int) and 0 <= row["step"] < 10**12:
             rows.append(row)
@@ -181,7 +216,7 @@ def validation_figures(validation: dict[str, Any]) -> list[tuple[str, str]]:
     for part, labels in names.items():
         values = validation.get(part)
         for key, label in labels:
-            if isinstance(values, dict) and isinstance(values.get(key), (int, float)):
+            if isinstance(values, dict) and isinstance(values.get(key), (int, float)) and 0 <= values[key] <= 1:
                 figures.append((label, f"{100 * values[key]:.1f} %"))
     return figures
 

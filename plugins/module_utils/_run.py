@@ -17,6 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_r
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
 
 STAGES = ("start", "converge", "push", "train", "collect", "validate", "stop")
+OUT_OF_REACH = "the pod was out of reach (SSH)"
 _FOLDERS = ("reports", "collected", "local_validation")
 _FILES = (
     "provision.json",
@@ -174,5 +175,5 @@ def troubles(records: list[dict[str, Any]], stages: tuple[str, ...], hosts: list
         if stage in ("converge", "push", "train", "collect"):
             spoken = {record.get("host") for record in own if record["phase"] == stage and record["status"] in ("ok", "failed", "skipped")}
             earlier = {trouble.host for trouble in found}
-            found += [Trouble(stage, host, "the pod was out of reach (SSH)") for host in hosts if host not in spoken and host not in earlier]
+            found += [Trouble(stage, host, OUT_OF_REACH) for host in hosts if host not in spoken and host not in earlier]
     return found

@@ -18,7 +18,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, StrangeHostKey, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
 
@@ -73,7 +73,7 @@ class SshAccess:
             return []
 
     def probe(self, pod_id: str, endpoint: Endpoint, timeout_seconds: float = 10.0) -> str:
-        """Empty when a login works and the host key is pinned, else what is wrong."""
+        """Empty when a login works and the host key is pinned, else what is wrong for now; raises StrangeHostKey."""
         trouble = banner_trouble(endpoint, timeout_seconds)
         if trouble:
             return trouble
@@ -105,10 +105,28 @@ class SshAccess:
             self.known_hosts_file.chmod(0o600)
             return ""
         said = done.stderr.decode("utf-8", "replace")
-        if "IDENTIFICATION HAS CHANGED" in said or "Host key verification failed" in said:
-            return "the pod's SSH host key is not the one seen at first contact"
+        stranger = identity_trouble(said, pod_id, str(self.known_hosts_file))
+        if stranger:
+            raise StrangeHostKey(stranger, pod_id=pod_id)
         lines = [line for line in said.splitlines() if line.strip() and not line.startswith("Warning: Permanently added")]
         return clean_text(lines[-1] if lines else f"ssh ended with status {done.returncode}", 200)
+
+
+def identity_trouble(said: str, pod_id: str, known_hosts_file: str) -> str:
+    """The sentence for a person when ssh refused the pod's host key, from what ssh said; else empty."""
+    if "IDENTIFICATION HAS CHANGED" not in said and "Host key verification failed" not in said:
+        return ""
+    return (
+        f"the SSH host key of pod {pod_id} is not the one seen at first contact: another machine may answer at its address, so nothing was sent there; "
+        f"if you restarted the pod yourself, forget the old key: ssh-keygen -R {shlex.quote(pod_id)} -f {shlex.quote(known_hosts_file)}, "
+        "and run again; otherwise give the pod back: playbooks/stop.yml"
+    )
+
+
+def known_hosts_of(ssh_args: str) -> str:
+    """The file of pinned keys that SSH arguments name."""
+    options = (word.removeprefix("UserKnownHostsFile=") for word in shlex.split(ssh_args) if word.startswith("UserKnownHostsFile="))
+    return next(options, "~/.ssh/known_hosts").strip('"')
 
 
 def _quoted(path: Path) -> str:

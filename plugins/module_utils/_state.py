@@ -36,6 +36,11 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
     return Path(base).expanduser() / "podcycle"
 
 
+def private(path: str, flags: int) -> int:
+    """An opener for files that nobody else may read."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
     """Write beside, flush to disk, rename: a reader sees the old file or the new one."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -139,8 +144,9 @@ class StateDir:
         return text
 
     def run_dir(self, run_id: str) -> Path:
-        path = self.path / "runs" / check_run_id(run_id)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The mode of a mkdir does not reach the parents that it makes.
+        path = self.sub("runs") / check_run_id(run_id)
+        path.mkdir(mode=0o700, exist_ok=True)
         return path
 
     def sub(self, name: str) -> Path:

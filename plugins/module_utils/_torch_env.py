@@ -258,6 +258,8 @@ def _intact(site: Path, name: str) -> bool:
 
 @contextlib.contextmanager
 def _locked(venv: Path) -> Iterator[None]:
+    # Two names of one folder need one lock.
+    venv = venv.resolve()
     venv.parent.mkdir(parents=True, exist_ok=True)
     with (venv.parent / f".{venv.name}.lock").open("a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

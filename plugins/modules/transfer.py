@@ -98,6 +98,11 @@ bytes:
   type: int
   returned: success
   sample: 714584
+bytes_sent:
+  description: Bytes of content that really travelled; less than RV(bytes) when a transfer went on where an earlier one broke off.
+  type: int
+  returned: when something was sent
+  sample: 714584
 seconds:
   description: Time of the transfer.
   type: float

@@ -3,7 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -21,10 +23,11 @@ NAMES = {
 
 
 class ProcessWatch:
-    """Samples every command line of the machine for words that must never stand there."""
+    """Samples every command line of the machine for words that must never stand there, and every environment that may not hold them."""
 
-    def __init__(self, words: tuple[str, ...]) -> None:
+    def __init__(self, words: tuple[str, ...], *, environments: bool = False) -> None:
         self.words = words
+        self.environments = environments
         self.seen: set[str] = set()
         self.samples = 0
         self._done = threading.Event()
@@ -41,12 +44,15 @@ class ProcessWatch:
     def _watch(self) -> None:
         while not self._done.wait(0.2):
             self.samples += 1
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    line = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                except OSError:
-                    continue
-                self.seen |= {line for word in self.words if word in line}
+            for path in Path("/proc").glob("[0-9]*"):
+                for name in ("cmdline", "environ") if self.environments else ("cmdline",):
+                    with contextlib.suppress(OSError):
+                        self._look((path / name).read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"), name)
+
+    def _look(self, line: str, name: str) -> None:
+        # What is given to a pod stands in the environment of its first process, as on the real thing.
+        if name == "cmdline" or "RUNPOD_POD_ID=" not in line:
+            self.seen |= {f"{name}: {line}" for word in self.words if word in line}
 
 
 def holding(folder: Path, words: tuple[str, ...]) -> list[str]:
@@ -61,7 +67,7 @@ def test_whole_cycle(world: Any) -> None:
     variables = world.path / "secret.yml"
     variables.write_text(f"pod_secret_env: {{HF_TOKEN: {CANARY}}}\n", encoding="utf-8")
     with ProcessWatch(secrets) as watch:
-        result = world.play("cycle.yml", "-vvv", "-e", f"@{variables}", run_id=RUN).ok()
+        result = world.play("cycle.yml", "-vvvv", "-e", f"@{variables}", run_id=RUN).ok()
 
     check_run_folder(world)
     check_cost(world)
@@ -128,3 +134,50 @@ def check_home(world: Any) -> None:
     left = [path.name for path in (world.path / "tmp").iterdir()]
     assert left == [], left
     assert not list((world.path / "home" / ".ansible" / "tmp").glob("*/*"))
+
+
+WRONG = "rpa_canary_of_a_wrong_key_1c9a"
+
+
+def test_a_secret_is_found_nowhere_else(world: Any) -> None:
+    """The key comes from a file. Check mode, a failure, the inventory and its cache, facts, the end: at the highest verbosity."""
+    secrets = (CANARY, "rpa_rehearsal_full", "rpa_pod_", WRONG)
+    for name in ("pods.yml", "group_vars/all.yml"):
+        path = world.path / "inventory" / name
+        path.write_text("".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if "rpa_rehearsal_full" not in line))
+    cached = {"cache": True, "cache_plugin": "jsonfile", "cache_connection": str(world.path / "cache")}
+    with (world.path / "inventory" / "pods.yml").open("a", encoding="utf-8") as stream:
+        stream.writelines(f"{name}: {json.dumps(value)}\n" for name, value in cached.items())
+    dotenv, given = world.path / "env.runpod", world.path / "secret.yml"
+    dotenv.write_text("RUNPOD_API_KEY=rpa_rehearsal_full\n", encoding="utf-8")
+    given.write_text(f"pod_secret_env: {{HF_TOKEN: {CANARY}}}\n", encoding="utf-8")
+    env = {"RUNPOD_DOTENV_PATH": str(dotenv)}
+    verbose = ("-vvvv", "--diff", "-e", f"@{given}")
+    said = []
+    with ProcessWatch(secrets, environments=True) as watch:
+        said.append(world.play("playbooks/start.yml", "--check", *verbose, env=env, run_id="dry").ok().text)
+        said.append(world.play("cycle.yml", *verbose, env=env, run_id="bad", collect_required=["never-made"]).failed().text)
+        assert "failed in stage collect" in " ".join(said[-1].split())
+        for words in (("ansible-inventory", "--list", "--flush-cache"), ("ansible", "all", "-m", "ansible.builtin.setup", "-e", json.dumps(world.options()))):
+            done = world.command(words[0], *words[1:], "-vvvv", "-i", str(world.path / "inventory"), **env)
+            assert done.returncode == 0 and "bad-0" in done.stdout, done.stderr
+            said += [done.stdout, done.stderr]
+        said.append(world.play("playbooks/stop.yml", *verbose, env=env, run_id="bad").ok().text)
+    # Here the key stands in the environment because a person has put it there.
+    said.append(world.play("playbooks/start.yml", *verbose, env={"RUNPOD_API_KEY": WRONG}, run_id="wrong").failed().text)
+
+    assert watch.samples > 20 and not watch.seen
+    assert [(number, word) for number, text in enumerate(said) for word in secrets if word in text] == []
+    assert list((world.path / "cache").iterdir()), "the inventory is cached"
+    places = [world.path / name for name in ("artifacts", "cache", "home", "tmp", "inventory")]
+    assert [hit for place in (*places, world.state) for hit in holding(place, secrets)] == []
+    keys = [hit for place in (*places, world.state) for hit in holding(place, ("PRIVATE KEY",))]
+    assert {Path(hit.partition(":")[0]).name for hit in keys} == {"id_ed25519"}
+    open_to_others = [str(path) for place in (world.state, world.run_dir("bad")) for path in (place, *place.rglob("*")) if readable_by_others(world, path)]
+    assert open_to_others == [], "\n".join(open_to_others)
+    world.nothing_bills()
+
+
+def readable_by_others(world: Any, path: Path) -> bool:
+    shared = any(part.startswith("validation") for part in path.relative_to(world.path).parts)
+    return not shared and path.suffix != ".pub" and not path.is_symlink() and path.stat().st_mode & 0o077 != 0

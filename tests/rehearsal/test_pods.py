@@ -163,6 +163,24 @@ def test_preempt_sends_sigterm_first(cloud: Any) -> None:
     assert control_pod(cloud, pod["id"])["note"].startswith("Outbid:")
 
 
+def test_ssh_is_cut_for_a_while_and_the_pod_goes_on(cloud: Any) -> None:
+    pod = cloud.create(**VOLUME)
+    port, folder = cloud.reachable(pod["id"]), cloud.pod_dir(pod["id"])
+    fingerprint = control_pod(cloud, pod["id"])["host_key_fingerprint"]
+    cloud.ssh(port, f"setsid sh -c 'while :; do date +%s.%N > {folder}/workspace/clock; sleep 0.1; done' </dev/null >/dev/null 2>&1 &")
+    for _turn in range(2):
+        cloud.control("POST", f"/pods/{pod['id']}/ssh", {"seconds": 1.5})
+        cloud.wait(lambda: cloud.ssh(port, "true").returncode != 0)
+        before = (folder / "workspace" / "clock").stat().st_mtime_ns
+        cloud.wait(lambda: cloud.ssh(port, "true").returncode == 0)
+        assert (folder / "workspace" / "clock").stat().st_mtime_ns > before + 10**9
+    assert control_pod(cloud, pod["id"])["host_key_fingerprint"] == fingerprint
+    began = time.monotonic()
+    cloud.act(pod["id"], "stop")
+    cloud.wait(lambda: cloud.get(pod["id"])["status"] == "EXITED")
+    assert time.monotonic() - began < 10
+
+
 def test_a_dead_host_still_bills(cloud: Any) -> None:
     pod = cloud.create()
     port = cloud.reachable(pod["id"])

@@ -215,6 +215,13 @@ def test_a_pod_that_stays_away_is_unreachable_and_not_dead(terminal: Terminal) -
         run_action([answer(status()), gone], args={"unreachable_seconds": 30})
 
 
+def test_a_pod_that_shows_another_host_key_is_not_waited_for(terminal: Terminal) -> None:
+    changed = AnsibleConnectionFailure("Failed to connect to the host via ssh: @@@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @@@")
+    with pytest.raises(AnsibleActionFail, match="job train on pod-1: the SSH host key of pod pod-1 is not the one seen at first contact"):
+        run_action([answer(status()), changed])
+    assert terminal.lines == ["[pod-1] train: epoch 1  42 %"]
+
+
 def test_a_stall_is_reported_and_the_job_left_alone(terminal: Terminal) -> None:
     result = run_action([answer(status(active_at=stamp(130)))])
     assert result["failure"]["code"] == "job_stalled"

@@ -146,6 +146,7 @@ def test_stages_of_the_controller_have_no_silent_pods() -> None:
 
 
 TRAINED = [record("train", "ok", "a")]
+CUT_SHORT = [record("start", "ok"), record("train", "started"), record("train", "ok", "a")]
 LOST = [Trouble("collect", "a", "no space")]
 FAILED = [Trouble("train", "a", "NaN")]
 
@@ -165,6 +166,14 @@ FAILED = [Trouble("train", "a", "NaN")]
         (LOST, [record("train", "ok")], {}, "terminate"),
         (LOST, [record("train", "failed", "a")], {}, "terminate"),
         (LOST, TRAINED, {"whole_cycle": False, "on_end": "stop"}, "stop"),
+        ([Trouble("validate", "", "x")], TRAINED, {}, "hold"),
+        ([Trouble("validate", "", "x")], [], {}, "terminate"),
+        ([Trouble("start", "", "x")], [], {}, "terminate"),
+        ([Trouble("start", "", "x")], [], {"earlier": CUT_SHORT}, "hold"),
+        ([Trouble("converge", "a", "x")], [], {"earlier": CUT_SHORT}, "terminate"),
+        ([Trouble("start", "", "x")], [], {"earlier": [*CUT_SHORT, record("collect", "failed"), record("stop", "ok", message="hold")]}, "hold"),
+        ([Trouble("start", "", "x")], [], {"earlier": [*CUT_SHORT, record("collect", "ok")]}, "terminate"),
+        ([Trouble("start", "", "x")], [], {"earlier": [*CUT_SHORT, record("collect", "failed"), record("stop", "ok", message="terminate")]}, "terminate"),
     ],
 )
 def test_how_a_run_ends(found: list[Trouble], records: list[dict[str, Any]], choice: dict[str, Any], ending: str) -> None:
@@ -224,14 +233,16 @@ def hostile_run(folder: RunFolder) -> Any:
     folder.event("train", "failed", host=HOSTILE, message=HOSTILE + "|x|\n# heading", details={"log_tail": [HOSTILE, "```", "\x1b[31m"], "remedy": HOSTILE})
     pod = {"gpu_count": 1, "usd_per_hour": "0.5900", "cost_usd": "0.1000", "notes": [HOSTILE], **dict.fromkeys(("id", "gpu", "cloud_type", "region"), HOSTILE)}
     folder.write("provision.json", {"pods": [{**pod, "deadline": HOSTILE}], "rehearsal": True, "worst_case_usd": "0.5900"})
-    folder.write("local_validation/validation.json", {"ok": False, "top1": HOSTILE, "checks": [{"name": HOSTILE, "ok": False, "detail": HOSTILE}, "x"]})
+    figures = {"metrics": {"top1": 10**400, "raw_legal": float("inf")}, "baselines": {"random_legal": -1.0, "frequent_legal": True}}
+    checks = [{"name": HOSTILE, "ok": False, "detail": HOSTILE}, "x"]
+    folder.write("local_validation/validation.json", {"ok": False, **figures, "top1": HOSTILE, "checks": checks})
     metrics = folder.path / "collected" / "run_artifacts"
     metrics.mkdir(parents=True)
     rows: list[Any] = [{"step": number, "kind": "train", "loss": 3.0 - number / 10} for number in range(5)]
     rows += [{"step": HOSTILE, "kind": "train", "loss": 1}, {"step": 5, "kind": "train", "loss": HOSTILE}, [1], 5]
     rows += [{"step": 6, "kind": "eval", "loss": float("nan")}]
     rows += [{"step": -(10**400), "kind": "train", "loss": 1.0}, {"step": 7, "kind": "train", "loss": float("inf")}, {"step": True, "kind": "train", "loss": 1}]
-    (metrics / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{torn")
+    (metrics / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "[" * 100_000 + "\n{torn")
     audit = {"leases": [{"open": True, "pod_id": HOSTILE, "stamp": HOSTILE, "observed": HOSTILE, "usd_per_hour": "0.5900", "marks": {}, "deadline": HOSTILE}]}
     return summarise(folder, [], ending="terminate", audit=audit, whole_cycle=True, command=lambda name, more="": f"ansible-playbook {name}")
 

@@ -105,7 +105,17 @@ class ProcessPods:
             await asyncio.to_thread(procs.kill_tree, pid, started)
 
     def change_host_key(self, pid: int | None, started: int | None) -> bool:
-        return bool(pid) and procs.alive(pid, started) and procs.send(pid or 0, signal.SIGUSR1)
+        return self._tell(pid, started, signal.SIGUSR1)
+
+    def cut_ssh(self, pid: int | None, started: int | None) -> bool:
+        return self._tell(pid, started, signal.SIGUSR2)
+
+    def restore_ssh(self, pid: int | None, started: int | None) -> bool:
+        return self._tell(pid, started, signal.SIGHUP)
+
+    @staticmethod
+    def _tell(pid: int | None, started: int | None, number: signal.Signals) -> bool:
+        return bool(pid) and procs.alive(pid, started) and procs.send(pid or 0, number)
 
     async def wipe(self, pod_id: str, persistent_path: str | None) -> None:
         await asyncio.to_thread(layout.wipe_container_disk, self.folder(pod_id), persistent_path)

@@ -20,7 +20,7 @@ import asyncssh
 from rehearsal import procs
 from rehearsal.pods import layout, sandbox, sshd
 
-WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
+WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Supervisor:
@@ -30,12 +30,15 @@ class Supervisor:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.spec = spec
         self.pod_dir = Path(spec["pod_dir"])
-        self.environment: dict[str, str] = spec["env"]
+        self.sock = listening_place(0)
+        self.environment: dict[str, str] = {**spec["env"], "RUNPOD_TCP_PORT_22": str(self.port)}
         self.isolation: str = spec["isolation"]
         self.has_key = layout.write_authorized_keys(self.pod_dir, self.environment)
         self.session_environment = layout.session_environment(self.pod_dir)
         self.init_pid: int | None = None
         self.sshd_pid: int | None = None
+        self.restarted = False
+        self.key = asyncssh.generate_private_key("ssh-ed25519")
 
     def enclose(self) -> None:
         sandbox.become_subreaper()
@@ -50,29 +53,56 @@ class Supervisor:
         os.environ.clear()
         os.environ.update(self.session_environment)
 
-    def start_sshd(self, sock: socket.socket, key: asyncssh.SSHKey) -> None:
-        delay = self.spec["ssh_delay"] if self.has_key else None
+    @property
+    def port(self) -> int:
+        return int(self.sock.getsockname()[1])
+
+    def start_sshd(self, delay: float | None) -> None:
         pid = os.fork()
         if pid != 0:
             self.sshd_pid = pid
             return
         sandbox.die_with_parent()
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        os._exit(sshd.main(sshd.Sshd(self.pod_dir, self.session_environment, key), sock, delay))
+        os._exit(sshd.main(sshd.Sshd(self.pod_dir, self.session_environment, self.key), self.sock, delay))
+
+    def cut_ssh(self) -> None:
+        """End the SSH server and its connections; what was started through it lives on. Its port refuses until restore_ssh."""
+        if self.sshd_pid is None:
+            return
+        procs.send(self.sshd_pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.sshd_pid, 0)
+        self.sshd_pid = None
+        port = self.port
+        self.sock.close()
+        self.sock = listening_place(port)
+
+    def restore_ssh(self) -> None:
+        if self.sshd_pid is None and self.has_key:
+            self.start_sshd(0.0)
+            self.restarted = True
 
     def watch(self) -> None:
-        """Until told to end: SIGTERM politely, SIGINT at once; SIGUSR1 changes the host key."""
+        """Until told to end: SIGTERM politely, SIGINT at once; SIGUSR1 changes the host key, SIGUSR2 cuts SSH, SIGHUP brings it back."""
         while True:
             number = signal.sigwait(WATCHED)
             if number == signal.SIGCHLD:
                 reap()
             elif number == signal.SIGUSR1 and self.sshd_pid is not None:
                 procs.send(self.sshd_pid, signal.SIGUSR1)
-            else:
+            elif number == signal.SIGUSR2:
+                self.cut_ssh()
+            elif number == signal.SIGHUP:
+                self.restore_ssh()
+            elif number in (signal.SIGTERM, signal.SIGINT):
                 self.end(float(self.spec["grace_seconds"]) if number == signal.SIGTERM else 0.0)
                 return
 
     def end(self, grace: float) -> None:
+        if self.restarted:
+            # Only the first SSH server has the process number that _busy() knows.
+            self.cut_ssh()
         if grace > 0:
             self._terminate_all()
             end = time.monotonic() + grace
@@ -112,6 +142,14 @@ class Supervisor:
         return any(name.isdigit() and int(name) > 2 for name in os.listdir("/proc"))
 
 
+def listening_place(port: int) -> socket.socket:
+    """A bound socket that does not listen yet: connections are refused."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock
+
+
 def reap() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0] != 0:
@@ -124,19 +162,15 @@ def run(spec: Mapping[str, Any], reply: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     started = procs.start_ticks(os.getpid())
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.bind(("127.0.0.1", 0))
-    port = sock.getsockname()[1]
-    key = asyncssh.generate_private_key("ssh-ed25519")
-    pod = Supervisor({**spec, "env": {**spec["env"], "RUNPOD_TCP_PORT_22": str(port)}})
+    pod = Supervisor(spec)
     pod.enclose()
-    pod.start_sshd(sock, key)
+    pod.start_sshd(spec["ssh_delay"] if pod.has_key else None)
     answer = {
         "pid": os.getpid(),
         "pid_started": started,
-        "port": port,
-        "host_key": key.export_public_key("openssh").decode("ascii").strip(),
-        "host_key_fingerprint": key.get_fingerprint("sha256"),
+        "port": pod.port,
+        "host_key": pod.key.export_public_key("openssh").decode("ascii").strip(),
+        "host_key_fingerprint": pod.key.get_fingerprint("sha256"),
         "isolation": pod.isolation,
         "sshd": pod.has_key and spec["ssh_delay"] is not None,
     }

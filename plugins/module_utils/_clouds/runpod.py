@@ -105,8 +105,8 @@ class RunPod(Cloud):
 
     def _catalog(self, query: dict[str, str]) -> list[dict[str, Any]]:
         rows = _rows(self._http.get("/catalog/gpus", query or None).body, "gpus")
-        # The catalog lists a GPU named "unknown".
-        return [row for row in rows if isinstance(row.get("id"), str) and row["id"] and row["id"] != "unknown"]
+        # The catalog lists a GPU named "unknown". An id goes back to the cloud as it came, so one that cannot be shown is left out.
+        return [row for row in rows if isinstance(row.get("id"), str) and _plain_id(row["id"]) and row["id"] != "unknown"]
 
     @staticmethod
     def _offer(row: dict[str, Any], kind: str, gpu_count: int) -> model.Offer | None:
@@ -228,7 +228,7 @@ def read_pod(body: Any) -> model.Pod:
         image=_text(body.get("image")),
         disk_gib=_int(body.get("disk")),
         volume_gib=_int(persistent.get("size")),
-        ports=tuple(str(port)[:20] for port in _list(body.get("ports")) if isinstance(port, str)),
+        ports=tuple(errors.clean_text(port, 20) for port in _list(body.get("ports")) if isinstance(port, str)),
         # Ports of a stopped pod are stale: the status wins.
         endpoint=_endpoint(body) if state == model.RUNNING else None,
         created_at=model.parse_time(body.get("createdAt")),
@@ -264,6 +264,10 @@ def _rows(body: Any, key: str) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or any(not isinstance(row, dict) for row in rows):
         raise errors.SchemaError(f"an answer without a list of {key}")
     return rows
+
+
+def _plain_id(text: str) -> bool:
+    return text.isprintable() and 0 < len(text) <= 200
 
 
 def _safe_id(pod_id: str) -> str:

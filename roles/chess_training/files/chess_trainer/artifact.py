@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def save(path: Path, state: dict[str, torch.Tensor], shape: Shape, about: dict[s
 
 def read(path: Path) -> dict[str, Any]:
     """Open model.pt and check that this trainer can use it."""
+    _refuse_packed(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -65,6 +67,30 @@ def read(path: Path) -> dict[str, Any]:
     if content.get("encoder_version") != ENCODER_VERSION:
         raise DataError(str(path), 0, f"the model was trained with encoder version {content.get('encoder_version')}, this trainer has {ENCODER_VERSION}")
     return content
+
+
+def _refuse_packed(path: Path) -> None:
+    """torch.save stores and never packs; a packed entry can grow a thousandfold in memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    except FileNotFoundError:
+        raise MissingError(f"the model {path} is not there") from None
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DataError(str(path), 0, f"cannot be opened: {error}") from error
+    if packed:
+        raise DataError(str(path), 0, f"has packed entries, which torch.save does not write: {ascii(packed[0])[:80]}")
+
+
+def _refuse_inflated(state: object, shape: Shape, path: Path) -> None:
+    """A view can claim any number of elements from few bytes, and a shape any network: both must fit the file's size before memory is given to them."""
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DataError(str(path), 0, "holds no weights")
+    size = path.stat().st_size
+    # The two 3 x 3 convolutions of each block, in fp32.
+    convolutions = 4 * 2 * 9 * shape.filters**2 * shape.blocks
+    if max(convolutions, sum(value.numel() * value.element_size() for value in state.values())) > size:
+        raise DataError(str(path), 0, f"the weights claim more than the {size} bytes that the file has")
 
 
 def shape_of(content: dict[str, Any], path: Path) -> Shape:
@@ -81,7 +107,9 @@ def shape_of(content: dict[str, Any], path: Path) -> Shape:
 
 def build(content: dict[str, Any], path: Path) -> PolicyNet:
     """The network with its weights, ready to score positions."""
-    model = PolicyNet(shape_of(content, path))
+    shape = shape_of(content, path)
+    _refuse_inflated(content.get("state_dict"), shape, path)
+    model = PolicyNet(shape)
     try:
         model.load_state_dict(content["state_dict"])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:

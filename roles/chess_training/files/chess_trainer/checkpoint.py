@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import random
 import re
 from pathlib import Path
@@ -56,7 +57,7 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name} is torn: its content does not match its name")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError) as error:
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path.name} is not a checkpoint")

@@ -189,6 +189,8 @@ def main(argv: list[str] | None = None) -> int:
     # Read by OpenMP when PyTorch is loaded: waiting threads sleep instead of keeping a core busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = parser().parse_args(argv)
+    # Models and verdicts are nobody else's to read.
+    os.umask(0o077)
     try:
         return int(arguments.run(arguments))
     except DataError as error:

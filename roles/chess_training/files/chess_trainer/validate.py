@@ -168,6 +168,9 @@ def _outcome(check: Callable[[], str]) -> dict[str, Any]:
         ok, detail = True, check()
     except (Failure, TrainerError) as error:
         ok, detail = False, str(error)
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        # The manifest and the model come from a rented machine.
+        ok, detail = False, f"{check.__name__}: the manifest or the model does not have the shape that it should: {ascii(str(error))[:200]}"
     return {"name": check.__name__, "ok": ok, "detail": detail, "seconds": round(time.monotonic() - began, 3)}
 
 

@@ -1,0 +1,216 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a cloud or a pod says, tried through Ansible itself: nothing runs, nothing is a template, nothing breaks the output."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import clean
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+# The product stands nowhere unless somebody has multiplied.
+PRODUCT, FACTORS = "8641969", "1234567 * 7"
+SAID_BY_JOBS = ("jinja", "yaml", "control", "unicode", "long")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def payloads(marker: str) -> dict[str, str]:
+    return {
+        "jinja": f"{{{{ {FACTORS} }}}}{{{{ lookup('pipe', 'touch {marker}') }}}}",
+        "statement": f"{{% for a in range(9) %}}{{{{ {FACTORS} }}}}{{% endfor %}}{{# hidden #}}",
+        "shell": f"'; touch {marker}; $(touch {marker}) `touch {marker}` | touch {marker} && touch {marker} #",
+        "yaml": "x\n- hosts: all\n  ansible_host: evil.example\n!unsafe &a *a %TAG ! : - [",
+        "python": f"__import__('os').system('touch {marker}')",
+        "control": "red\x1b[31m\x1b]0;title\x07\x1b[2J\r\x00\x08\x7f\x9b31m",
+        "unicode": "ünï\u202egnp.exe\u2066\u2028\u2029\ufeff\ud800 日本 \U0001f4a9",
+        "ansible": 'ansible_connection=local", "ansible_host": "evil.example", "__ansible_unsafe": "x',
+        "html": "</td><script>alert(1)</script>",
+        "long": "A" * 10_240,
+    }
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def texts(marker: Path) -> dict[str, str]:
+    return payloads(str(marker))
+
+
+@pytest.fixture
+def cloud(texts: dict[str, str]) -> Iterator[str]:
+    """Every string of its answers is hostile; `/v2/NAME/...` answers as an error with that text."""
+    pods = [
+        {
+            "id": f"pod{name}", "name": text, "status": "RUNNING", "image": text, "disk": 20, "ports": [text, "22/tcp"], "gpu": {"id": text, "count": 1},
+            "cloud": text, "dataCenterId": text, "ssh": {"direct": {"host": "203.0.113.7", "port": 10341, text: text}}, "cost": 0.59, "runtime": {text: text},
+            "createdAt": text, "ansible_host": "evil.example", text: text,
+        }
+        for name, text in texts.items()
+    ]  # fmt: skip
+    pods += [{**pod, "id": f"{pod['id']}2", "status": texts[name]} for pod, name in zip(pods, texts, strict=True)]
+    pods += [{**pod, "id": f"{pod['id']}3", "ssh": {"direct": {"host": texts[name], "port": texts[name]}}} for pod, name in zip(pods, texts, strict=False)]
+    gpus = [{"id": text, "name": text, "memory": 24, "secure": True, "price": {"secure": 0.5}, "availability": text} for text in texts.values()]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0].removeprefix("/")
+            broken = texts.get(path.partition("/")[0])
+            body: Any = {"title": broken, "detail": broken, "error": broken, "code": broken} if broken else {"pods": pods} if "pods" in path else {"gpus": gpus}
+            content = json.dumps(body).encode()
+            self.send_response(400 if broken else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def ansible(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "ANSIBLE_HOME": str(tmp_path / "home"),
+        "ANSIBLE_NOCOLOR": "1", "PATH": f"{BIN}:{os.environ['PATH']}",
+    }  # fmt: skip
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / words[0]), *words[1:]]
+        return subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False)
+
+    return run
+
+
+def harmless(text: str, marker: Path) -> None:
+    assert not marker.exists() and PRODUCT not in text
+    assert [ascii(line)[:300] for line in text.splitlines() if CONTROL.search(line)] == [] and "Traceback" not in text
+
+
+def write_inventory(tmp_path: Path, url: str) -> Path:
+    folder = tmp_path / "inventory"
+    folder.mkdir()
+    cloud = {"cloud": "runpod", "api_key": "rpa_of_a_test", "endpoint": f"{url}/v2", "state_dir": str(tmp_path / "state")}
+    keys = ("podcycle_region", "podcycle_gpu", "podcycle_image", "podcycle_name", "podcycle_cloud_type", "podcycle_provider_status")
+    options = {
+        "scope": "all", "states": ["running", "unknown"], "keyed_groups": [{"key": key, "prefix": "k"} for key in keys],
+        "compose": {"copied": "podcycle_image"}, "groups": {"odd": "'x' in podcycle_name"},
+    }  # fmt: skip
+    (folder / "pods.yml").write_text(yaml.safe_dump({"plugin": "podcycle.gpu.pods", "clouds": [cloud], **options}), encoding="utf-8")
+    return folder
+
+
+def test_a_listing_of_hostile_pods_is_an_inventory(cloud: str, texts: dict[str, str], marker: Path, tmp_path: Path, ansible: Any) -> None:
+    folder = write_inventory(tmp_path, cloud)
+    done = ansible("ansible-inventory", "-i", str(folder), "--list", "-vvvv")
+    assert done.returncode == 0, done.stderr
+    harmless(done.stdout + done.stderr, marker)
+    listed = json.loads(done.stdout[done.stdout.index("\n{") :])
+    hosts = listed["_meta"]["hostvars"]
+    assert set(hosts) == {f"pod{name}{number}" for name in texts for number in ("", "2", "3")}
+    assert [group for group in listed if not re.fullmatch(r"[^\W\d]\w*", group)] == []
+    allowed = {"ansible_host", "ansible_port", "ansible_user", "ansible_control_path_dir", "copied"}
+    for name, variables in hosts.items():
+        assert {key for key in variables if not key.startswith("podcycle_")} <= allowed
+        host = variables.get("ansible_host")
+        # ansible-inventory shows a text that is no template inside a mark.
+        assert (host["__ansible_unsafe"] if isinstance(host, dict) else host) == (None if name.endswith(("2", "3")) else "203.0.113.7"), name
+        assert len(json.dumps(variables)) < 12_000
+    graph = ansible("ansible-inventory", "-i", str(folder), "--graph")
+    assert graph.returncode == 0, graph.stderr
+    harmless(graph.stdout + graph.stderr, marker)
+
+
+def cloud_tasks(url: str, tmp_path: Path, texts: dict[str, str]) -> list[dict[str, Any]]:
+    access = {"cloud": "runpod", "api_key": "rpa_of_a_test", "state_dir": str(tmp_path / "state"), "endpoint": f"{url}/v2"}
+    events = {"run_dir": str(tmp_path / "run"), "stage": "start"}
+    tasks: list[dict[str, Any]] = [
+        {"podcycle.gpu.pod_info": {**access, "scope": "all"}, "register": "pods"},
+        {"podcycle.gpu.offer_info": access, "register": "offers"},
+        {"podcycle.gpu.lease_info": access, "register": "leases"},
+        {"ansible.builtin.debug": {"msg": "{{ pods }} {{ offers }} {{ leases }}"}},
+        {"ansible.builtin.debug": {"var": "item"}, "loop": "{{ pods.pods | map(attribute='name') | list }}"},
+        {"podcycle.gpu.run_event": {**events, "status": "note", "message": "{{ item.image }}"}, "loop": "{{ pods.pods }}"},
+    ]
+    for name in texts:
+        event = {**events, "status": "failed", "cause": "{{ ansible_failed_result }}", "task": "{{ ansible_failed_task.name }}"}
+        rescue = [{"podcycle.gpu.run_event": event}, {"ansible.builtin.debug": {"msg": "SAID {{ ansible_failed_result.msg }}"}}]
+        tasks.append({"block": [{"name": "Ask", "podcycle.gpu.offer_info": {**access, "endpoint": f"{url}/{name}/v2"}}], "rescue": rescue})
+    return tasks
+
+
+def pod_tasks(tmp_path: Path, texts: dict[str, str]) -> list[dict[str, Any]]:
+    """Jobs on a machine that says what it likes: output, progress, names of files, and its own files of the job."""
+    program = (
+        "import json, os, sys, time\ntext = open(sys.argv[1], errors='surrogatepass').read()\nname = os.environ['PODCYCLE_PROGRESS_FILE']\n"
+        "open(name + '.p', 'w').write(json.dumps({'summary': text, text[:60]: text, 'ansible_host': text}))\nos.replace(name + '.p', name)\n"
+        "sys.stdout.buffer.write((text + chr(10)).encode('utf-8', 'surrogatepass'))\nsys.stdout.flush()\ntime.sleep(3)\nsys.exit(9)"
+    )
+    events = {"run_dir": str(tmp_path / "run"), "stage": "train"}
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    jobs = []
+    for name, text in texts.items():
+        (odd / (text.encode("utf-8", "surrogatepass")[:200].decode("utf-8", "ignore").replace("/", "%").replace("\0", "") + ".json")).touch()
+        if name not in SAID_BY_JOBS:
+            continue
+        (tmp_path / f"say-{name}").write_bytes(text.encode("utf-8", "surrogatepass"))
+        job = {"name": name, "jobs_dir": str(tmp_path / "jobs"), "command": [sys.executable, "-c", program, str(tmp_path / f"say-{name}")], "poll_seconds": 0.3}
+        jobs.append({"podcycle.gpu.job": {**job, "state": "started"}})
+        rescue = [
+            {"podcycle.gpu.run_event": {**events, "status": "failed", "cause": "{{ ansible_failed_result }}", "task": "Follow"}},
+            {"ansible.builtin.debug": {"msg": "{{ ansible_failed_result }}"}},
+        ]
+        jobs.append({"block": [{"podcycle.gpu.job": {**job, "state": "finished"}}], "rescue": rescue})
+    listing: list[dict[str, Any]] = [
+        {"podcycle.gpu.artifact_info": {"root": str(odd), "patterns": ["*.json"]}, "register": "odd"},
+        {"ansible.builtin.debug": {"msg": "{{ odd }}"}},
+    ]
+    starts, follows = jobs[::2], jobs[1::2]
+    return [*listing, *starts, *follows]
+
+
+def test_hostile_answers_in_a_playbook(cloud: str, texts: dict[str, str], marker: Path, tmp_path: Path, ansible: Any) -> None:
+    (tmp_path / "run").mkdir()
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": [*cloud_tasks(cloud, tmp_path, texts), *pod_tasks(tmp_path, texts)]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    done = ansible("ansible-playbook", "-i", "other,", str(tmp_path / "play.yml"), "-v")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    harmless(done.stdout + done.stderr, marker)
+    assert f"rescued={len(texts) + len(SAID_BY_JOBS)}" in done.stdout.replace(" ", "") and done.stdout.count("SAID ") == len(texts)
+    events = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in events.splitlines()]
+    assert len(records) == 4 * len(texts) + len(SAID_BY_JOBS) and CONTROL.findall("".join(str(record) for record in records)) == []
+    assert max(len(record.get("message", "")) for record in records) <= 2000
+
+
+@pytest.mark.parametrize("limit", [20, 400])
+def test_a_line_of_a_stranger_is_printable(texts: dict[str, str], limit: int) -> None:
+    for text in texts.values():
+        for line in (clean_text(text, limit), clean(text, limit)):
+            assert line.isprintable() and len(line) <= limit and line.encode("utf-8")
