@@ -5,11 +5,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test cycle test lint unit sanity integration e2e build clean
+.PHONY: help setup setup-test cycle test lint unit sanity integration e2e chaos build clean
 
 PYTHON ?= python3
 CLOUD ?= runpod
 ARGS ?=
+CHAOS ?=
 CLOUDS := runpod
 VENV := .venv
 RUN_STAMP := $(VENV)/.requirements-run
@@ -63,6 +64,9 @@ integration: $(TEST_STAMP) ## Every module through the twelve steps; every examp
 
 e2e: $(TEST_STAMP) ## The end-to-end cycles
 	@$(VENV)/bin/python tests/tools/run_tests.py e2e
+
+chaos: $(TEST_STAMP) ## Every call times every fault, every crash: up to an hour, into docs/reliability.md
+	@PYTHONPATH=tests:.collections:extensions $(VENV)/bin/python -m chaos $(CHAOS)
 
 build: $(RUN_STAMP) ## Build the collection archive into .build
 	@$(VENV)/bin/ansible-galaxy collection build --force --output-path .build .
