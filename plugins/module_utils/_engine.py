@@ -206,7 +206,8 @@ class Engine(Desk):
             self.ssh.forget(pod.id)
         self.ledger.write(lease.stamp, "starting", pod_id=pod.id)
         self.notify(f"starting stopped pod {pod.id}")
-        self._tolerant(lambda: self.cloud.start(pod.id))
+        # RunPod shows the old status for a moment after the start was accepted.
+        self._push(lambda: self.cloud.start(pod.id), lease, lambda seen: seen is None or seen.state != model.STOPPED, f"pod {pod.id} to start")
         self.ledger.write(lease.stamp, "started", pod_id=pod.id)
 
     def stop(self, lease: Lease) -> Pod | None:
@@ -214,24 +215,30 @@ class Engine(Desk):
         pod = self.lookout.settle(lease)
         if pod is None or pod.state == model.STOPPED:
             return pod
-        self.ledger.write(lease.stamp, "stopping", pod_id=pod.id)
-        self._tolerant(lambda: self.cloud.stop(pod.id))
-        stopped = wait_for(
-            lambda: self.lookout.by_id(lease),
-            lambda seen: seen is None or seen.state == model.STOPPED,
-            timeout_seconds=self.waits.stop,
-            phase=f"pod {pod.id} to stop",
-            describe=lambda seen: seen.provider_status if seen else "gone",
-            clock=self.clock,
-        )
+        pod_id = pod.id
+        self.ledger.write(lease.stamp, "stopping", pod_id=pod_id)
+        stopped = self._push(lambda: self.cloud.stop(pod_id), lease, lambda seen: seen is None or seen.state == model.STOPPED, f"pod {pod_id} to stop")
         if stopped is None:
-            self.ledger.write(lease.stamp, "released", pod_id=pod.id, proof="not found by id")
+            self.ledger.write(lease.stamp, "released", pod_id=pod_id, proof="not found by id")
         else:
-            self.ledger.write(lease.stamp, "stopped", pod_id=pod.id)
+            self.ledger.write(lease.stamp, "stopped", pod_id=pod_id)
         return stopped
 
-    def _tolerant(self, act: Callable[[], None]) -> None:
-        """A conflict or a lost answer is judged by reading back, which every caller does next."""
+    def _push(self, act: Callable[[], None], lease: Lease, done: Callable[[Pod | None], bool], phase: str) -> Pod | None:
+        """Ask, and ask again while the answer was lost, until the pod shows it; to stop or start twice is to do it once."""
+        sent = False
+
+        def look() -> Pod | None:
+            nonlocal sent
+            sent = sent or self._accepted(act)
+            return self.lookout.by_id(lease)
+
+        return wait_for(
+            look, done, timeout_seconds=self.waits.stop, phase=phase, describe=lambda seen: seen.provider_status if seen else "gone", clock=self.clock
+        )
+
+    def _accepted(self, act: Callable[[], None]) -> bool:
+        """Whether it was answered; a conflict is judged by reading back, and so is a pod that is not there."""
         try:
             act()
         except (errors.Conflict, errors.NotFound) as err:
@@ -240,3 +247,5 @@ class Engine(Desk):
             if err.effect == errors.EFFECT_NONE:
                 raise
             self.notify(err.message)
+            return False
+        return True

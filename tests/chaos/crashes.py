@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ def matrix(cloud: str, calls: int, writes: int) -> list[Case]:
     cases += [Case(0, cloud, f"killed {side} call", at, then) for side in ("before", "after") for at in range(calls) for then in FOLLOW_UPS]
     cases += [Case(0, cloud, f"disk full {how} ledger write", at, "stop and reap") for how in ("at", "in the middle of") for at in range(writes)]
     cases += [Case(0, cloud, "two controllers with two runs, turn", at, "both end well") for at in range(TOGETHER)]
+    cases += [Case(0, cloud, "two reaps at once, turn", at, "both end well") for at in range(TOGETHER)]
     for number, case in enumerate(cases):
         case.number = number
     return cases
@@ -82,7 +83,7 @@ def run(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
         return _killed(case, rehearsal, folder)
     if case.what.startswith("disk full"):
         return _disk_full(case, rehearsal, folder)
-    return _together(case, rehearsal, folder)
+    return _reaped_twice(case, rehearsal, folder) if "reaps" in case.what else _together(case, rehearsal, folder)
 
 
 # ---- deaths -------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def _killed(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
     scene = Scene.fresh(case.cloud, rehearsal, folder)
     status = _in_child(lambda: _doomed(case, scene))
     if not os.WIFSIGNALED(status):
-        return Verdict(["the controller was not killed: the case does not strike"])
+        return Verdict(struck=False)
     with staged(scene):
         if case.then == "rerun":
             return judge_healed(scene, judge(scene, scene.cycle(), must_pass=True))
@@ -168,7 +169,7 @@ def _disk_full(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
         finally:
             os.write = write
         verdict = judge(scene, failed, must_pass=False)
-        if not failed:
+        if not failed and scene.ours():
             verdict.blame("a full disk was not noticed")
         if case.at == 0 and any(method == "POST" for method, _path in scene.log):
             verdict.blame("a pod was asked for without a written intent")
@@ -178,20 +179,40 @@ def _disk_full(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
 # ---- two at once --------------------------------------------------------------------------------------
 
 
-def _together(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
-    """Two runs on one account and one ledger: both end well, and neither touches the other's pod."""
-    scenes = [Scene.fresh(case.cloud, rehearsal, folder)]
-    scenes.append(Scene(case.cloud, rehearsal, folder, strangers=scenes[0].strangers, run_id="other"))
+def _reaped_twice(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
+    """Two reapers meet at one orphan."""
+    scene = Scene.fresh(case.cloud, rehearsal, folder)
+    _in_child(lambda: _doomed(Case(0, case.cloud, "killed before call", 9, ""), scene))
+    ended = _at_once([lambda: scene.reap() and None] * 2, [scene] * 2)
+    verdict = Verdict()
+    if ended != [0, 0]:
+        verdict.blame(f"the two reapers ended with {ended}")
+    if scene.ours():
+        verdict.leaked += 1
+        verdict.blame("the orphan outlived two reapers")
+    with staged(scene):
+        return judge_healed(scene, verdict)
+
+
+def _at_once(works: Sequence[Callable[[], object]], scenes: Sequence[Scene]) -> list[int]:
+    """Exit codes of children that work at the same time: 0, 2 when the work returned something, 1 when it raised."""
     children = []
-    for scene in scenes:
+    for work, scene in zip(works, scenes, strict=True):
         child = os.fork()
         if child == 0:
             status = 1
             with suppress(BaseException), staged(scene):
-                status = 2 if scene.cycle() else 0
+                status = 2 if work() else 0
             os._exit(status)
         children.append(child)
-    ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def _together(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
+    """Two runs on one account and one ledger: both end well, and neither touches the other's pod."""
+    scenes = [Scene.fresh(case.cloud, rehearsal, folder)]
+    scenes.append(Scene(case.cloud, rehearsal, folder, strangers=scenes[0].strangers, run_id="other"))
+    ended = _at_once([scene.cycle for scene in scenes], scenes)
     verdict = Verdict()
     if ended != [0, 0]:
         verdict.blame(f"the two controllers ended with {ended}")

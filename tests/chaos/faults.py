@@ -153,7 +153,12 @@ class Case:
 
 
 def reference(cloud: str, rehearsal: Rehearsal, folder: Path) -> list[tuple[str, str]]:
-    """The calls of an undisturbed cycle; that it passes is the first thing to be shown."""
+    """The calls of an undisturbed cycle: the shortest of three, since a slow machine looks once more while a pod boots."""
+    return min((_undisturbed(cloud, rehearsal, folder) for _turn in range(3)), key=len)
+
+
+def _undisturbed(cloud: str, rehearsal: Rehearsal, folder: Path) -> list[tuple[str, str]]:
+    """That it passes is the first thing to be shown."""
     scene = Scene.fresh(cloud, rehearsal, folder)
     with staged(scene):
         failed = scene.cycle()

@@ -41,12 +41,14 @@ class Outcome:
     leaked: int = 0
     duplicates: int = 0
     lost_artifacts: int | None = None
+    missed: int = 0
     failures: list[tuple[int, str, list[str]]] = field(default_factory=list)
 
     def add(self, number: int, title: str, verdict: Verdict) -> None:
         self.cases += 1
         self.leaked += verdict.leaked
         self.duplicates += verdict.duplicates
+        self.missed += not verdict.struck
         if verdict.faults:
             self.failures.append((number, title, verdict.faults))
 
@@ -54,6 +56,7 @@ class Outcome:
         self.cases += other.cases
         self.leaked += other.leaked
         self.duplicates += other.duplicates
+        self.missed += other.missed
         self.failures += other.failures
 
 
@@ -135,7 +138,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--pairs", type=int, default=PAIRS, help="seeded pairs of faults beside the single ones")
     options = parser.parse_args()
-    outcomes = []
+    outcomes: list[Outcome] = []
     for name in options.part or all_parts():
         outcome = all_parts()[name](options)
         outcomes.append(outcome)
