@@ -138,7 +138,8 @@ def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
         "left_alone": kept,
         "rehearsal": session.rehearsal,
         "reaped": [_line(slot) for slot in slots if slot.error is None],
-        "strangers": [pod.to_dict() for pod in (*found.strangers, *(pod for pod in found.strays if not any(slot.before is pod for slot in slots)))],
+        "strays": [pod.to_dict() for pod in found.strays if not any(slot.before is pod for slot in slots)],
+        "strangers": [pod.to_dict() for pod in found.strangers if not any(slot.before is pod for slot in slots)],
     }
     failed = [slot.error for slot in slots if slot.error is not None]
     if failed:

@@ -74,6 +74,12 @@ left_alone:
   elements: dict
   returned: when O(state=released)
   sample: []
+strays:
+  description: Pods that bear our owner id and that the ledger does not know; O(owner) gives them back.
+  type: list
+  elements: dict
+  returned: when O(state=released)
+  sample: []
 strangers:
   description: Pods of the account that were not touched.
   type: list

@@ -39,6 +39,23 @@ def test_fail_over_then_reap_the_orphan_alone(world: Any) -> None:
     assert world.control("GET", "/meter")["open"] == [stranger]
 
 
+def test_a_lost_ledger_is_replaced_by_the_stamp_once_confirmed(world: Any) -> None:
+    """The ledger is gone: reap.yml names the pod as ours by its stamp, and ends it only after the owner id was typed twice."""
+    stranger = world.ask("POST", "/v2/pods", STRANGER, KEY)["id"]
+    world.play("playbooks/start.yml", run_id="forgotten").ok()
+    pod_id = world.pod_ids("forgotten")[0]
+    world.kill_keeper("forgotten")
+    for path in (world.state / "ledgers").glob("*.jsonl"):
+        path.unlink()
+    owner = (world.state / "owner").read_text(encoding="ascii").strip()
+    plain = world.play("playbooks/reap.yml", reap_now=True, reap_all=True).ok()
+    assert pod_id in plain.text and {one["id"] for one in world.live()} == {stranger, pod_id}
+    refused = world.play("playbooks/reap.yml", reap_now=True, owner=owner).failed()
+    assert "confirm_owner" in refused.text and {one["id"] for one in world.live()} == {stranger, pod_id}
+    world.play("playbooks/reap.yml", reap_now=True, owner=owner, confirm_owner=owner).ok()
+    assert [one["id"] for one in world.live()] == [stranger]
+
+
 def test_guard_ends_the_pod_at_its_deadline(world: Any, wait_until: Any) -> None:
     """Controller and keeper are gone: the pod terminates itself, with its own key."""
     world.play("playbooks/start.yml", run_id="alone", lease_hours="0.012").ok()

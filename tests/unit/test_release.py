@@ -285,7 +285,7 @@ def test_reap_shows_first_and_ends_only_what_is_over_and_ours(
     assert engine.ledger.path.read_bytes() == before and rehearsal.writes() == writes
     done = _leases.reap(session(), check_mode=False)
     assert [row["pod_id"] for row in done["reaped"]] == [over.id] and [row["pod_id"] for row in done["left_alone"]] == [alive.id]
-    assert {pod["id"] for pod in done["strangers"]} == {stray, stranger}
+    assert [pod["id"] for pod in done["strays"]] == [stray] and [pod["id"] for pod in done["strangers"]] == [stranger]
     assert {pod["id"] for pod in rehearsal.pods()} == {alive.id, stray, stranger}
     assert not _leases.reap(session(), check_mode=False)["changed"]
     by_owner = _leases.reap(session(owner=engine.state.owner, run_id="lost"), check_mode=False)
