@@ -26,6 +26,10 @@ HEARTBEAT_SECONDS = 2.0
 EXIT_CHECKPOINTED = 75
 PROGRESS_LIMIT = 16384
 DEFAULT_GRACE_SECONDS = 60.0
+# Kept aside so that the end of a job can be written on a disk that the job has filled.
+RESERVE_BYTES = 65536
+FULL_BELOW_BYTES = 1 << 20
+MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -64,6 +68,15 @@ def read_json(path: Path, limit: int = 65536) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def out_of_memory_kills() -> int:
+    """How many processes of this container the kernel has ended for want of memory; 0 where it does not say."""
+    try:
+        lines = MEMORY_EVENTS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ") and line.split()[1].isdigit()), 0)
+
+
 def wake(number: int, frame: object) -> None:
     """Nothing to do here: that the signal came is read from the wake-up pipe."""
 
@@ -77,6 +90,8 @@ class Runner:
         self.job_dir = job_dir
         self.spec = read_json(job_dir / "spec.json", limit=4 << 20)
         self.progress_file = job_dir / "progress.json"
+        self.reserve = job_dir / ".reserve"
+        self.oom_kills = out_of_memory_kills()
         self.stop_at: float | None = None
         self.killed = False
         self.seen: tuple[int, int] = (0, 0)
@@ -104,9 +119,15 @@ class Runner:
 
     def write(self, *, sync: bool = False, **changes: Any) -> None:
         self.status.update(changes, heartbeat_at=now())
-        # A full disk must not end the job: the next heartbeat tries again.
-        with contextlib.suppress(OSError):
-            write_json(self.job_dir / "status.json", self.status, sync=sync)
+        # A full disk must not end the job: the next heartbeat tries again, and the last word takes the reserve's place.
+        for _try in range(2):
+            try:
+                write_json(self.job_dir / "status.json", self.status, sync=sync)
+                return
+            except OSError:
+                if self.status["ended_at"] is None:
+                    return
+                self.reserve.unlink(missing_ok=True)
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGCHLD):
@@ -114,6 +135,8 @@ class Runner:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         self.progress_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.reserve.write_bytes(bytes(RESERVE_BYTES))
         self.write(sync=True)
         try:
             child = self.launch()
@@ -211,8 +234,26 @@ class Runner:
             state=self.verdict(code),
             exit_code=code if code >= 0 else 128 - code,
             signal=signal.Signals(-code).name if code < 0 else None,
+            message=self.cause(code),
             ended_at=now(),
         )
+        self.reserve.unlink(missing_ok=True)
+
+    def cause(self, code: int) -> str | None:
+        """What the machine knows of a failure and the command could not say."""
+        if self.verdict(code) != "failed":
+            return None
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code == -signal.SIGKILL:
+            sure = out_of_memory_kills() > self.oom_kills
+            return f"the command {how}: {'it ran out of memory' if sure else 'somebody did so, or the kernel because memory ran out'}"
+        try:
+            disk = os.statvfs(self.job_dir)
+        except OSError:
+            return None
+        if disk.f_bavail * disk.f_frsize < FULL_BELOW_BYTES:
+            return f"the command {how}, and the disk that holds {self.job_dir} is full; ask for a larger one with disk_gib or volume_gib"
+        return None
 
     def verdict(self, code: int) -> str:
         if code == 0:

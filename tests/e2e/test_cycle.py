@@ -23,9 +23,11 @@ NAMES = {
 
 
 class ProcessWatch:
-    """Samples every command line of the machine for words that must never stand there, and every environment that may not hold them."""
+    """Samples the command lines of a world's processes for words that must never stand there, and their environments."""
 
-    def __init__(self, words: tuple[str, ...], *, environments: bool = False) -> None:
+    def __init__(self, world: Any, words: tuple[str, ...], *, environments: bool = False) -> None:
+        # Tests of other worlds run beside this one, with the same rehearsal key.
+        self.place = str(world.path)
         self.words = words
         self.environments = environments
         self.seen: set[str] = set()
@@ -45,14 +47,16 @@ class ProcessWatch:
         while not self._done.wait(0.2):
             self.samples += 1
             for path in Path("/proc").glob("[0-9]*"):
-                for name in ("cmdline", "environ") if self.environments else ("cmdline",):
-                    with contextlib.suppress(OSError):
-                        self._look((path / name).read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"), name)
+                with contextlib.suppress(OSError):
+                    self._look(*((path / name).read_bytes().replace(b"\0", b" ").decode("utf-8", "replace") for name in ("cmdline", "environ")))
 
-    def _look(self, line: str, name: str) -> None:
+    def _look(self, command: str, environment: str) -> None:
+        if self.place not in command + environment:
+            return
         # What is given to a pod stands in the environment of its first process, as on the real thing.
-        if name == "cmdline" or "RUNPOD_POD_ID=" not in line:
-            self.seen |= {f"{name}: {line}" for word in self.words if word in line}
+        if self.environments and "RUNPOD_POD_ID=" not in environment:
+            command += f" with {environment}"
+        self.seen |= {command for word in self.words if word in command}
 
 
 def holding(folder: Path, words: tuple[str, ...]) -> list[str]:
@@ -66,7 +70,7 @@ def test_whole_cycle(world: Any) -> None:
     secrets = (CANARY, "rpa_rehearsal_full", "rpa_pod_")
     variables = world.path / "secret.yml"
     variables.write_text(f"pod_secret_env: {{HF_TOKEN: {CANARY}}}\n", encoding="utf-8")
-    with ProcessWatch(secrets) as watch:
+    with ProcessWatch(world, secrets) as watch:
         result = world.play("cycle.yml", "-vvvv", "-e", f"@{variables}", run_id=RUN).ok()
 
     check_run_folder(world)
@@ -154,7 +158,7 @@ def test_a_secret_is_found_nowhere_else(world: Any) -> None:
     env = {"RUNPOD_DOTENV_PATH": str(dotenv)}
     verbose = ("-vvvv", "--diff", "-e", f"@{given}")
     said = []
-    with ProcessWatch(secrets, environments=True) as watch:
+    with ProcessWatch(world, secrets, environments=True) as watch:
         said.append(world.play("playbooks/start.yml", "--check", *verbose, env=env, run_id="dry").ok().text)
         said.append(world.play("cycle.yml", *verbose, env=env, run_id="bad", collect_required=["never-made"]).failed().text)
         assert "failed in stage collect" in " ".join(said[-1].split())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -179,6 +180,63 @@ def test_death_by_signal_is_recorded_by_name(make_job: MakeJob) -> None:
     started(job)
     status = job.wait(20)
     assert (status["state"], status["exit_code"], status["signal"]) == ("failed", 139, "SIGSEGV")
+
+
+def in_process(tmp_path: Path, program: str) -> tuple[runner.Runner, Path]:
+    """A runner of this process, whose world a test can change."""
+    (tmp_path / "job").mkdir()
+    runner.write_json(tmp_path / "job" / "spec.json", {"name": "train", "command": [sys.executable, "-c", program], "environment": {}})
+    return runner.Runner(tmp_path / "job"), tmp_path / "job" / "status.json"
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("kills", "words"), [("oom_kill 3", "it ran out of memory"), ("oom_kill 2", "or the kernel because"), (None, "or the kernel")])
+def test_a_killed_command_says_whether_memory_ran_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: None, kills: str | None, words: str
+) -> None:
+    events = tmp_path / "memory.events"
+    monkeypatch.setattr(runner, "MEMORY_EVENTS", events)
+    if kills:
+        events.write_text("low 0\noom 9\noom_kill 2\n")
+    after = f"open({str(events)!r}, 'w').write({kills!r})" if kills else "0"
+    made, status = in_process(tmp_path, f"import os, signal; {after}; os.kill(os.getpid(), signal.SIGKILL)")
+    made.run()
+    said = runner.read_json(status)
+    assert (said["state"], said["signal"]) == ("failed", "SIGKILL") and words in said["message"]
+
+
+def test_a_command_that_runs_into_its_memory_limit_says_so(make_job: MakeJob) -> None:
+    job = make_job("import resource; resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29)); bytes(2**31)")
+    started(job)
+    assert job.wait(20)["state"] == "failed" and job.log_tail(1) == ["MemoryError"]
+
+
+def test_a_job_that_fills_the_disk_still_ends_with_its_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: None) -> None:
+    """Nothing can be written while the reserve is there, as on a full disk."""
+    made, status = in_process(tmp_path, "import sys, time; time.sleep(0.2); sys.exit(28)")
+    write, refused = runner.write_json, []
+
+    def full(path: Path, value: dict[str, Any], *, sync: bool = False) -> None:
+        if made.reserve.exists() and value["state"] != "starting":
+            refused.append(value["state"])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, value, sync=sync)
+
+    monkeypatch.setattr(runner, "write_json", full)
+    monkeypatch.setattr(runner, "FULL_BELOW_BYTES", 1 << 80)
+    made.run()
+    said = runner.read_json(status)
+    assert refused[0] == "running" and refused[-1] == "failed"
+    assert (said["state"], said["exit_code"]) == ("failed", 28) and said["ended_at"]
+    assert said["message"].startswith("the command ended with exit code 28, and the disk that holds ") and not made.reserve.exists()
 
 
 def test_a_program_that_is_not_there_fails_with_a_sentence(tmp_path: Path) -> None:
