@@ -114,16 +114,16 @@ class Cloud:
         self.meter.running(pod)
         self._walk(pod)
 
-    def bulk(self, account: str, owner: str, count: int, prefix: str, status: str) -> list[str]:
+    def bulk(self, account: str, owner: str, names: list[str], status: str) -> list[str]:
         """Records without a process, for lists of thousands; they hold no stock."""
         moment = now()
         made = [
             Pod(
-                new_id(), account, owner, f"{prefix}{number:05d}", "runpod/base:rehearsal", "SECURE", "NVIDIA GeForce RTX 4090", 1, "0.59", 20, moment,
+                new_id(), account, owner, name, "runpod/base:rehearsal", "SECURE", "NVIDIA GeForce RTX 4090", 1, "0.59", 20, moment,
                 pod_key(), process="none", ports=["22/tcp"], status=status, data_center="EU-RO-1", machine_id=new_id(12), proxy_suffix=secrets.token_hex(4),
                 started_at=moment, runtime_ready=True, port=1, history=[[status, moment]], generation=1,
             )
-            for number in range(count)
+            for name in names
         ]  # fmt: skip
         self.pods.update({pod.id: pod for pod in made})
         self.store.save_pods(made)

@@ -139,7 +139,9 @@ class Control:
         count, status = int(body.get("count", 1)), str(body.get("status", "RUNNING"))
         if not 1 <= count <= 100_000 or status not in ("RUNNING", "EXITED"):
             raise RefusedError("count is 1 to 100000 and status RUNNING or EXITED")
-        made = self.cloud.bulk(str(body.get("account", ACCOUNT)), "full", count, str(body.get("name_prefix", "bulk-")), status)
+        prefix = str(body.get("name_prefix", "bulk-"))
+        names = [str(name) for name in body.get("names") or (f"{prefix}{number:05d}" for number in range(count))]
+        made = self.cloud.bulk(str(body.get("account", ACCOUNT)), "full", names, status)
         return JSONResponse({"created": len(made), "first": made[0], "last": made[-1]}, 201)
 
     async def act(self, request: Request) -> Response:

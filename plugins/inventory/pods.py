@@ -97,7 +97,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._listing import live_
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._pods import lease_facts
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session
-from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, control_path_dir
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, masters_base, masters_name
 
 _EXIT_PARSER = 4  # of ansible-inventory, when nothing can be parsed
 # Names that mean something to Ansible: a pod called localhost would get the controller's own tasks.
@@ -127,9 +127,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             if self.get_option("cache"):
                 self._cache[key] = rows
         taken: set[str] = set()
+        # Each file of host keys is read once, however many pods it names.
+        pinned: dict[str, frozenset[str]] = {}
         for row in rows:
             if self._wanted(row):
-                self._add(row, taken)
+                self._add(row, taken, pinned)
 
     def _give_up(self, path: str, err: errors.PodcycleError) -> None:
         """Say why there is no listing. Ends the process where Ansible would do so next, without the complaints of every other inventory plugin."""
@@ -170,7 +172,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         keep, drop = self.get_option("filters"), self.get_option("exclude_filters")
         return _matches(row, keep) and not (drop and _matches(row, drop))
 
-    def _add(self, row: dict[str, Any], taken: set[str]) -> None:
+    def _add(self, row: dict[str, Any], taken: set[str], pinned: dict[str, frozenset[str]]) -> None:
         """One host; a name that is taken gets the pod's id behind it."""
         choice = self.get_option("hostname")
         placed = row["run_id"] is not None and choice == "place"
@@ -183,16 +185,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         if inventory is None:
             return
         inventory.add_host(host)
-        prefix = self.get_option("hostvars_prefix")
-        variables = {f"{prefix}{name}": value for name, value in row.items() if name not in ("key_file", "known_hosts_file")}
-        endpoint = row["endpoint"] and Endpoint.parse(row["endpoint"]["host"], row["endpoint"]["port"])
-        if endpoint:
-            variables.update(ansible_host=endpoint.host, ansible_port=endpoint.port, ansible_user=endpoint.user)
-            variables["ansible_control_path_dir"] = str(control_path_dir(row["id"]))
-            if row["key_file"]:
-                access = SshAccess(Path(row["key_file"]), Path(row["known_hosts_file"]))
-                variables["ansible_ssh_private_key_file"] = row["key_file"]
-                variables["ansible_ssh_common_args"] = access.words(row["id"], first_contact=not access.pinned(row["id"]))
+        variables = self._variables(row, pinned)
         for name, value in variables.items():
             inventory.set_variable(host, name, value)
         for group in (f"cloud_{row['cloud']}", f"state_{row['state']}", *((f"run_{group_name(row['run_id'])}",) if row["run_id"] else ())):
@@ -202,6 +195,24 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         self._set_composite_vars(self.get_option("compose"), variables, host, strict=strict)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, host, strict=strict)
         self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, host, strict=strict)
+
+    def _variables(self, row: dict[str, Any], pinned: dict[str, frozenset[str]]) -> dict[str, Any]:
+        """What the host is told; only a checked address and port reach Ansible's own names."""
+        prefix = self.get_option("hostvars_prefix")
+        variables = {f"{prefix}{name}": value for name, value in row.items() if name not in ("key_file", "known_hosts_file")}
+        endpoint = row["endpoint"] and Endpoint.parse(row["endpoint"]["host"], row["endpoint"]["port"])
+        if not endpoint:
+            return variables
+        variables.update(ansible_host=endpoint.host, ansible_port=endpoint.port, ansible_user=endpoint.user)
+        # Ansible makes the folder when it connects; thousands of pods that are only listed leave none.
+        variables["ansible_control_path_dir"] = str(masters_base() / masters_name(row["id"]))
+        if row["key_file"]:
+            file = row["known_hosts_file"]
+            access = SshAccess(Path(row["key_file"]), Path(file))
+            known = pinned[file] = pinned[file] if file in pinned else access.all_pinned()
+            variables["ansible_ssh_private_key_file"] = row["key_file"]
+            variables["ansible_ssh_common_args"] = access.words(row["id"], first_contact=row["id"] not in known)
+        return variables
 
 
 def _expanded(value: Any, environ: dict[str, str]) -> Any:

@@ -58,7 +58,11 @@ class SshAccess:
         return shlex.join(self.arguments(pod_id, first_contact=first_contact))
 
     def pinned(self, pod_id: str) -> bool:
-        return any(line.split(" ", 1)[0] == pod_id for line in self._lines())
+        return pod_id in self.all_pinned()
+
+    def all_pinned(self) -> frozenset[str]:
+        """The ids of all pods whose host keys are known."""
+        return frozenset(line.split(" ", 1)[0] for line in self._lines())
 
     def forget(self, pod_id: str) -> None:
         lines = self._lines()
@@ -159,19 +163,32 @@ def make_key(path: Path, comment: str) -> str:
     return public.read_text(encoding="utf-8").strip()
 
 
+def masters_base() -> Path:
+    """The private folder below which each pod has one for its SSH masters."""
+    return _private(Path("/tmp") / f"podcycle-{os.geteuid()}")
+
+
+def masters_name(pod_id: str, generation: str = "") -> str:
+    """Short, since unix sockets hold about 100 bytes."""
+    return hashlib.sha256(f"{pod_id}{generation}".encode()).hexdigest()[:10]
+
+
 def control_path_dir(pod_id: str, generation: str = "") -> Path:
-    """A folder of its own for the pod's SSH masters; short, since unix sockets hold about 100 bytes.
+    """A folder of its own for the pod's SSH masters.
 
     Ansible names a master after host, port and user, so a pod on a recycled address would be
     reached through the old pod's living master if they shared a folder.
     """
-    base = Path("/tmp") / f"podcycle-{os.geteuid()}"
-    for folder in (base, base / hashlib.sha256(f"{pod_id}{generation}".encode()).hexdigest()[:10]):
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        info = folder.lstat()
-        if info.st_uid != os.geteuid() or folder.is_symlink() or info.st_mode & 0o077:
-            raise StateError(f"{folder} is not a private folder of yours", hint=f"remove it: rm -r {folder}")
+    return _private(masters_base() / masters_name(pod_id, generation))
+
+
+def _private(folder: Path) -> Path:
+    """The folder, made when missing and surely ours alone."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    info = folder.lstat()
+    if info.st_uid != os.geteuid() or folder.is_symlink() or info.st_mode & 0o077:
+        raise StateError(f"{folder} is not a private folder of yours", hint=f"remove it: rm -r {folder}")
     return folder
 
 

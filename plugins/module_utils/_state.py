@@ -194,6 +194,7 @@ class StateDir:
 
 def _flock(handle: int, path: Path, timeout_seconds: float) -> None:
     end = time.monotonic() + timeout_seconds
+    pause = 0.001
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,4 +204,5 @@ def _flock(handle: int, path: Path, timeout_seconds: float) -> None:
                 raise StateError(
                     f"waited {timeout_seconds:.0f} s for the lock {path}", hint="another run is still working on it; see who with: fuser -v " + str(path)
                 ) from None
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
