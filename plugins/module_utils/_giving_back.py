@@ -20,7 +20,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
 from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock, SystemClock, wait_for
 
-_THREADS = 32
+# A provider that allows 60 requests a minute takes this many creates at once.
+_THREADS = 64
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ def test_hosts_groups_and_how_to_reach_them(load: Callable[..., Any], rented: di
     assert "StrictHostKeyChecking=accept-new" in first["ansible_ssh_common_args"], "the key is not pinned yet"
     assert first["ansible_ssh_private_key_file"].endswith("/runs/r1/id_ed25519") and "ansible_ssh_private_key_file" not in other
     assert first["ansible_control_path_dir"] != other["ansible_control_path_dir"]
+    assert not Path(first["ansible_control_path_dir"]).exists(), "who only lists leaves no folder for each pod"
     assert KEY not in json.dumps([host.vars for host in data.hosts.values()], default=str)
 
 

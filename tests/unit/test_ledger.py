@@ -54,6 +54,20 @@ def several(ledger: Ledger) -> None:
     begin(ledger, "r3")
 
 
+def test_one_reader_follows_what_others_append_and_exchange(ledger: Ledger, state: StateDir) -> None:
+    other = Ledger(state, "runpod", URL)
+    lease = begin(ledger)
+    mine = other.lease(lease.stamp)
+    mine.marks["kept"] = True
+    assert other.lease(lease.stamp).marks == {}, "a lease that was handed out is its owner's"
+    ledger.write(lease.stamp, "leased", pod_id="p1", usd_per_hour="0.59")
+    assert other.lease(lease.stamp).pod_id == "p1"
+    ledger.path.rename(ledger.path.with_suffix(".old"))
+    assert other.leases() == []
+    later = begin(ledger, "r2")
+    assert [str(found.stamp) for found in other.leases()] == [str(later.stamp)]
+
+
 def view(lease: book.Lease) -> tuple[Any, ...]:
     return (str(lease.stamp), lease.state, lease.pod_id, lease.usd_per_hour, lease.last_event, lease.deadline, lease.marks, lease.wish)
 
