@@ -14,6 +14,7 @@ from typing import Any
 EFFECT_NONE = "none"
 EFFECT_UNKNOWN = "unknown"
 
+
 def clean_text(value: object, limit: int = 400) -> str:
     """One printable line of at most `limit` characters, from text that a stranger sent: no control, no bidirectional and no half characters."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(value)[: 16 * limit]).strip()

@@ -181,7 +181,8 @@ def test_a_pod_that_fell_silent_is_asked_why(access: SshAccess, start: Callable[
 
 
 UNCHECKED = re.compile(
-    r"StrictHostKeyChecking\W{1,4}(no|off|false)\b|(?<!Global)(?<!\w)UserKnownHostsFile\W{1,4}/dev/null|host_key_checking\W{1,4}(false|no|off|0)\b|NoHostAuthentication",
+    r"StrictHostKeyChecking\W{1,4}(no|off|false)\b|(?<!Global)(?<!\w)UserKnownHostsFile\W{1,4}/dev/null|"
+    r"host_key_checking\W{1,4}(false|no|off|0)\b|NoHostAuthentication",
     re.IGNORECASE,
 )
 
