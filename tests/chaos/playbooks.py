@@ -94,7 +94,8 @@ def _strike(world: World, case: Case) -> Running:
         running.process.kill()
     else:
         running.signal_group(case.number_of_signal)
-    running.end(30)
+    # A module that waits for an answer is waited for: its request times out after 30 s.
+    running.end(90)
     if case.where in HELD:
         time.sleep(0.3)
         world.control("POST", "/hold/release", {})
