@@ -5,6 +5,9 @@
 
 import signal
 
-# A shell that starts the tests in the background ignores SIGINT, and what they start would inherit that.
+# A shell that starts the tests in the background ignores SIGINT, and nohup SIGHUP; what the tests start would inherit that.
+# A handler is not inherited: what they start gets the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
