@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -157,7 +159,19 @@ def all_parts() -> dict[str, Callable[[argparse.Namespace], Outcome]]:
     def engine_part(name: str) -> Callable[[argparse.Namespace], Outcome]:
         return lambda options: run_part(name, options.seed, options.pairs, wanted=options.case)
 
-    return {**{name: engine_part(name) for name in PARTS}, "playbooks": playbook_part}
+    return {**{name: engine_part(name) for name in PARTS}, "artifacts": artifact_part, "playbooks": playbook_part}
+
+
+def artifact_part(options: argparse.Namespace) -> Outcome:
+    """The end-to-end tests that are marked chaos: a pod that lies, links, swells and hands over code."""
+    began = time.monotonic()
+    words = [sys.executable, "-m", "pytest", "-q", "-n", str(WORKERS), "-m", "chaos", "tests/e2e"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout.rpartition("\n")[0].rpartition("\n")[2])}
+    outcome = Outcome("artifacts", time.monotonic() - began, sum(counts.values()), lost_artifacts=0)
+    if done.returncode:
+        outcome.failures.append((0, "pytest -m chaos tests/e2e", [done.stdout[-3000:]]))
+    return outcome
 
 
 def playbook_part(options: argparse.Namespace) -> Outcome:

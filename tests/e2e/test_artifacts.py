@@ -18,6 +18,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import close_masters, control_path_dir
 
 RUN = "hostile"
@@ -93,6 +95,7 @@ HARM: list[tuple[Callable[[Pod], None], str]] = [
 ]
 
 
+@pytest.mark.chaos
 def test_a_hostile_pod_is_refused_without_harm_and_held(world: Any, wait_until: Any) -> None:
     marker = world.path / "ran"
     run = world.begin("cycle.yml", run_id=RUN, hold_minutes=20)

@@ -227,7 +227,7 @@ class World:
         self.running.append(started)
         return started
 
-    def play(self, playbook: str, *words: str, seconds: float = 150, **more: Any) -> Result:
+    def play(self, playbook: str, *words: str, seconds: float = 240, **more: Any) -> Result:
         return self.begin(playbook, *words, **more).end(seconds)
 
     def command(self, *words: str, seconds: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
