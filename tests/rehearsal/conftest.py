@@ -100,7 +100,7 @@ class Rehearsal:
         pod: dict[str, Any] = self.call("GET", f"/v2/pods/{pod_id}").json
         return pod
 
-    def wait(self, what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    def wait(self, what: Callable[[], Any], seconds: float = 30.0) -> Any:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = what()
