@@ -130,14 +130,16 @@ class Rehearsal:
 
     def reachable(self, pod_id: str) -> int:
         """The pod's SSH port, once a login works."""
-        self.running(pod_id)
+        # An earlier pod may have had the same port, and another key.
+        port = self.running(pod_id)["ssh"]["direct"]["port"]
+        self.key_file.with_name(f"known_hosts.{port}").unlink(missing_ok=True)
 
         def look() -> int | None:
             direct = self.get(pod_id)["ssh"]["direct"]
             return direct["port"] if direct and self.ssh(direct["port"], "true").returncode == 0 else None
 
-        port: int = self.wait(look)
-        return port
+        found: int = self.wait(look)
+        return found
 
     def pod_dir(self, pod_id: str) -> Path:
         return self.state_dir / "pods" / pod_id
