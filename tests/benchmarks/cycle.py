@@ -61,6 +61,8 @@ def table(title: str, rows: list[dict[str, float]]) -> None:
     print(f"\n{title} ({len(rows)} runs, medians)")
     for name in names:
         print(f"  {name:<16}{statistics.median(row.get(name, 0.0) for row in rows):8.1f} s")
+    stages = [row["wall"] - sum(row.get(name, 0.0) for name in ("environment", "push", "train", "collect")) for row in rows]
+    print(f"  {'no transfer':<16}{statistics.median(stages):8.1f} s  (wall less the stages push, train and collect and the validating environment)")
     overhead = [row["wall"] - row["training"] - row.get("environment", 0.0) for row in rows]
     print(f"  {'the rest':<16}{statistics.median(overhead):8.1f} s  (wall less the training job and the validating environment; three imports of torch in it)")
 
