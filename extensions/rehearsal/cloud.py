@@ -243,9 +243,9 @@ class Cloud:
     async def wake(self) -> None:
         """After a restart of the server: go on where the records say, and see which pods still live."""
         for pod in list(self.pods.values()):
-            if pod.process != "process" or pod.status not in LIVE or pod.host_down:
+            if pod.status not in LIVE or pod.host_down:
                 continue
-            if pod.status == "RUNNING" and not procs.alive(pod.pid, pod.pid_started):
+            if pod.process == "process" and pod.status == "RUNNING" and not procs.alive(pod.pid, pod.pid_started):
                 await self.stop(pod, "Exited by Runpod", 0.0)
             elif not pod.runtime_ready:
                 self._walk(pod)
