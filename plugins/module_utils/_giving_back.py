@@ -79,7 +79,7 @@ class Desk:
 
     def release(self, lease: Lease) -> str:
         """Give one lease back and prove it; the proof in words. Raises StillAlive with the lease left open."""
-        pod = self.lookout.settle(lease)
+        pod = self._settled(lease)
         if pod is None:
             return "there was no pod any more"
         self._note(lease, "releasing", pod_id=pod.id)
@@ -88,6 +88,17 @@ class Desk:
         if self.ssh is not None:
             self.ssh.forget(pod.id)
         return said
+
+    def _settled(self, lease: Lease) -> Pod | None:
+        """As settle; where the ledger cannot be written, what can be seen without it."""
+        try:
+            return self.lookout.settle(lease)
+        except errors.StateError as err:
+            self.notify(str(err))
+            pod = self._peek(lease)
+            if pod is None:
+                raise
+            return pod
 
     def _note(self, lease: Lease, event: str, **data: str) -> None:
         """To the ledger, unless the disk is full: a pod is given back all the same, and the next look finds it gone."""

@@ -35,7 +35,6 @@ _AFTER = {
     "intent": INTENT,
     "attempt": INTENT,
     "doubt": DOUBT,
-    "refused": INTENT,
     "leased": LEASED,
     "stopping": LEASED,
     "stopped": STOPPED,

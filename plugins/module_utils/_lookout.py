@@ -116,7 +116,7 @@ class Lookout:
             if pod is None:
                 self._ledger.write(lease.stamp, "released", proof="not found by id")
             return pod
-        if lease.last_event in ("intent", "refused"):
+        if lease.last_event == "intent":
             self._ledger.write(lease.stamp, "void", proof="never sent")
             return None
         pod = self.by_stamp(lease)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS, make_cloud
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import LedgerDamaged, PodcycleError, UsageError, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, StateError, UsageError, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir, default_state_dir
@@ -66,10 +66,11 @@ def naming_rentals(session: Session, run_id: str | None) -> Iterator[None]:
     """A failure says which pods are still rented by the ledger, and what to type to give them back."""
     try:
         yield
-    except LedgerDamaged:
-        raise
     except PodcycleError as err:
-        leases = [lease for lease in session.ledger.leases() if lease.open and run_id in (None, lease.stamp.run_id)]
+        leases = []
+        # A ledger that cannot be read must not hide what went wrong.
+        with suppress(StateError):
+            leases = [lease for lease in session.ledger.leases() if lease.open and run_id in (None, lease.stamp.run_id)]
         err.details["rented_pods"] = [lease.pod_id for lease in leases if lease.pod_id]
         unnamed = [lease.pod_id or f"one that may bear the name {lease.stamp}" for lease in leases if (lease.pod_id or str(lease.stamp)) not in str(err)]
         if unnamed:

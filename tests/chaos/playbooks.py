@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -97,7 +96,6 @@ def _strike(world: World, case: Case) -> Running:
     # A module that waits for an answer is waited for: its request times out after 30 s.
     running.end(90)
     if case.where in HELD:
-        time.sleep(0.3)
         world.control("POST", "/hold/release", {})
     return running
 

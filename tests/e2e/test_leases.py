@@ -54,6 +54,7 @@ def test_a_lost_ledger_is_replaced_by_the_stamp_once_confirmed(world: Any) -> No
     assert "confirm_owner" in refused.text and {one["id"] for one in world.live()} == {stranger, pod_id}
     world.play("playbooks/reap.yml", reap_now=True, owner=owner, confirm_owner=owner).ok()
     assert [one["id"] for one in world.live()] == [stranger]
+    assert "run forgotten has no pod that runs" in world.play("playbooks/train.yml", run_id="forgotten").failed().flat
 
 
 def test_guard_ends_the_pod_at_its_deadline(world: Any, wait_until: Any) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS
 from support.stage import Stage
-from support.steps import STEPS, Args, Walk, judge, judge_results, phases_of, tasks_of
+from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, make_world
 
 CHANGING = ("lease_guard", "job", "transfer", "torch_env")
@@ -85,15 +85,10 @@ def walked(request: pytest.FixtureRequest, house_python: str) -> Iterator[tuple[
 
 @pytest.mark.parametrize("module", CHANGING)
 def test_twelve_steps(walked: tuple[list[Walk], dict[str, Args]], module: str) -> None:
-    walks, rows = [walk for walk in walked[0] if walk.module == module], walked[1]
-    assert phases_of(walks) == {"create", "change", "delete"} or any(walk.lacks for walk in walks)
-    for walk in walks:
-        for phase in walk.phases:
-            assert judge(walk, [rows[f"{module} | {phase} | {step}"] for step in STEPS]) == [], f"{module}, {phase}"
+    assert judge_module(*walked, module) == []
 
 
 @pytest.mark.parametrize("module", (*CHANGING, *READING))
 def test_results_are_as_documented(walked: tuple[list[Walk], dict[str, Args]], documents: dict[str, Any], module: str) -> None:
     """Over all steps, those that fail too, every documented field is returned, and no other."""
-    results = [row["result"] for row in walked[1].values() if row["module"] == module]
-    assert judge_results(documents[module]["RETURN"], results) == []
+    assert judge_results(documents[module]["RETURN"], [row["result"] for row in walked[1].values() if row["module"] == module]) == []

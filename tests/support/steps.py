@@ -86,3 +86,13 @@ def missing(where: str, documented: dict[str, Any], results: list[dict[str, Any]
 
 def fits(value: Any, kind: str) -> bool:
     return isinstance(value, PYTHON_TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
+def judge_module(walks: list[Walk], rows: dict[str, Args], module: str) -> list[str]:
+    """What is wrong with a module's steps; a phase that it lacks wants a reason."""
+    own = [walk for walk in walks if walk.module == module]
+    wrong = [] if phases_of(own) == {"create", "change", "delete"} or any(walk.lacks for walk in own) else [f"{module} lacks a phase without saying why"]
+    for walk in own:
+        for phase in walk.phases:
+            wrong += [f"{module}, {phase}: {one}" for one in judge(walk, [rows[f"{module} | {phase} | {step}"] for step in STEPS])]
+    return wrong

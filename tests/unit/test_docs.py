@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils import basic
+
+from support.stage import constants
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "plugins"
@@ -26,14 +27,6 @@ TYPES = {"str", "int", "float", "bool", "list", "dict", "path", "raw", "complex"
 
 class Caught(Exception):
     """The argument spec of a module, on its way out of main."""
-
-
-def constants(path: Path) -> dict[str, str]:
-    found = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Constant):
-            found[node.targets[0].id] = str(node.value.value)
-    return found
 
 
 def fragments(names: list[str]) -> dict[str, Any]:

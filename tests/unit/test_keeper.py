@@ -146,6 +146,18 @@ def test_the_key_stands_in_no_file_and_no_argument(
     assert controller.ensure() == controller.keeper
 
 
+def test_a_keeper_with_another_grace_or_key_is_replaced(control: Callable[..., Controller], engine: Engine, make_wish: Callable[..., Any]) -> None:
+    controller = control("r1", 60.0)
+    rent(engine, make_wish, "r1")
+    first = controller.keeper
+    controller.grace = 30.0
+    second = controller.ensure()
+    assert second != first and start_ticks(first) is None and controller.ensure() == second
+    controller.options["api_key"] = "rpa_rehearsal_readonly"
+    third = controller.ensure()
+    assert third != second and start_ticks(second) is None and start_ticks(third) is not None
+
+
 def test_without_a_keeper_nothing_is_rented(state: StateDir, control: Callable[..., Controller], rehearsal: Any) -> None:
     with pytest.raises(StateError, match="keeper of run r1 did not come up") as caught:
         ensure_keeper(ROOT / "docs", {"cloud": "runpod", "endpoint": "http://127.0.0.1:9/v2", "api_key": KEY, "state_dir": str(state.path)}, state, "r1", 1.0)

@@ -205,6 +205,23 @@ def test_a_full_disk_keeps_no_pod_alive(engine: Engine, rehearsal: Any, make_wis
     assert engine.release_run("r1")[0].notes == ["there was no pod any more"]
 
 
+def test_a_full_disk_keeps_no_doubtful_pod_alive_either(engine: Engine, rehearsal: Any, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The create took effect, its answer could not be written down any more."""
+    append, written = engine.ledger._append, []
+
+    def full(line: bytes) -> None:
+        written.append(line)
+        if len(written) > 2:
+            raise OSError(28, "No space left on device")
+        append(line)
+
+    monkeypatch.setattr(engine.ledger, "_append", full)
+    (slot,) = engine.rent(make_wish(), check_mode=False)
+    assert isinstance(slot.error, errors.StateError) and len(rehearsal.pods()) == 1
+    (slot,) = engine.release_run("r1")
+    assert slot.error is None and rehearsal.pods() == []
+
+
 def test_what_was_kept_on_purpose_is_spared_when_asked(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
     pod = rent(engine, make_wish())
     stamp = engine.ledger.of_run("r1")[0].stamp
