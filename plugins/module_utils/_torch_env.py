@@ -5,45 +5,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import fcntl
 import json
 import os
 import platform
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._aside import locked, write_json
 from ._errors import PodcycleError
 from ._gpu_driver import Driver
-from ._uv import Uv, run_program
+from ._torch_proof import SCHEMA, STAMP, VERIFY, is_sound, read_record
+from ._uv import NETWORK, Uv, install_wheels, last_words, run_program, uv_environment
 
-STAMP = ".podcycle-torch.json"
-SCHEMA = 1
-_NETWORK = re.compile(r"(?i)failed to fetch|error sending request|dns error|connection refused|timed? ?out|could not connect|tunnel|unreachable")
-_VERIFY = """
-import json, sys
-import numpy, torch
-x = torch.arange(16, dtype=torch.float32).reshape(4, 4)
-ok = bool(torch.equal(x @ torch.eye(4), x)) and float(torch.from_numpy(numpy.ones(3)).sum()) == 3.0
-out = {"torch": torch.__version__, "numpy": numpy.__version__, "cuda": torch.version.cuda, "python": sys.version.split()[0],
-       "cuda_available": torch.cuda.is_available(), "devices": [], "matmul": ok}
-if out["cuda_available"]:
-    for n in range(torch.cuda.device_count()):
-        a = torch.eye(256, device="cuda:%d" % n)
-        out["devices"].append(torch.cuda.get_device_name(n))
-        out["matmul"] = out["matmul"] and float((a @ a).sum()) == 256.0
-elif torch.version.cuda:
-    try:
-        torch.zeros(1, device="cuda")
-    except (RuntimeError, AssertionError) as error:
-        out["cuda_error"] = str(error).splitlines()[0][:300]
-print(json.dumps(out))
-"""
 
 
 class TorchEnvError(PodcycleError):
@@ -73,15 +49,6 @@ class Wish:
         return {"torch": self.version, "backend": self.backend, "extra_packages": sorted(self.extra_packages)}
 
 
-def find_links_of(given: list[str]) -> list[str]:
-    """The wheel folders that were named, else those that the machine's uv or pip is set up with."""
-    if given:
-        return [link for link in given if link]
-    if os.environ.get("UV_FIND_LINKS"):
-        return os.environ["UV_FIND_LINKS"].split(",")
-    return os.environ.get("PIP_FIND_LINKS", "").split()
-
-
 def local_wheel(wish: Wish, python_tag: str) -> str | None:
     """The exact version of a fitting torch wheel in a local folder, such as V(2.13.0+cpu)."""
     exact = wish.version if "+" in wish.version else f"{wish.version}+{wish.backend}"
@@ -103,30 +70,18 @@ class TorchEnv:
 
     def record(self) -> dict[str, Any] | None:
         """What was proven about this venv, when all of it still holds; else None."""
-        try:
-            record = json.loads(self.stamp.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA or not self.sound():
-            return None
-        return record
+        return read_record(self.wish.venv)
 
     def satisfied(self) -> bool:
         record = self.record()
         return record is not None and record.get("fingerprint") == self.wish.fingerprint() and record.get("driver") == self.driver.version
 
     def sound(self) -> bool:
-        """Whether the interpreter starts and every file of torch and numpy has the size that its wheel recorded."""
-        if not os.access(self.python, os.X_OK):
-            return False
-        site = next(iter(sorted((self.wish.venv / "lib").glob("python3.*/site-packages"))), None)
-        if site is None:
-            return False
-        return all(_intact(site, name) for name in ("torch", "numpy"))
+        return is_sound(self.wish.venv)
 
     def make(self, uv: Uv) -> dict[str, Any]:
         """Bring the venv to the wish; the stamp comes last, so that a half-made venv never looks whole."""
-        with _locked(self.wish.venv):
+        with locked(self.wish.venv):
             if self.satisfied():
                 return self.record() or {}
             fresh = not self.sound()
@@ -147,18 +102,18 @@ class TorchEnv:
         venv.parent.mkdir(parents=True, exist_ok=True)
         done = uv.run(["venv", "--quiet", "--clear", "--no-python-downloads", "--python", self.wish.python, str(venv)], self._environment())
         if done.returncode:
-            raise TorchEnvError(f"make the virtual environment {venv} with {self.wish.python}: {_last_words(done.stderr)}")
+            raise TorchEnvError(f"make the virtual environment {venv} with {self.wish.python}: {last_words(done.stderr)}")
         self.seconds["venv"] = _since(started)
 
     def _install(self, uv: Uv) -> None:
         started = time.monotonic()
-        done = uv.run(["pip", "install", "--quiet", "--python", str(self.python), *self.install_arguments()], self._environment())
+        done = install_wheels(uv, ["--python", str(self.python), *self.install_arguments()], self._environment())
         self.seconds["install"] = _since(started)
         if done.returncode == 0:
             return
         what = f"install torch {self.wish.version} ({self.wish.backend}) into {self.wish.venv}"
-        said = _last_words(done.stderr)
-        if _NETWORK.search(done.stderr):
+        said = last_words(done.stderr)
+        if NETWORK.search(done.stderr):
             raise IndexUnreachable(
                 f"{what}: the PyTorch package index could not be reached ({said})",
                 hint="check the machine's network, name a mirror with pytorch_index_url, or put the wheels into a folder and name it with pytorch_find_links",
@@ -181,16 +136,12 @@ class TorchEnv:
         return "cp" + version.replace(".", "")
 
     def _environment(self) -> dict[str, str]:
-        drop = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
-        environment = {key: value for key, value in os.environ.items() if key not in drop}
-        if self.wish.cache_dir:
-            environment["UV_CACHE_DIR"] = self.wish.cache_dir
-        return environment
+        return uv_environment(self.wish.cache_dir)
 
     def _verify(self) -> dict[str, Any]:
         """Import and compute in a new interpreter, which also writes the byte code of the modules that an import of torch needs."""
         started = time.monotonic()
-        done = run_program([str(self.python), "-c", _VERIFY], self._environment(), timeout=300)
+        done = run_program([str(self.python), "-c", VERIFY], self._environment(), timeout=300)
         self.seconds["verify"] = _since(started)
         try:
             proof = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
@@ -198,7 +149,7 @@ class TorchEnv:
             proof = None
         what = f"verify torch in {self.wish.venv}"
         if not isinstance(proof, dict):
-            raise NotVerified(f"{what}: the import failed with exit code {done.returncode}: {_last_words(done.stderr)}; run the role again to rebuild it")
+            raise NotVerified(f"{what}: the import failed with exit code {done.returncode}: {last_words(done.stderr)}; run the role again to rebuild it")
         cpu = self.wish.backend == "cpu"
         if not proof["matmul"]:
             raise NotVerified(f"{what}: a matrix product came out wrong; the machine or the build is broken, rent another pod")
@@ -219,14 +170,9 @@ class TorchEnv:
             "gpus": self.driver.gpus,
             "uv": str(uv.path),
             "uv_version": uv.version,
-            **{key: proof[key] for key in ("torch", "numpy", "python", "cuda", "cuda_available", "devices")},
+            **{key: proof[key] for key in ("torch", "numpy", "python", "cuda", "cuda_available", "arch_list", "devices")},
         }
-        part = self.stamp.with_name(f"{STAMP}.{os.getpid()}")
-        with part.open("w", encoding="utf-8") as stream:
-            json.dump(record, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(self.stamp)
+        write_json(self.stamp, record)
         return record
 
 
@@ -245,31 +191,5 @@ def describe(env: TorchEnv, record: dict[str, Any], uv: Uv | None) -> dict[str, 
     }
 
 
-def _intact(site: Path, name: str) -> bool:
-    record = next(iter(site.glob(f"{name}-*.dist-info/RECORD")), None)
-    if record is None:
-        return False
-    try:
-        with record.open(newline="", encoding="utf-8") as stream:
-            return all(os.stat(site / path).st_size == int(size) for path, _digest, size in csv.reader(stream) if size and not path.startswith("../"))
-    except (OSError, ValueError):
-        return False
-
-
-@contextlib.contextmanager
-def _locked(venv: Path) -> Iterator[None]:
-    # Two names of one folder need one lock.
-    venv = venv.resolve()
-    venv.parent.mkdir(parents=True, exist_ok=True)
-    with (venv.parent / f".{venv.name}.lock").open("a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _since(started: float) -> float:
     return round(time.monotonic() - started, 2)
-
-
-def _last_words(text: str, limit: int = 500) -> str:
-    words = " ".join(line.strip(" \u2570\u2500\u25b6\u251c\u2502\u00d7") for line in text.strip().splitlines() if line.strip())
-    return words if len(words) <= limit else "..." + words[-limit:]
