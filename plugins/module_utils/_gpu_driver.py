@@ -10,15 +10,14 @@ CUDA 13.x needs driver 580.65.06 or later on Linux. CUDA 12.x programs run on 52
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
+from . import _nvml
 from ._errors import PodcycleError
 
 MINIMUM_DRIVER = {"cu130": (580, 65, 6), "cu128": (525, 60, 13)}
 BACKENDS = ("cpu", *MINIMUM_DRIVER)
-_PROC = Path("/proc/driver/nvidia/version")
 
 
 class DriverError(PodcycleError):
@@ -36,6 +35,7 @@ class Driver:
     version: str | None = None
     gpus: list[str] = field(default_factory=list)
     trouble: str | None = None
+    capabilities: list[str] = field(default_factory=list, compare=False)
 
     @property
     def number(self) -> tuple[int, ...]:
@@ -43,27 +43,17 @@ class Driver:
 
 
 def read_driver() -> Driver:
-    command = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60, check=False)
-    except FileNotFoundError:
-        return _driver_from_proc()
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Driver(trouble=f"nvidia-smi could not be run: {error}")
-    rows = [line.split(",", 1) for line in done.stdout.splitlines() if re.match(r"\d+\.\d+", line.strip())]
-    if done.returncode or not rows:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[0][:200]
-        return Driver(trouble=f"nvidia-smi ended with {done.returncode} and said: {said}")
-    return Driver(version=rows[0][0].strip(), gpus=[row[1].strip()[:80] for row in rows if len(row) > 1])
+    return driver_of(_nvml.read())
 
 
-def _driver_from_proc() -> Driver:
-    try:
-        text = _PROC.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return Driver()
-    found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", text)
-    return Driver(version=found.group(1)) if found else Driver(trouble=f"{_PROC} names no version")
+def driver_of(found: dict[str, Any]) -> Driver:
+    """The driver in what V(_nvml.read) returned."""
+    return Driver(
+        version=found["driver"] if found["available"] else None,
+        gpus=[gpu["name"] for gpu in found["gpus"] if gpu["name"]],
+        trouble=found["trouble"],
+        capabilities=[gpu["compute_capability"] for gpu in found["gpus"] if gpu["compute_capability"]],
+    )
 
 
 def choose_backend(wanted: str, driver: Driver, *, accept_cpu_on_gpu: bool) -> str:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import json
 import os
@@ -20,30 +19,10 @@ from typing import Any
 
 from ._errors import PodcycleError
 from ._gpu_driver import Driver
+from ._torch_proof import SCHEMA, STAMP, VERIFY, is_sound, read_record
 from ._uv import Uv, run_program
 
-STAMP = ".podcycle-torch.json"
-SCHEMA = 1
 _NETWORK = re.compile(r"(?i)failed to fetch|error sending request|dns error|connection refused|timed? ?out|could not connect|tunnel|unreachable")
-_VERIFY = """
-import json, sys
-import numpy, torch
-x = torch.arange(16, dtype=torch.float32).reshape(4, 4)
-ok = bool(torch.equal(x @ torch.eye(4), x)) and float(torch.from_numpy(numpy.ones(3)).sum()) == 3.0
-out = {"torch": torch.__version__, "numpy": numpy.__version__, "cuda": torch.version.cuda, "python": sys.version.split()[0],
-       "cuda_available": torch.cuda.is_available(), "devices": [], "matmul": ok}
-if out["cuda_available"]:
-    for n in range(torch.cuda.device_count()):
-        a = torch.eye(256, device="cuda:%d" % n)
-        out["devices"].append(torch.cuda.get_device_name(n))
-        out["matmul"] = out["matmul"] and float((a @ a).sum()) == 256.0
-elif torch.version.cuda:
-    try:
-        torch.zeros(1, device="cuda")
-    except (RuntimeError, AssertionError) as error:
-        out["cuda_error"] = str(error).splitlines()[0][:300]
-print(json.dumps(out))
-"""
 
 
 class TorchEnvError(PodcycleError):
@@ -103,26 +82,14 @@ class TorchEnv:
 
     def record(self) -> dict[str, Any] | None:
         """What was proven about this venv, when all of it still holds; else None."""
-        try:
-            record = json.loads(self.stamp.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA or not self.sound():
-            return None
-        return record
+        return read_record(self.wish.venv)
 
     def satisfied(self) -> bool:
         record = self.record()
         return record is not None and record.get("fingerprint") == self.wish.fingerprint() and record.get("driver") == self.driver.version
 
     def sound(self) -> bool:
-        """Whether the interpreter starts and every file of torch and numpy has the size that its wheel recorded."""
-        if not os.access(self.python, os.X_OK):
-            return False
-        site = next(iter(sorted((self.wish.venv / "lib").glob("python3.*/site-packages"))), None)
-        if site is None:
-            return False
-        return all(_intact(site, name) for name in ("torch", "numpy"))
+        return is_sound(self.wish.venv)
 
     def make(self, uv: Uv) -> dict[str, Any]:
         """Bring the venv to the wish; the stamp comes last, so that a half-made venv never looks whole."""
@@ -190,7 +157,7 @@ class TorchEnv:
     def _verify(self) -> dict[str, Any]:
         """Import and compute in a new interpreter, which also writes the byte code of the modules that an import of torch needs."""
         started = time.monotonic()
-        done = run_program([str(self.python), "-c", _VERIFY], self._environment(), timeout=300)
+        done = run_program([str(self.python), "-c", VERIFY], self._environment(), timeout=300)
         self.seconds["verify"] = _since(started)
         try:
             proof = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
@@ -243,17 +210,6 @@ def describe(env: TorchEnv, record: dict[str, Any], uv: Uv | None) -> dict[str, 
         "gpus": env.driver.gpus,
         "seconds": env.seconds,
     }
-
-
-def _intact(site: Path, name: str) -> bool:
-    record = next(iter(site.glob(f"{name}-*.dist-info/RECORD")), None)
-    if record is None:
-        return False
-    try:
-        with record.open(newline="", encoding="utf-8") as stream:
-            return all(os.stat(site / path).st_size == int(size) for path, _digest, size in csv.reader(stream) if size and not path.startswith("../"))
-    except (OSError, ValueError):
-        return False
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _gpu_driver, _torch_env, _uv
+from ansible_collections.podcycle.gpu.plugins.module_utils import _gpu_driver, _nvml, _torch_env, _uv
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import BackendMismatch, Driver, DriverError, choose_backend
 from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import IndexUnreachable, NotVerified, TorchEnv, TorchEnvError, Wish
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, UvError
@@ -69,7 +69,8 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(_gpu_driver, "_PROC", tmp_path / "proc-version")
+    monkeypatch.setattr(_nvml, "PROC", tmp_path / "proc-version")
+    monkeypatch.setattr(_nvml, "LIBRARY", "libno-such-nvml.so")
     return program
 
 
