@@ -20,7 +20,7 @@ from support.stage import Stage
 from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, make_world
 
-CHANGING = ("lease_guard", "job", "transfer", "torch_env")
+CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env")
 READING = ("artifact_info",)
 
 
@@ -35,6 +35,9 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     push = {"direction": "push", "dest": "{{ workspace }}/steps/data", "required": ["train.jsonl"]}
     torch: Args = {"venv": "{{ workspace }}/steps/venv", "bin_dir": "{{ workspace }}/steps/bin", "version": "2.13.0", "backend": "cpu", "python": python}
     torch["accept_cpu_on_gpu"] = True
+    home = "{{ workspace }}/steps/home"
+    note: Args = {"path": f"{home}/note", "content": "one\n"}
+    shell: Args = {"name": "part", "workspace": "{{ workspace }}/steps", "scope": "user", "home": home, "variables": {"A": "1"}, "path": [f"{home}/bin"]}
     return [
         Walk(
             "lease_guard",
@@ -62,6 +65,20 @@ def pod_walks(world: World, python: str) -> list[Walk]:
             lacks="an environment goes with its pod",
             # The stand-in for nvidia-smi shows a GPU.
             fails={**torch, "accept_cpu_on_gpu": False, "venv": "{{ workspace }}/steps/other"},
+        ),
+        Walk(
+            "file_set",
+            {
+                "create": {"files": [note, {"path": f"{home}/.bashrc", "state": "block", "marker": "m", "text": "x=1"}]},
+                "change": {"files": [{**note, "mode": "0600"}, {"path": f"{home}/.bashrc", "state": "block", "marker": "m", "text": "x=2"}]},
+                "delete": {"files": [{"path": f"{home}/.bashrc", "state": "absent", "marker": "m"}, {"path": note["path"], "state": "absent"}]},
+            },
+            fails={"files": [{"path": home, "content": "a folder stands there"}]},
+        ),
+        Walk(
+            "shell_env",
+            {"create": shell, "change": {**shell, "variables": {"A": "2"}}, "delete": {**shell, "state": "absent"}},
+            fails={**shell, "path": ["bin"]},
         ),
     ]  # fmt: skip
 
