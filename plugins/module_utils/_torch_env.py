@@ -5,24 +5,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import platform
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._aside import locked, write_json
 from ._errors import PodcycleError
 from ._gpu_driver import Driver
 from ._torch_proof import SCHEMA, STAMP, VERIFY, is_sound, read_record
-from ._uv import Uv, run_program
+from ._uv import NETWORK, Uv, install_wheels, last_words, run_program, uv_environment
 
-_NETWORK = re.compile(r"(?i)failed to fetch|error sending request|dns error|connection refused|timed? ?out|could not connect|tunnel|unreachable")
 
 
 class TorchEnvError(PodcycleError):
@@ -93,7 +90,7 @@ class TorchEnv:
 
     def make(self, uv: Uv) -> dict[str, Any]:
         """Bring the venv to the wish; the stamp comes last, so that a half-made venv never looks whole."""
-        with _locked(self.wish.venv):
+        with locked(self.wish.venv):
             if self.satisfied():
                 return self.record() or {}
             fresh = not self.sound()
@@ -114,18 +111,18 @@ class TorchEnv:
         venv.parent.mkdir(parents=True, exist_ok=True)
         done = uv.run(["venv", "--quiet", "--clear", "--no-python-downloads", "--python", self.wish.python, str(venv)], self._environment())
         if done.returncode:
-            raise TorchEnvError(f"make the virtual environment {venv} with {self.wish.python}: {_last_words(done.stderr)}")
+            raise TorchEnvError(f"make the virtual environment {venv} with {self.wish.python}: {last_words(done.stderr)}")
         self.seconds["venv"] = _since(started)
 
     def _install(self, uv: Uv) -> None:
         started = time.monotonic()
-        done = uv.run(["pip", "install", "--quiet", "--python", str(self.python), *self.install_arguments()], self._environment())
+        done = install_wheels(uv, ["--python", str(self.python), *self.install_arguments()], self._environment())
         self.seconds["install"] = _since(started)
         if done.returncode == 0:
             return
         what = f"install torch {self.wish.version} ({self.wish.backend}) into {self.wish.venv}"
-        said = _last_words(done.stderr)
-        if _NETWORK.search(done.stderr):
+        said = last_words(done.stderr)
+        if NETWORK.search(done.stderr):
             raise IndexUnreachable(
                 f"{what}: the PyTorch package index could not be reached ({said})",
                 hint="check the machine's network, name a mirror with pytorch_index_url, or put the wheels into a folder and name it with pytorch_find_links",
@@ -148,11 +145,7 @@ class TorchEnv:
         return "cp" + version.replace(".", "")
 
     def _environment(self) -> dict[str, str]:
-        drop = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
-        environment = {key: value for key, value in os.environ.items() if key not in drop}
-        if self.wish.cache_dir:
-            environment["UV_CACHE_DIR"] = self.wish.cache_dir
-        return environment
+        return uv_environment(self.wish.cache_dir)
 
     def _verify(self) -> dict[str, Any]:
         """Import and compute in a new interpreter, which also writes the byte code of the modules that an import of torch needs."""
@@ -165,7 +158,7 @@ class TorchEnv:
             proof = None
         what = f"verify torch in {self.wish.venv}"
         if not isinstance(proof, dict):
-            raise NotVerified(f"{what}: the import failed with exit code {done.returncode}: {_last_words(done.stderr)}; run the role again to rebuild it")
+            raise NotVerified(f"{what}: the import failed with exit code {done.returncode}: {last_words(done.stderr)}; run the role again to rebuild it")
         cpu = self.wish.backend == "cpu"
         if not proof["matmul"]:
             raise NotVerified(f"{what}: a matrix product came out wrong; the machine or the build is broken, rent another pod")
@@ -186,14 +179,9 @@ class TorchEnv:
             "gpus": self.driver.gpus,
             "uv": str(uv.path),
             "uv_version": uv.version,
-            **{key: proof[key] for key in ("torch", "numpy", "python", "cuda", "cuda_available", "devices")},
+            **{key: proof[key] for key in ("torch", "numpy", "python", "cuda", "cuda_available", "arch_list", "devices")},
         }
-        part = self.stamp.with_name(f"{STAMP}.{os.getpid()}")
-        with part.open("w", encoding="utf-8") as stream:
-            json.dump(record, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(self.stamp)
+        write_json(self.stamp, record)
         return record
 
 
@@ -212,20 +200,5 @@ def describe(env: TorchEnv, record: dict[str, Any], uv: Uv | None) -> dict[str, 
     }
 
 
-@contextlib.contextmanager
-def _locked(venv: Path) -> Iterator[None]:
-    # Two names of one folder need one lock.
-    venv = venv.resolve()
-    venv.parent.mkdir(parents=True, exist_ok=True)
-    with (venv.parent / f".{venv.name}.lock").open("a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _since(started: float) -> float:
     return round(time.monotonic() - started, 2)
-
-
-def _last_words(text: str, limit: int = 500) -> str:
-    words = " ".join(line.strip(" \u2570\u2500\u25b6\u251c\u2502\u00d7") for line in text.strip().splitlines() if line.strip())
-    return words if len(words) <= limit else "..." + words[-limit:]

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: stack_drift
 short_description: Compare the GPU stack of a machine with what is expected of it
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - podcycle.gpu contributors (@podcycle)
 description:

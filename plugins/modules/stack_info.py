@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: stack_info
 short_description: Read the whole GPU stack of a machine in one round trip
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - podcycle.gpu contributors (@podcycle)
 description:

@@ -20,7 +20,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, UvErro
 
 H100 = Driver("580.95.05", ["NVIDIA H100 80GB HBM3"])
 UV = Uv(Path("/opt/bin/uv"), "0.13.9")
-PROOF = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "python": "3.11.7", "cuda": None, "cuda_available": False, "devices": [], "matmul": True}
+PROOF = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "python": "3.11.7", "cuda": None, "cuda_available": False, "arch_list": [], "devices": [], "matmul": True}
 
 
 @pytest.mark.parametrize(
