@@ -15,6 +15,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.podcycle.gpu.plugins.module_utils import _bootstrap as bootstrap
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import COLLECTION, checked, guarded
+from ansible_collections.podcycle.gpu.plugins.module_utils._pod_state import MARKER, hook_text
 
 SPEC = {
     "kind": {"type": "str", "choices": list(bootstrap.KINDS), "default": "pod_setup"},
@@ -79,6 +80,7 @@ class ActionModule(ActionBase):
             "sha256": hashlib.sha256(script.text.encode()).hexdigest(),
             "payload": script.payload,
             "archive": {"sha256": archive.sha256, "size": len(archive.data), "files": len(archive.files)},
+            "hook": {"marker": MARKER, "text": hook_text(wish.workspace)},
             "dest": args["dest"],
             "left_out": left_out,
         }

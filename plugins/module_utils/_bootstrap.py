@@ -27,13 +27,14 @@ import yaml
 from ._errors import PodcycleError, UsageError
 
 ROLES = ("node", "cuda13", "cutlass", "pytorch", "cuda_watchdog", "chess_training")
-SHARED = ("workspace", "stack", "stack_scope", "stack_roles", "usd_per_hour")
+SHARED = ("stack", "stack_scope", "stack_roles")
 KINDS = ("pod_setup", "runpod", "vast", "gce", "user_data")
 # runpod: Linux takes no single argument of 128 KiB. vast: the API refuses a longer onstart. gce: one metadata value. user_data: EC2, the least of all clouds.
 LIMITS = {"runpod": 131071, "vast": 4048, "gce": 262144, "user_data": 16384}
 TEMPLATE = "playbooks/templates/bootstrap.sh.in"
-_PLAYBOOKS = ("playbooks/bootstrap.yml", "playbooks/tasks/stack.yml")
-_ALWAYS = ("LICENSE", "meta/runtime.yml", "requirements-run.txt", TEMPLATE, *_PLAYBOOKS)
+_PLAYBOOKS = ("playbooks/bootstrap.yml", "playbooks/tasks/stack.yml", "playbooks/tasks/pod_setup.yml")
+_TEMPLATES = ("look.sh.j2", "changed.j2", "summary.j2")
+_ALWAYS = ("LICENSE", "meta/runtime.yml", "requirements-run.txt", TEMPLATE, *_PLAYBOOKS, *(f"playbooks/templates/{name}" for name in _TEMPLATES))
 _UTILS = "ansible_collections.podcycle.gpu.plugins.module_utils"
 _SECRET = re.compile(r"(?<![a-z])(api_?key|auth_?key|private_?key|access_?key|secret|token|passw(or)?d|credentials?)(?![a-z])|_(key|pass)$", re.IGNORECASE)
 _USAGE = """\
@@ -222,11 +223,11 @@ def _plain(wish: Wish, collection: Path, archive: Archive) -> tuple[str, str]:
         "version": version_of(collection),
         "kind": wish.kind,
         "variables": dict(wish.variables),
-        "requirements": ansible_pins(collection),
         "baseline_minutes": wish.baseline_minutes,
         "usd_per_hour": wish.usd_per_hour,
     }
-    text = json.dumps({**settings, "kind": "", "archive": digest, "workspace": wish.workspace}, sort_keys=True)
+    # A price may change without the machine being another one.
+    text = json.dumps({**settings, "kind": "", "usd_per_hour": "", "archive": digest, "workspace": wish.workspace}, sort_keys=True)
     payload = hashlib.sha256(text.encode()).hexdigest()[:16]
     said = json.dumps({**settings, "payload": payload}, sort_keys=True)
     embedded = wish.archive == "embedded"
@@ -245,8 +246,22 @@ def _plain(wish: Wish, collection: Path, archive: Archive) -> tuple[str, str]:
         "PAYLOAD_ARCHIVE": f"\npayload_archive() {{\n  cat <<'PODCYCLE_ARCHIVE'\n{lines}\nPODCYCLE_ARCHIVE\n}}" if embedded else "",
         "START": _start(wish),
     }
-    template = (collection / TEMPLATE).read_text(encoding="utf-8")
+    template = _for_kind((collection / TEMPLATE).read_text(encoding="utf-8"), wish.kind)
     return re.sub(r"@([A-Z0-9_]+)@", lambda match: words[match.group(1)], template), payload
+
+
+def _for_kind(template: str, kind: str) -> str:
+    """Without the parts that are for another kind, each between #[KIND and #]."""
+    kept: list[str] = []
+    wanted = True
+    for line in template.splitlines():
+        if line.startswith("#["):
+            wanted = line[2:] == ("pod_setup" if kind == "pod_setup" else "others")
+        elif line == "#]":
+            wanted = True
+        elif wanted:
+            kept.append(line)
+    return "\n".join(kept) + "\n"
 
 
 def _start(wish: Wish) -> str:

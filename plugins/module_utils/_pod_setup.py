@@ -32,7 +32,7 @@ LOCK_FD = 9
 # ansible-core 2.19 is the oldest that this collection takes, and it starts on Python 3.11 only.
 CONTROLLER_PYTHON = (3, 11)
 # The summary of playbooks/bootstrap.yml.
-PHASE_LINE = re.compile(r"\s*- ['\"]?phase (\w+): ([0-9.]+) s\b")
+PHASE_LINE = re.compile(r"\s*- ['\"]?phase (\w+) ([0-9.]+) s\b")
 
 
 class SetupError(PodcycleError):
@@ -86,7 +86,8 @@ def bring_uv(setup: Setup) -> Uv:
 def bring_ansible(setup: Setup, uv: Uv, *, afresh: bool = False) -> None:
     """ansible-core in an environment of its own; its stamp comes last, so that what a kill left behind is made again."""
     stamp = setup.venv / ".podcycle-stamp"
-    wanted = "\n".join(setup.settings["requirements"])
+    pins = ansible_pins(setup)
+    wanted = "\n".join(pins)
     with contextlib.suppress(OSError):
         if not afresh and stamp.read_text(encoding="utf-8") == wanted and run_program([str(setup.venv / "bin" / "python"), "-IS", "-c", ""]).returncode == 0:
             return
@@ -103,7 +104,7 @@ def bring_ansible(setup: Setup, uv: Uv, *, afresh: bool = False) -> None:
             f"bring ansible-core: it needs Python 3.11 or later, and none was found or could be fetched: {_end_of(said)}",
             hint="install one (apt-get install python3.11 or python3.12), then run this script again",
         )
-    install = ["pip", "install", "--quiet", "--python", str(setup.venv / "bin" / "python"), *setup.settings["requirements"]]
+    install = ["pip", "install", "--quiet", "--python", str(setup.venv / "bin" / "python"), *pins]
     # The volume's cache first: it is quicker, and without a network the other one would only be refused after many tries.
     done = uv.run([*install, "--offline"], env)
     if done.returncode:
@@ -114,6 +115,12 @@ def bring_ansible(setup: Setup, uv: Uv, *, afresh: bool = False) -> None:
             hint="check the machine's network, or set PIP_INDEX_URL to an index that it reaches",
         )
     write_whole(stamp, wanted)
+
+
+def ansible_pins(setup: Setup) -> list[str]:
+    """Those of the collection that came along."""
+    lines = (setup.collection / "requirements-run.txt").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.startswith("ansible-core==")]
 
 
 def controller_pythons() -> Iterator[str]:
@@ -147,7 +154,7 @@ def variables(setup: Setup) -> dict[str, Any]:
 
 def converge(setup: Setup, timeout: float) -> int:
     """Exit status of ansible-playbook; what it says goes to the terminal and to the log."""
-    playbook = setup.state / "collection" / "ansible_collections" / "podcycle" / "gpu" / "playbooks" / "bootstrap.yml"
+    playbook = setup.collection / "playbooks" / "bootstrap.yml"
     given = setup.state / "variables.json"
     write_whole(given, json.dumps(variables(setup), sort_keys=True) + "\n", 0o600)
     # Ours, even if empty, so that no ansible.cfg of the machine is read.
@@ -178,7 +185,7 @@ def converge(setup: Setup, timeout: float) -> int:
 def follow(setup: Setup, line: str) -> None:
     phase = PHASE_LINE.match(line)
     if phase:
-        setup.note(phase.group(1), float(phase.group(2)))
+        setup.note(phase.group(1), float(phase.group(2)), stage="converge")
     recap = re.search(r"\bok=\d+\s+changed=(\d+)", line)
     if recap:
         setup.changed = int(recap.group(1))
@@ -254,6 +261,10 @@ def set_up(setup: Setup, *, hooked: bool) -> int:
     return 0
 
 
+def interrupted(number: int, _frame: Any) -> None:
+    raise SetupError(f"interrupted by {signal.Signals(number).name}", hint="run this script again: it goes on where it was")
+
+
 def watch(setup: Setup, *, detach: bool) -> int:
     """The watchdog in this process or in one of its own; the lock is let go, since healing takes it."""
     program = setup.workspace / ".podcycle" / "watchdog" / "cuda_watchdog.py"
@@ -279,6 +290,8 @@ def main(words: list[str]) -> int:
     args = parser.parse_args(words)
     settings = json.loads(os.environ.get("PODCYCLE_SETTINGS") or "{}")
     extra = [word for pair in args.extra for word in ("-e", pair)]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
     setup = Setup(args.workspace, settings, int(os.environ.get("PODCYCLE_BEGUN") or time.time() * 1000) / 1000, args.check, extra)
     earlier_phases(setup)
     try:

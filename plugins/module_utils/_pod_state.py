@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shlex
 import sys
 import time
@@ -22,7 +21,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-MARKS = ("# >>> podcycle.gpu bootstrap >>>", "# <<< podcycle.gpu bootstrap <<<")
+from ._file_set import merge_block
+
+MARKER = "podcycle.gpu bootstrap"
 
 
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
@@ -42,17 +43,6 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
         raise
 
 
-def with_block(text: str, lines: list[str]) -> str:
-    """The text with one marked block: where one was, else at the end."""
-    begin, end = (re.escape(mark) for mark in MARKS)
-    block = "\n".join([MARKS[0], *lines, MARKS[1]]) + "\n"
-    pattern = re.compile(rf"^{begin}\n.*?^{end}(?:\n|\Z)", re.MULTILINE | re.DOTALL)
-    parts = pattern.split(text)
-    if len(parts) > 1:
-        return parts[0] + block + "".join(parts[1:])
-    return text + ("" if not text or text.endswith("\n") else "\n") + block
-
-
 @dataclass
 class Setup:
     """One run of the script on this machine."""
@@ -63,11 +53,17 @@ class Setup:
     check: bool = False
     extra: list[str] = field(default_factory=list)
     phases: list[tuple[str, float]] = field(default_factory=list)
+    # What converging consisted of.
+    parts: list[tuple[str, float]] = field(default_factory=list)
     changed: int | None = None
 
     @property
     def state(self) -> Path:
         return self.workspace / ".podcycle" / "bootstrap"
+
+    @property
+    def collection(self) -> Path:
+        return self.state / "collection" / "ansible_collections" / "podcycle" / "gpu"
 
     @property
     def cache(self) -> Path:
@@ -90,9 +86,9 @@ class Setup:
         with contextlib.suppress(OSError), (self.state / "setup.log").open("a", encoding="utf-8", errors="replace") as stream:
             stream.write(f"{now()} {line}\n")
 
-    def note(self, phase: str, seconds: float, status: str = "ok") -> None:
-        self.phases.append((phase, seconds))
-        row = {"ts": now(), "stage": "bootstrap", "phase": phase, "status": status, "elapsed_ms": round(seconds * 1000), "run": f"{self.begun * 1000:.0f}"}
+    def note(self, phase: str, seconds: float, status: str = "ok", stage: str = "bootstrap") -> None:
+        (self.phases if stage == "bootstrap" else self.parts).append((phase, seconds))
+        row = {"ts": now(), "stage": stage, "phase": phase, "status": status, "elapsed_ms": round(seconds * 1000), "run": f"{self.begun * 1000:.0f}"}
         with contextlib.suppress(OSError), (self.state / "phases.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
@@ -107,7 +103,7 @@ class Setup:
         self.note(name, time.monotonic() - started)
 
     def tell_status(self, state: str, exit_code: int | None = None, cause: str = "") -> None:
-        taken = {name: round(seconds, 2) for name, seconds in self.phases}
+        taken = {name: round(seconds, 2) for name, seconds in (*self.phases, *self.parts)}
         about = {"payload": self.settings.get("payload", ""), "version": self.settings.get("version", ""), "check": self.check, "pid": os.getpid()}
         row = {"state": state, "exit": exit_code, "cause": cause, "changed": self.changed, "ts": now(), "seconds": self.seconds, "phases": taken, **about}
         with contextlib.suppress(OSError):
@@ -134,24 +130,28 @@ def install_self(setup: Setup) -> bool:
     source = os.environ.get("PODCYCLE_SCRIPT", "")
     with contextlib.suppress(OSError, UnicodeDecodeError):
         text = Path(source).read_text(encoding="utf-8") if source and Path(source).is_file() else ""
-        if text.startswith("#!") and str(setup.settings["payload"]) in text:
+        if setup.settings["kind"] == "pod_setup" and text.startswith("#!") and str(setup.settings["payload"]) in text:
             if not setup.script.exists() or setup.script.read_text(encoding="utf-8") != text:
                 write_whole(setup.script, text, 0o755)
             return True
     return False
 
 
+def hook_text(workspace: str) -> str:
+    """One line for each interactive shell, none for scp, rsync and commands."""
+    script = shlex.quote(f"{workspace}/pod_setup.sh")
+    guard = f'[ -z "${{podcycle_seen-}}" ] && [ -f {script} ]'
+    return f"case $- in *i*) if {guard}; then podcycle_seen=1; bash {script} --login --workspace {shlex.quote(workspace)} || :; fi ;; esac\n"
+
+
 def hook(setup: Setup, home: Path) -> list[str]:
     """One marked block in the files that a shell reads; the names of those that changed."""
-    words = f"bash {shlex.quote(str(setup.script))} --login --workspace {shlex.quote(str(setup.workspace))}"
-    guard = f'[ -z "${{podcycle_seen-}}" ] && [ -f {shlex.quote(str(setup.script))} ]'
-    lines = [f"case $- in *i*) if {guard}; then podcycle_seen=1; {words} || :; fi ;; esac"]
     changed = []
     for name in (".bashrc", ".profile"):
         path = home / name
         try:
             text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
-            after = with_block(text, lines)
+            after = merge_block(text, MARKER, hook_text(str(setup.workspace)), "bottom")
             if after != text:
                 mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
                 write_whole(path, after, mode)
@@ -163,7 +163,8 @@ def hook(setup: Setup, home: Path) -> list[str]:
 
 def cost_lines(setup: Setup) -> list[str]:
     """What this run took and cost, beside doing it by hand."""
-    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in setup.phases)
+    told, parts = (", ".join(f"{name} {seconds:.1f} s" for name, seconds in rows) for rows in (setup.phases, setup.parts))
+    told += f" ({parts})" if parts else ""
     lines = [f"{setup.seconds:.1f} s: {told}"]
     manual = float(setup.settings.get("baseline_minutes") or 0)
     saved = manual - setup.seconds / 60

@@ -36,7 +36,7 @@ options:
     choices: [pod_setup, runpod, vast, gce, user_data]
     default: pod_setup
   variables:
-    description: Variables of the stack's roles, and V(workspace), V(stack), V(stack_scope). Names that look like a secret are refused.
+    description: Variables of the stack's roles, and V(stack), V(stack_scope), V(stack_roles). Names that look like a secret are refused.
     type: dict
     default: {}
   host_variables:
@@ -134,6 +134,11 @@ archive:
   type: dict
   returned: success
   sample: {"sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae", "size": 69077, "files": 48}
+hook:
+  description: The block for the files that a shell reads, its C(marker) and its C(text).
+  type: dict
+  returned: success
+  sample: {"marker": "podcycle.gpu bootstrap", "text": "..."}
 dest:
   description: Where the script was written.
   type: str
