@@ -15,8 +15,7 @@ from ._cuda_toolkit import SCHEMA, CudaToolkit, Wish
 from ._gpu_driver import DriverError, read_driver
 from ._machine import refuse_unsupported
 from ._toolkits import nvcc_version
-from ._torch_env import find_links_of
-from ._uv import Uv, base_python, find_uv, install_uv
+from ._uv import Uv, base_python, find_links_of, find_uv, install_uv
 
 
 def wish_of(params: dict[str, Any]) -> Wish:

@@ -49,15 +49,6 @@ class Wish:
         return {"torch": self.version, "backend": self.backend, "extra_packages": sorted(self.extra_packages)}
 
 
-def find_links_of(given: list[str]) -> list[str]:
-    """The wheel folders that were named, else those that the machine's uv or pip is set up with."""
-    if given:
-        return [link for link in given if link]
-    if os.environ.get("UV_FIND_LINKS"):
-        return os.environ["UV_FIND_LINKS"].split(",")
-    return os.environ.get("PIP_FIND_LINKS", "").split()
-
-
 def local_wheel(wish: Wish, python_tag: str) -> str | None:
     """The exact version of a fitting torch wheel in a local folder, such as V(2.13.0+cpu)."""
     exact = wish.version if "+" in wish.version else f"{wish.version}+{wish.backend}"

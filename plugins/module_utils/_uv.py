@@ -184,3 +184,12 @@ def base_python() -> str:
         if place and os.access(place, os.X_OK):
             return place
     return sys.executable
+
+
+def find_links_of(given: list[str]) -> list[str]:
+    """The wheel folders that were named, else those that the machine's uv or pip is set up with."""
+    if given:
+        return [link for link in given if link]
+    if os.environ.get("UV_FIND_LINKS"):
+        return os.environ["UV_FIND_LINKS"].split(",")
+    return os.environ.get("PIP_FIND_LINKS", "").split()

@@ -205,8 +205,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import choose_backend, read_driver
-from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish, describe, find_links_of
-from ansible_collections.podcycle.gpu.plugins.module_utils._uv import find_uv, install_uv, keep_byte_code, keep_uv
+from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish, describe
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv import find_links_of, find_uv, install_uv, keep_byte_code, keep_uv
 
 
 def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[str, Any]]:
