@@ -20,7 +20,7 @@ from support.stage import Stage
 from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, make_world
 
-CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env")
+CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env", "pod_service")
 READING = ("artifact_info",)
 
 
@@ -38,6 +38,7 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     home = "{{ workspace }}/steps/home"
     note: Args = {"path": f"{home}/note", "content": "one\n"}
     shell: Args = {"name": "part", "workspace": "{{ workspace }}/steps", "scope": "user", "home": home, "variables": {"A": "1"}, "path": [f"{home}/bin"]}
+    service: Args = {"name": "rest", "workspace": "{{ workspace }}/steps", "scope": "user", "command": ["/bin/sleep", "300"]}
     return [
         Walk(
             "lease_guard",
@@ -79,6 +80,11 @@ def pod_walks(world: World, python: str) -> list[Walk]:
             "shell_env",
             {"create": shell, "change": {**shell, "variables": {"A": "2"}}, "delete": {**shell, "state": "absent"}},
             fails={**shell, "path": ["bin"]},
+        ),
+        Walk(
+            "pod_service",
+            {"create": service, "change": {**service, "environment": {"A": "2"}}, "delete": {**service, "state": "absent"}},
+            fails={**service, "supervisor": "systemd"},
         ),
     ]  # fmt: skip
 
