@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The containers of the role scenarios: the Docker engine, the images, and pods with an SSH server in them.
 
-Usage: containers.py engine | image PLATFORM ... | create SCENARIO [VARIANT] | untouched SCENARIO | destroy SCENARIO | list SCENARIO
+Usage: containers.py engine | image PLATFORM ... | create SCENARIO [VARIANT] | mark SCENARIO | untouched SCENARIO | destroy SCENARIO | list SCENARIO
 
 A platform is BASE[-systemd][-tools], such as debian12, debian13-systemd, ubuntu2404. PODCYCLE_PLATFORMS names those of a scenario, by default debian12.
 An image is pulled where a registry answers, else made with debootstrap (Debian only, as root).
@@ -206,6 +206,7 @@ def create(scenario: str, wanted: str = "") -> None:
     engine()
     for platform in platforms():
         create_one(scenario, f"{platform}-{wanted}" if wanted and wanted not in platform.split("-") else platform, platform)
+    mark(scenario)
 
 
 def create_one(scenario: str, full: str, platform: str) -> None:
@@ -244,7 +245,6 @@ def prepare(name: str) -> None:
     for _turn in range(60):
         words = ["ssh", "-o", "BatchMode=yes", *ssh_words(name), "-i", str(key_file()), "-p", str(port_of(name)), "root@127.0.0.1", "true"]
         if subprocess.run(words, capture_output=True, timeout=30, check=False).returncode == 0:
-            (HOME / f"{name}.json").write_text(json.dumps(sorted(changes(name))), encoding="utf-8")
             return
         time.sleep(0.5)
     raise Refused(f"the container {name} answers no SSH after 30 s; see docker logs {name}")
@@ -271,8 +271,14 @@ def changes(name: str) -> set[str]:
     return {line for line in lines if not line[2:].startswith(TRACES) and line[2:] not in ("/root", "/var")}
 
 
+def mark(scenario: str) -> None:
+    """Remember what the file systems look like now."""
+    for name in names(scenario):
+        (HOME / f"{name}.json").write_text(json.dumps(sorted(changes(name))), encoding="utf-8")
+
+
 def untouched(scenario: str) -> None:
-    """Refuse where the file system differs from what it was when the container had been made."""
+    """Refuse where the file system differs from what it was when it was marked."""
     for name in names(scenario):
         before = set(json.loads((HOME / f"{name}.json").read_text(encoding="utf-8")))
         written = sorted(changes(name) - before)
@@ -302,7 +308,7 @@ def inventory(scenario: str) -> dict[str, object]:
 
 
 def main(words: list[str]) -> int:
-    if not words or words[0] not in ("engine", "image", "create", "untouched", "destroy", "list"):
+    if not words or words[0] not in ("engine", "image", "create", "mark", "untouched", "destroy", "list"):
         print(__doc__, file=sys.stderr)
         return 2
     try:
@@ -316,6 +322,8 @@ def main(words: list[str]) -> int:
             create(*rest)
         elif verb == "destroy":
             destroy(rest[0])
+        elif verb == "mark":
+            mark(rest[0])
         elif verb == "untouched":
             untouched(rest[0])
         else:
