@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test cycle test lint unit sanity integration e2e chaos build clean pod_setup.sh
+.PHONY: help setup setup-test cycle test lint unit sanity integration e2e molecule chaos build clean pod_setup.sh
 
 PYTHON ?= python3
 CLOUD ?= runpod
@@ -67,6 +67,14 @@ integration: $(TEST_STAMP) ## Every module through the twelve steps; every examp
 
 e2e: $(TEST_STAMP) ## The end-to-end cycles
 	@$(VENV)/bin/python tests/tools/run_tests.py e2e
+
+# The platforms of `make molecule`: both bases, as containers and with systemd.
+PLATFORMS ?= debian12 debian12-systemd debian13 debian13-systemd
+SCENARIOS ?=
+
+molecule: $(TEST_STAMP) ## Every role in Docker on every base, with and without systemd
+	@$(VENV)/bin/python extensions/molecule/containers.py engine
+	@$(VENV)/bin/python tests/tools/molecule_all.py --jobs 1 --platforms '$(PLATFORMS)' $(SCENARIOS)
 
 chaos: $(TEST_STAMP) ## Every call times every fault, every crash: up to an hour, into docs/reliability.md
 	@PYTHONPATH=tests:.collections:extensions $(VENV)/bin/python -m chaos $(CHAOS)
