@@ -17,8 +17,8 @@ from typing import Any
 from ._aside import locked, write_json
 from ._gpu_driver import Driver, uncovered
 from ._machine import free_gib, nearest
-from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp
-from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python
+from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp, venv_python_version
+from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers
 from ._uv import NETWORK, Uv, install_wheels, last_words, run_program, uv_environment
 
 
@@ -99,8 +99,11 @@ class TorchEnv:
             return self._write_stamp(uv, proof)
 
     def _other_python(self) -> bool:
+        """Whether the environment's interpreter is older than the least one, and was not taken for want of another."""
+        wanted = self.wish.least_python
         fingerprint = (read_stamp(self.wish.venv) or {}).get("fingerprint") or {}
-        return bool(fingerprint.get("python", self.wish.least_python) != self.wish.least_python)
+        version = venv_python_version(self.wish.venv)
+        return bool(wanted) and fingerprint.get("python") != wanted and version is not None and numbers(version) < numbers(wanted)
 
     def preflight(self) -> None:
         if self.wish.lock:

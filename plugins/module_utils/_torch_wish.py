@@ -26,7 +26,7 @@ class TorchEnvError(PodcycleError):
 
 def choose_python(uv: Uv, least: str, home: str, environment: dict[str, str]) -> tuple[str, str]:
     """The machine's own interpreter when it is new enough, else one that uv brings, else the own one with a note."""
-    own, wanted = base_python(), _numbers(least)
+    own, wanted = base_python(), numbers(least)
     if sys.version_info[: len(wanted)] >= wanted:
         return own, ""
     # Kept on the volume: a pod that starts anew has lost its home folder, and with it every environment based there.
@@ -74,5 +74,5 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
