@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _gpu_driver, _torch_env, _uv
+from ansible_collections.podcycle.gpu.plugins.module_utils import _gpu_driver, _nvml, _torch_env, _uv
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import BackendMismatch, Driver, DriverError, choose_backend
 from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import IndexUnreachable, NotVerified, TorchEnv, TorchEnvError, Wish
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, UvError
 
 H100 = Driver("580.95.05", ["NVIDIA H100 80GB HBM3"])
 UV = Uv(Path("/opt/bin/uv"), "0.13.9")
-PROOF = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "python": "3.11.7", "cuda": None, "cuda_available": False, "devices": [], "matmul": True}
+PROOF = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "python": "3.11.7", "cuda": None, "cuda_available": False, "arch_list": [], "devices": [], "matmul": True}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,8 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(_gpu_driver, "_PROC", tmp_path / "proc-version")
+    monkeypatch.setattr(_nvml, "PROC", tmp_path / "proc-version")
+    monkeypatch.setattr(_nvml, "LIBRARY", "libno-such-nvml.so")
     return program
 
 
