@@ -57,7 +57,9 @@ class Pod:
     def build(self) -> None:
         self.write("cuda-13.0/bin/nvcc", "#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n").chmod(0o755)
         self.write("cuda-13.0/include/cuda.h", "// header\n")
-        self.write("cuda-13.0/.podcycle-cuda.json", json.dumps({"version": "13.0.88", "files": {"include/cuda.h": 10}}))
+        record = {"version": "13.0.2", "fingerprint": {"nvcc": "13.0.88"}, "files": {"include/cuda.h": 10, "lib64": 3}, "proof": {}}
+        self.write("cuda-13.0/.podcycle-cuda.json", json.dumps(record))
+        (self.root / "cuda-13.0/lib64").symlink_to("lib")
         header = self.write("cutlass/include/cutlass/version.h", "#define CUTLASS_MAJOR 4\n#define CUTLASS_MINOR 2\n#define CUTLASS_PATCH 0\n")
         self.write("cutlass/.git/HEAD", f"{COMMIT}\n")
         self.write("cutlass/.podcycle-cutlass.json", json.dumps({"schema": 1, "commit": COMMIT, "files": {"include/cutlass/version.h": header.stat().st_size}}))
@@ -77,7 +79,7 @@ class Pod:
 
     def config(self, **changes: Any) -> None:
         base = {
-            "nvcc": {"prefixes": [f"{self.root}/cuda-13.0"]},
+            "nvcc": {"prefix": f"{self.root}/cuda-13.0", "note": f"{self.root}/.podcycle/stack/cuda.json"},
             "cutlass": {"path": f"{self.root}/cutlass"},
             "torch": {"venv": f"{self.root}/venv"},
             "kernel_log": f"{self.root}/kmsg",
@@ -146,6 +148,7 @@ SITE = "venv/lib/python3.11/site-packages"
         ("cuda-13.0/bin/nvcc:#!/bin/sh\necho V12.8.93", "nvcc", "is V12.8.93, not V13.0.88"),
         ("cuda-13.0/include/cuda.h:gone", "nvcc", "include/cuda.h is missing"),
         ("cuda-13.0:gone", "nvcc", "is missing"),
+        ("cuda-13.0/.podcycle-cuda.json:gone", "nvcc", "never proven"),
         ("cutlass/.git/HEAD:ref: refs/heads/main\n", "cutlass", f"at commit none, not at {COMMIT}"),
         (f"cutlass/.git/HEAD:{'a' * 40}", "cutlass", f"at commit {'a' * 40}, not at {COMMIT}"),
         ("cutlass/include/cutlass/version.h:gone", "cutlass", "is no CUTLASS"),
@@ -166,6 +169,15 @@ def test_a_quick_look_sees_what_is_broken_and_a_cycle_heals_it(pod: Pod, fault: 
     assert pod.heals == 1 and pod.state["status"] == "healthy" and pod.state["history"][0]["healed"] is True
     assert sentence in (pod.dir / "watchdog.log").read_text()
     assert pod.ask("run", "--once").returncode == 0 and pod.heals == 1
+
+
+def test_a_toolkit_that_others_installed_is_found_by_its_note(pod: Pod) -> None:
+    (pod.root / "cuda-13.0").rename(pod.root / "image-cuda")
+    (pod.root / "image-cuda/.podcycle-cuda.json").unlink()
+    pod.write(".podcycle/stack/cuda.json", json.dumps({"path": f"{pod.root}/image-cuda", "proof": {}}))
+    assert pod.check() == (0, [])
+    (pod.root / "image-cuda/bin/nvcc").unlink()
+    assert pod.check("--quick") == (1, [f"nvcc: {pod.root}/image-cuda/bin/nvcc is missing"])
 
 
 def test_only_an_import_sees_damage_of_the_same_size(pod: Pod) -> None:
