@@ -43,7 +43,8 @@ int main() {
       for (int n = 0; error == cudaSuccess && n < 64; n++) wrong += host[n] != 2 * n;
     }
   }
-  std::printf("{\"runtime\": %d, \"devices\": %d, \"error\": %d, \"wrong\": %d, \"said\": \"%s\"}\n", version, devices, (int)error, wrong, cudaGetErrorName(error));
+  std::printf("{\"runtime\": %d, \"devices\": %d, \"error\": %d, \"wrong\": %d, \"said\": \"%s\"}\n", version, devices, (int)error, wrong,
+              cudaGetErrorName(error));
   return 0;
 }
 """
@@ -181,7 +182,7 @@ class CudaToolkit:
                 self.seconds["install"] = round(time.monotonic() - started, 2)
                 found = self.look()
                 if found.need == "install":
-                    raise CudaNotVerified(f"install CUDA {self.wish.version} by {self.wish.method}: it went through, and yet {found.why or 'no toolkit is there'}")
+                    raise CudaNotVerified(f"install CUDA {self.wish.version} by {self.wish.method}: it went through, and yet {found.why}")
             if self.lacks_compat():
                 installer.install_compat()
             if found.need == "proof":
@@ -263,7 +264,8 @@ def prove(path: Path, arch: str, compat: dict[str, str] | None = None) -> dict[s
         nvcc = [str(path / "bin" / "nvcc"), "-gencode", f"arch=compute_{arch[3:]},code={arch}"]
         library_path = ":".join([*([compat["path"]] if compat else []), *(str(path / name) for name in ("lib64", "lib"))])
         environment = {**os.environ, "LD_LIBRARY_PATH": library_path, "TMPDIR": folder}
-        for arguments in (["-c", str(source), "-o", f"{program}.o"], [f"{program}.o", "-o", str(program)], ["-cudart", "shared", f"{program}.o", "-o", f"{program}-so"]):
+        links = ([f"{program}.o", "-o", str(program)], ["-cudart", "shared", f"{program}.o", "-o", f"{program}-so"])
+        for arguments in (["-c", str(source), "-o", f"{program}.o"], *links):
             done = run_program([*nvcc, *arguments], environment, timeout=300)
             if done.returncode:
                 raise CudaNotVerified(f"{what}: nvcc could not compile and link a kernel for {arch}: {last_words(done.stderr or done.stdout)}")

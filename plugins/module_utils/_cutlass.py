@@ -201,8 +201,8 @@ class Cutlass:
         with tempfile.TemporaryDirectory(prefix="cutlass-proof-") as folder:
             source = Path(folder, "gemm.cu")
             source.write_text(_GEMM, encoding="utf-8")
-            command = [str(self.nvcc), "-std=c++17", "-w", "-cubin", f"-arch={self.wish.arch}", "-I", str(tree / "include"), str(source), "-o", f"{folder}/gemm.cubin"]
-            done = run_program(command, {**os.environ, "TMPDIR": folder}, timeout=600)
+            command = [str(self.nvcc), "-std=c++17", "-w", "-cubin", f"-arch={self.wish.arch}", "-I", str(tree / "include"), str(source)]
+            done = run_program([*command, "-o", f"{folder}/gemm.cubin"], {**os.environ, "TMPDIR": folder}, timeout=600)
         if done.returncode:
             raise CutlassNotVerified(f"{what}: {self.nvcc} said: {last_words(done.stderr or done.stdout)}")
         self.seconds["compile"] = round(time.monotonic() - started, 2)

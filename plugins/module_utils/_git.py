@@ -70,7 +70,7 @@ class Git:
         done = self._run(["ls-remote", repo, f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/tags/{ref}^{{}}"], what)
         if done.returncode:
             self._explain(done, repo, ref, what)
-        rows = dict(reversed(line.split("\t", 1)) for line in done.stdout.splitlines() if "\t" in line)
+        rows = {name: commit for commit, _tab, name in (line.partition("\t") for line in done.stdout.splitlines())}
         found = rows.get(f"refs/tags/{ref}^{{}}") or rows.get(f"refs/tags/{ref}") or rows.get(f"refs/heads/{ref}")
         if found is None:
             raise NoSuchRef(f"{what}: there is no branch or tag {ref} any more")

@@ -194,7 +194,7 @@ def _over_smi() -> dict[str, Any] | None:
 
 def _smi_gpu(index: int, row: list[str]) -> dict[str, Any]:
     gpu = _blank(index)
-    cells = dict(zip(SMI_FIELDS, row))
+    cells = dict(zip(SMI_FIELDS, row, strict=False))
     gpu["name"] = cells["name"][:80]
     gpu["uuid"] = cells.get("uuid")
     found = re.fullmatch(r"\d+\.\d+", cells.get("compute_cap", ""))

@@ -123,7 +123,7 @@ def read_torch(venv: Path, verify: str, gpu: dict[str, Any]) -> dict[str, Any] |
 def import_torch(venv: Path) -> dict[str, Any]:
     """What a fresh interpreter says."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")}
-    done = run_program([str(venv / "bin" / "python"), "-c", VERIFY], environment, timeout=120)
+    done = run_program([str(venv / "bin" / "python"), "-I", "-c", VERIFY], environment, timeout=120)
     try:
         proof = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
     except (ValueError, IndexError):

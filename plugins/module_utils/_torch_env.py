@@ -5,25 +5,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ._aside import locked, write_json
-from ._errors import PodcycleError
-from ._gpu_driver import Driver
-from ._torch_proof import SCHEMA, STAMP, VERIFY, is_sound, read_record
+from ._gpu_driver import Driver, uncovered
+from ._machine import free_gib, nearest
+from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp, venv_python_version
+from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers
 from ._uv import NETWORK, Uv, install_wheels, last_words, run_program, uv_environment
-
-
-
-class TorchEnvError(PodcycleError):
-    code = "torch_env"
 
 
 class IndexUnreachable(TorchEnvError):
@@ -44,9 +40,16 @@ class Wish:
     find_links: list[str] = field(default_factory=list)
     index_url: str = ""
     cache_dir: str = ""
+    # The least version when V(python) is empty, and where uv keeps an interpreter that it brings.
+    least_python: str = ""
+    python_home: str = ""
+    lock: str = ""
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"torch": self.version, "backend": self.backend, "extra_packages": sorted(self.extra_packages)}
+        more: dict[str, Any] = {"python": self.least_python} if self.least_python else {}
+        if self.lock:
+            more["lock"] = hashlib.sha256(self.lock.encode()).hexdigest()
+        return {"torch": self.version, "backend": self.backend, "extra_packages": sorted(self.extra_packages), **more}
 
 
 def local_wheel(wish: Wish, python_tag: str) -> str | None:
@@ -67,6 +70,7 @@ class TorchEnv:
         self.python = wish.venv / "bin" / "python"
         self.stamp = wish.venv / STAMP
         self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
 
     def record(self) -> dict[str, Any] | None:
         """What was proven about this venv, when all of it still holds; else None."""
@@ -84,13 +88,49 @@ class TorchEnv:
         with locked(self.wish.venv):
             if self.satisfied():
                 return self.record() or {}
-            fresh = not self.sound()
+            fresh = not self.sound() or self._other_python()
             self.stamp.unlink(missing_ok=True)
             if fresh:
+                self._room()
                 self._create(uv)
             self._install(uv)
+            self._mend(uv)
             proof = self._verify()
             return self._write_stamp(uv, proof)
+
+    def _other_python(self) -> bool:
+        """Whether the environment's interpreter is older than the least one, and was not taken for want of another."""
+        wanted = self.wish.least_python
+        fingerprint = (read_stamp(self.wish.venv) or {}).get("fingerprint") or {}
+        version = venv_python_version(self.wish.venv)
+        return bool(wanted) and fingerprint.get("python") != wanted and version is not None and numbers(version) < numbers(wanted)
+
+    def preflight(self) -> None:
+        if self.wish.lock:
+            check_lock(self.wish.lock, self.wish.version, self.wish.extra_packages)
+
+    def _room(self) -> None:
+        """An archive that is in a cache on the same file system is linked and takes no room."""
+        cache, venv = Path(self.wish.cache_dir) if self.wish.cache_dir else None, self.wish.venv
+        if cache and cache.is_dir() and os.stat(cache).st_dev == os.stat(nearest(venv)).st_dev and cached_torch(cache, self.wish):
+            return
+        free, needed = free_gib(venv), NEEDED_GIB["cpu" if self.wish.backend == "cpu" else "cuda"]
+        if free < needed:
+            raise TorchEnvError(
+                f"install torch {self.wish.version} ({self.wish.backend}) into {venv}: {free:.1f} GiB are free there, and about {needed:.1f} GiB are needed",
+                hint="make room, or name another folder with pytorch_workspace",
+            )
+
+    def _mend(self, uv: Uv) -> None:
+        """uv links the files of its cache: one that was damaged in an environment comes damaged into the next."""
+        bad = damaged(self.wish.venv)
+        if not bad:
+            return
+        uv.run(["cache", "clean", "--quiet", *bad], self._environment())
+        self._install(uv, [part for name in bad for part in ("--reinstall-package", name)])
+        bad = damaged(self.wish.venv)
+        if bad:
+            raise NotVerified(f"install torch into {self.wish.venv}: the files of {', '.join(bad)} have the wrong size; empty the cache {self.wish.cache_dir}")
 
     def _create(self, uv: Uv) -> None:
         venv = self.wish.venv
@@ -100,14 +140,20 @@ class TorchEnv:
             )
         started = time.monotonic()
         venv.parent.mkdir(parents=True, exist_ok=True)
-        done = uv.run(["venv", "--quiet", "--clear", "--no-python-downloads", "--python", self.wish.python, str(venv)], self._environment())
+        python = self.wish.python
+        if self.wish.least_python:
+            python, note = choose_python(uv, self.wish.least_python, self.wish.python_home, self._environment())
+            self.notes += [note] if note else []
+        done = uv.run(["venv", "--quiet", "--clear", "--no-python-downloads", "--python", python, str(venv)], self._environment())
         if done.returncode:
-            raise TorchEnvError(f"make the virtual environment {venv} with {self.wish.python}: {last_words(done.stderr)}")
+            raise TorchEnvError(f"make the virtual environment {venv} with {python}: {last_words(done.stderr)}")
         self.seconds["venv"] = _since(started)
 
-    def _install(self, uv: Uv) -> None:
+    def _install(self, uv: Uv, more: list[str] | None = None) -> None:
         started = time.monotonic()
-        done = install_wheels(uv, ["--python", str(self.python), *self.install_arguments()], self._environment())
+        if self.wish.lock:
+            (self.wish.venv / LOCK).write_text(self.wish.lock, encoding="utf-8")
+        done = install_wheels(uv, ["--python", str(self.python), *(more or []), *self.install_arguments()], self._environment())
         self.seconds["install"] = _since(started)
         if done.returncode == 0:
             return
@@ -128,6 +174,8 @@ class TorchEnv:
             arguments += ["--index", wish.index_url]
         elif exact is None:
             arguments += ["--torch-backend", wish.backend]
+        if wish.lock:
+            return [*arguments, "--require-hashes", "--requirement", str(wish.venv / LOCK)]
         return [*arguments, f"torch=={exact or wish.version}", "numpy", *wish.extra_packages]
 
     def _python_tag(self) -> str:
@@ -141,7 +189,7 @@ class TorchEnv:
     def _verify(self) -> dict[str, Any]:
         """Import and compute in a new interpreter, which also writes the byte code of the modules that an import of torch needs."""
         started = time.monotonic()
-        done = run_program([str(self.python), "-c", VERIFY], self._environment(), timeout=300)
+        done = run_program([str(self.python), "-I", "-c", VERIFY], self._environment(), timeout=300)
         self.seconds["verify"] = _since(started)
         try:
             proof = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
@@ -160,6 +208,12 @@ class TorchEnv:
                 f"{what}: torch {proof['torch']} finds no usable GPU under driver {self.driver.version}: {proof.get('cuda_error', 'no reason given')}",
                 hint="rent another pod, or name another build with pytorch_backend",
             )
+        capability = uncovered(self.driver.capabilities, proof["arch_list"])
+        if capability:
+            raise NotVerified(
+                f"{what}: torch {proof['torch']} has kernels for {', '.join(proof['arch_list'])}, and this machine's GPU has compute capability {capability}",
+                hint="name a pytorch_backend or a pytorch_version whose list has it, or rent another GPU",
+            )
         return proof
 
     def _write_stamp(self, uv: Uv, proof: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +224,7 @@ class TorchEnv:
             "gpus": self.driver.gpus,
             "uv": str(uv.path),
             "uv_version": uv.version,
+            "notes": self.notes,
             **{key: proof[key] for key in ("torch", "numpy", "python", "cuda", "cuda_available", "arch_list", "devices")},
         }
         write_json(self.stamp, record)
@@ -187,6 +242,9 @@ def describe(env: TorchEnv, record: dict[str, Any], uv: Uv | None) -> dict[str, 
         **{key: record.get(key) for key in keys},
         "driver_version": env.driver.version,
         "gpus": env.driver.gpus,
+        "arch_list": record.get("arch_list") or [],
+        "notes": record.get("notes") or [],
+        "environment": {"variables": {}, "path": [str(env.wish.venv / "bin")]},
         "seconds": env.seconds,
     }
 

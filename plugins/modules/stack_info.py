@@ -33,7 +33,8 @@ options:
     default: []
   verify:
     description:
-      - When a fresh interpreter imports torch. V(auto) does so only when the stamp of M(podcycle.gpu.torch_env) does not vouch for the files and the driver found.
+      - When a fresh interpreter imports torch. V(auto) does so only when the stamp of M(podcycle.gpu.torch_env) does not vouch for the files
+        and the driver that are found.
     type: str
     choices: [auto, never, always]
     default: auto
@@ -130,7 +131,9 @@ stack:
       description: PyTorch, by its files; C(proven) says whether a stamp vouches for it, an import has just shown it, or nothing has.
       type: dict
       returned: always
-      sample: {venv: /workspace/venv, python: 3.12.11, version: 2.13.0+cu130, cuda: "13.0", proven: stamp, cuda_available: true, arch_list: [sm_80, sm_90], error: null}
+      sample:
+        {venv: /workspace/venv, python: 3.12.11, version: 2.13.0+cu130, cuda: "13.0", proven: stamp, cuda_available: true,
+         arch_list: [sm_80, sm_90], error: null}
     uv:
       description: The uv that would be used.
       type: dict
