@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -126,6 +127,7 @@ class Supervisor(Keeper):
             self.rpc.removeProcessGroup(self.service.name)
         if last:
             self._end()
+            shutil.rmtree(self.run, ignore_errors=True)
 
     def words(self) -> str:
         logs = [self.dir / f"{self.service.name}.log", self.dir / "supervisord.log"]
@@ -148,16 +150,17 @@ class Supervisor(Keeper):
 
     def _launch(self) -> None:
         self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.run.stat().st_uid != os.geteuid():
+            raise ServiceError(f"start supervisor in {self.dir}: {self.run} belongs to another user; remove it, or set XDG_RUNTIME_DIR")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "SSH_", "PYTHON"))}
         command = [str(self.venv / "bin" / "python"), str(self.venv / "bin" / "supervisord"), "-c", str(self.config)]
         # With nothing of ours held open, the end of this connection is not waited for.
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, cwd="/", timeout=60, check=False
-        )
+        with (self.dir / "start.log").open("wb") as log:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/", timeout=60, check=False)
         end = time.monotonic() + 20
         while not self._answers():
-            if time.monotonic() >= end:
-                said = self.words()[-300:] or "nothing"
+            if done.returncode or time.monotonic() >= end:
+                said = " ".join((self.dir / "start.log").read_text(encoding="utf-8", errors="replace").split())[-300:] or self.words()[-300:]
                 raise ServiceError(f"start supervisor in {self.dir}: it ended with {done.returncode} and does not answer; its last words: {said}")
             time.sleep(0.05)
 
@@ -202,9 +205,10 @@ def runtime_dir(folder: Path, *, system: bool) -> Path:
     mark = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:10]
     if system and os.access("/run", os.W_OK):
         return Path("/run/podcycle", mark)
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    near = Path(given, "podcycle", mark) if given and os.access(given, os.W_OK) else folder / "run"
-    return near if len(str(near / "supervisor.sock")) < _SOCKET_BYTES else Path(tempfile.gettempdir(), f"supervisor-{os.geteuid()}-{mark}")
+    given, own = os.environ.get("XDG_RUNTIME_DIR", ""), f"supervisor-{os.geteuid()}-{mark}"
+    places = [Path(given, "podcycle", mark)] if given and os.access(given, os.W_OK) else []
+    places += [folder / "run", Path(tempfile.gettempdir(), own), Path("/tmp", own)]
+    return next((place for place in places if len(str(place / "supervisor.sock").encode()) < _SOCKET_BYTES), places[-1])
 
 
 def _escaped(text: str) -> str:
