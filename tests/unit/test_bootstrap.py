@@ -112,7 +112,7 @@ def test_its_head_tells_the_steps_and_the_pins(archive: bootstrap.Archive) -> No
     assert all(line.startswith("#") for line in head.splitlines())
     assert "pytorch_version: 2.12.0" in head and "ansible-core==2.19" in head and archive.sha256 in head and "roles node, pytorch," in head
     hostile = render(archive, variables={"pytorch_version": "1\nrm -rf /\n$(id)", "stack_scope": "x'; id; '"}, workspace="/w $(id)").text
-    assert "\nrm" not in hostile.replace("\\n", "") and subprocess.run(["bash", "-n"], input=hostile, text=True, check=False).returncode == 0
+    assert "\nrm -rf" not in hostile and subprocess.run(["bash", "-n"], input=hostile, text=True, check=False).returncode == 0
 
 
 def test_secrets_are_refused_and_the_hosts_stay_out(archive: bootstrap.Archive) -> None:
