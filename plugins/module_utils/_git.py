@@ -38,6 +38,14 @@ def bare_url(url: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
+def without_key(text: str, url: str) -> str:
+    """What git said, without the name and the key that were in the address."""
+    found = re.search(r"://([^/@]+)@", url)
+    for secret in (found.group(1), found.group(1).partition(":")[2]) if found else ():
+        text = text.replace(secret, "***") if secret else text
+    return text
+
+
 class Git:
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
@@ -49,12 +57,12 @@ class Git:
         if not ref or ref.startswith("-") or re.search(r"[\s~^:?*\[\\]|\.\.", ref):
             raise NoSuchRef(f"{what}: {ref!r} cannot be the name of a branch, a tag or a commit")
         self._must(["init", "--quiet", str(tree)], what)
-        self._must(["-C", str(tree), "remote", "add", "origin", repo], what)
-        done = self._run(["-C", str(tree), "fetch", "--quiet", "--depth", "1", "--no-tags", "origin", ref], what)
+        self._must(["-C", str(tree), "remote", "add", "origin", bare_url(repo)], what)
+        done = self._run(["-C", str(tree), "fetch", "--quiet", "--depth", "1", "--no-tags", repo, ref], what)
         target = "FETCH_HEAD"
         if done.returncode and _COMMIT.fullmatch(ref) and "find remote ref" not in done.stderr:
             # A server may refuse to hand out a commit that no ref names; the whole history has it.
-            done = self._run(["-C", str(tree), "fetch", "--quiet", "--tags", "origin"], what)
+            done = self._run(["-C", str(tree), "fetch", "--quiet", "--tags", repo, "+refs/heads/*:refs/remotes/origin/*"], what)
             target = ref
         if done.returncode:
             self._explain(done, repo, ref, what)
@@ -82,7 +90,7 @@ class Git:
             raise GitError(f"{what}: git {arguments[0]} ended with {done.returncode}: {last_words(done.stderr, 300)}")
 
     def _explain(self, done: subprocess.CompletedProcess[str], repo: str, ref: str, what: str) -> None:
-        said = bare_url(last_words(done.stderr, 300))
+        said = bare_url(without_key(last_words(done.stderr, 300), repo))
         if _SLOW.search(said):
             raise GitTimeout(f"{what}: the repository is too slow: {said}", hint="name a mirror with cutlass_repo, or set cutlass_source to wheel")
         if re.search(r"(?i)couldn't find remote ref|no such remote ref|not our ref", said):

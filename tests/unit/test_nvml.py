@@ -39,8 +39,8 @@ struct utilization { uint gpu, memory; };
 int nvmlDeviceGetUtilizationRates(void *gpu, struct utilization *to) { to->gpu = 42; to->memory = 1; return 3; }
 """
 WHOLE = {
-    "index": 0, "name": "NVIDIA H100 80GB HBM3", "uuid": "GPU-one", "memory_mib": 81559, "compute_capability": "9.0", "ecc": True, "ecc_uncorrected": 5000000000,
-    "persistence": False, "lost": False, "temperature_c": 31, "utilization_percent": None,
+    "index": 0, "name": "NVIDIA H100 80GB HBM3", "uuid": "GPU-one", "memory_mib": 81559, "compute_capability": "9.0", "ecc": True,
+    "ecc_uncorrected": 5000000000, "persistence": False, "lost": False, "temperature_c": 31, "utilization_percent": None,
 }  # fmt: skip
 
 
