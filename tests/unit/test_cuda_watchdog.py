@@ -51,13 +51,15 @@ class Pod:
         self.build()
         for part in ("cuda-13.0", "cutlass", "venv"):
             shutil.copytree(root / part, root / "good" / part, symlinks=True)
-        self.write("heal.sh", f'echo healed >> {root}/heals; [ -e {root}/stubborn ] && exit 9; cp -a {root}/good/. {root}/; sleep "$(cat {root}/slow 2>/dev/null || echo 0)"')
+        self.write("heal.sh", f"echo healed >> {root}/heals; [ -e {root}/stubborn ] && exit 9; [ -e {root}/slow ] && sleep 3; cp -a {root}/good/. {root}/")
         self.config()
 
     def build(self) -> None:
         self.write("cuda-13.0/bin/nvcc", "#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n").chmod(0o755)
         self.write("cuda-13.0/include/cuda.h", "// header\n")
-        self.write("cuda-13.0/.podcycle-cuda.json", json.dumps({"version": "13.0.88", "files": {"include/cuda.h": 10}}))
+        record = {"version": "13.0.2", "fingerprint": {"nvcc": "13.0.88"}, "files": {"include/cuda.h": 10, "lib64": 3}, "proof": {}}
+        self.write("cuda-13.0/.podcycle-cuda.json", json.dumps(record))
+        (self.root / "cuda-13.0/lib64").symlink_to("lib")
         header = self.write("cutlass/include/cutlass/version.h", "#define CUTLASS_MAJOR 4\n#define CUTLASS_MINOR 2\n#define CUTLASS_PATCH 0\n")
         self.write("cutlass/.git/HEAD", f"{COMMIT}\n")
         self.write("cutlass/.podcycle-cutlass.json", json.dumps({"schema": 1, "commit": COMMIT, "files": {"include/cutlass/version.h": header.stat().st_size}}))
@@ -65,7 +67,8 @@ class Pod:
         self.write("venv/bin/python", f"#!/bin/sh\nPYTHONPATH={self.root}/{site} exec {sys.executable} \"$@\"\n").chmod(0o755)
         for name, text in (("torch", TORCH), ("numpy", "")):
             self.write(f"{site}/{name}/__init__.py", text)
-            self.write(f"{site}/{name}-1.dist-info/RECORD", f"{name}/__init__.py,sha256=x,{len(text)}\n../../../bin/x,sha256=y,9\n{name}-1.dist-info/RECORD,,\n")
+            record = f"{name}/__init__.py,sha256=x,{len(text)}\n../../../bin/x,sha256=y,9\n{name}-1.dist-info/RECORD,,\n"
+            self.write(f"{site}/{name}-1.dist-info/RECORD", record)
         self.write("venv/.podcycle-torch.json", json.dumps({"schema": 1, "torch": "2.13.0+cpu", "cuda_available": False}))
 
     def write(self, name: str, text: str) -> Path:
@@ -76,7 +79,7 @@ class Pod:
 
     def config(self, **changes: Any) -> None:
         base = {
-            "nvcc": {"prefixes": [f"{self.root}/cuda-13.0"]},
+            "nvcc": {"prefix": f"{self.root}/cuda-13.0", "note": f"{self.root}/.podcycle/stack/cuda.json"},
             "cutlass": {"path": f"{self.root}/cutlass"},
             "torch": {"venv": f"{self.root}/venv"},
             "kernel_log": f"{self.root}/kmsg",
@@ -145,6 +148,7 @@ SITE = "venv/lib/python3.11/site-packages"
         ("cuda-13.0/bin/nvcc:#!/bin/sh\necho V12.8.93", "nvcc", "is V12.8.93, not V13.0.88"),
         ("cuda-13.0/include/cuda.h:gone", "nvcc", "include/cuda.h is missing"),
         ("cuda-13.0:gone", "nvcc", "is missing"),
+        ("cuda-13.0/.podcycle-cuda.json:gone", "nvcc", "never proven"),
         ("cutlass/.git/HEAD:ref: refs/heads/main\n", "cutlass", f"at commit none, not at {COMMIT}"),
         (f"cutlass/.git/HEAD:{'a' * 40}", "cutlass", f"at commit {'a' * 40}, not at {COMMIT}"),
         ("cutlass/include/cutlass/version.h:gone", "cutlass", "is no CUTLASS"),
@@ -165,6 +169,15 @@ def test_a_quick_look_sees_what_is_broken_and_a_cycle_heals_it(pod: Pod, fault: 
     assert pod.heals == 1 and pod.state["status"] == "healthy" and pod.state["history"][0]["healed"] is True
     assert sentence in (pod.dir / "watchdog.log").read_text()
     assert pod.ask("run", "--once").returncode == 0 and pod.heals == 1
+
+
+def test_a_toolkit_that_others_installed_is_found_by_its_note(pod: Pod) -> None:
+    (pod.root / "cuda-13.0").rename(pod.root / "image-cuda")
+    (pod.root / "image-cuda/.podcycle-cuda.json").unlink()
+    pod.write(".podcycle/stack/cuda.json", json.dumps({"path": f"{pod.root}/image-cuda", "proof": {}}))
+    assert pod.check() == (0, [])
+    (pod.root / "image-cuda/bin/nvcc").unlink()
+    assert pod.check("--quick") == (1, [f"nvcc: {pod.root}/image-cuda/bin/nvcc is missing"])
 
 
 def test_only_an_import_sees_damage_of_the_same_size(pod: Pod) -> None:
@@ -253,7 +266,7 @@ def test_backs_off_gives_up_and_starts_anew_with_other_settings(pod: Pod) -> Non
 
 
 def test_a_healing_that_outlives_the_watchdog_keeps_the_lock(pod: Pod) -> None:
-    pod.write("slow", "3")
+    pod.write("slow", "")
     spoil(pod, "cuda-13.0/bin/nvcc:gone")
     dog = subprocess.Popen(pod.command("run"), stdout=subprocess.DEVNULL)
     try:
@@ -261,14 +274,11 @@ def test_a_healing_that_outlives_the_watchdog_keeps_the_lock(pod: Pod) -> None:
     finally:
         dog.kill()
         dog.wait()
-    spoil(pod, "venv/bin/python:gone") if (pod.root / "venv/bin/python").exists() else None
     assert pod.ask("run", "--once").returncode == 1
     assert pod.heals == 1 and "another healing is under way" in (pod.dir / "watchdog.log").read_text()
 
 
 def test_a_command_that_hangs_is_ended(pod: Pod) -> None:
-    pod.write("slow", "60")
-    pod.write("stubborn", "")
     pod.write("heal.sh", f"echo healed >> {pod.root}/heals; sleep 60")
     pod.config(heal_timeout_seconds=0.5)
     spoil(pod, "cuda-13.0/bin/nvcc:gone")
