@@ -19,10 +19,8 @@ from support.steps import Args
 from support.world import ROOT, World, free_port, make_world
 
 # Where each module's examples run, in this order; the pod's own come between its rent and its end.
-BEFORE = (
-    "bootstrap_script", "offer_info", "run", "run_event", "run_file", "run_report", "torch_env", "rehearsal_cloud", "pod", "pod_info", "lease_info", "lease",
-)  # fmt: skip
-ON_POD = ("lease_guard", "transfer", "artifact_info", "job", "file_set", "shell_env", "pod_service", "node_info", "system_packages", "uv_tool")
+BEFORE = ("offer_info", "run", "run_event", "run_file", "run_report", "torch_env", "rehearsal_cloud", "pod", "pod_info", "lease_info", "lease")
+ON_POD = ("bootstrap_script", "lease_guard", "transfer", "artifact_info", "job", "file_set", "shell_env", "pod_service", "node_info", "system_packages", "uv_tool")
 # The group that the inventory's example makes of the GPU that the pod's example asks for.
 HOSTS = "gpu_NVIDIA_GeForce_RTX_4090"
 
