@@ -53,7 +53,9 @@ class Machine:
 
     def apt(self, update: str = "", install: str = "") -> None:
         stanza = "Package: rsync\\nStatus: install ok installed\\nVersion: 3.2.7\\n"
-        done = f"case \"$*\" in *update*) {update or f'touch {self.lists}/x_Packages'} ;; *) {install or f'printf %b '{stanza}' > {self.status}'} ;; esac"
+        update = update or f"touch {self.lists}/x_Packages"
+        install = install or f"printf %b '{stanza}' > {self.status}"
+        done = f'case "$*" in *update*) {update} ;; *) {install} ;; esac'
         self.tool("apt-get", done)
 
     @property
@@ -113,7 +115,7 @@ def test_old_lists_are_tried_and_then_fetched(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("update", "install", "sentence"),
     [
-        ("echo 'E: Failed to fetch x  Could not connect' >&2; exit 100", "", "apt-get update: E: Failed to fetch x Could not connect; check the machine's network"),
+        ("echo 'E: Failed to fetch x' >&2; exit 100", "", "apt-get update: E: Failed to fetch x; check the machine's network"),
         ("", "echo 'E: Unable to locate package rsync' >&2; exit 100", "Unable to locate package rsync; this release has no such package"),
     ],
 )  # fmt: skip
