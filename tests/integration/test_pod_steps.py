@@ -20,8 +20,8 @@ from support.stage import Stage
 from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, make_world
 
-CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env", "pod_service")
-READING = ("artifact_info",)
+CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env", "pod_service", "uv_tool")
+READING = ("artifact_info", "node_info")
 
 
 def at(hours: int) -> str:
@@ -39,6 +39,7 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     note: Args = {"path": f"{home}/note", "content": "one\n"}
     shell: Args = {"name": "part", "workspace": "{{ workspace }}/steps", "scope": "user", "home": home, "variables": {"A": "1"}, "path": [f"{home}/bin"]}
     service: Args = {"name": "rest", "workspace": "{{ workspace }}/steps", "scope": "user", "command": ["/bin/sleep", "300"]}
+    tool: Args = {"package": "supervisor", "version": "4.3.0", "command": "supervisord", "workspace": "{{ workspace }}/steps"}
     return [
         Walk(
             "lease_guard",
@@ -86,6 +87,13 @@ def pod_walks(world: World, python: str) -> list[Walk]:
             {"create": service, "change": {**service, "environment": {"A": "2"}}, "delete": {**service, "state": "absent"}},
             fails={**service, "supervisor": "systemd"},
         ),
+        Walk(
+            "uv_tool",
+            {"create": tool, "change": {**tool, "version": ""}, "delete": {**tool, "state": "absent"}},
+            fails={**tool, "package": "../x"},
+            reads={"node_info": {"packages": ["base-files"], "account": "root", "group": "root"}},
+        ),
+        Walk("node_info", {}, fails={"packages": ["-o=x"]}),
     ]  # fmt: skip
 
 
