@@ -121,7 +121,7 @@ def test_secrets_are_refused_and_the_hosts_stay_out(archive: bootstrap.Archive) 
         render(archive, variables={"node_tailscale_auth_key": "tskey-1"})
     for name, secret in {"api_key": 1, "db_password": 1, "hf_token": 1, "pytorch_python": 0, "cuda13_apt_fingerprint": 0, "tokenizers": 0}.items():
         assert bootstrap.looks_secret(name) is bool(secret), name
-    known = {"pytorch_backend": "cpu", "pytorch_environment": {"changed": True}, "cloud_api_key": "k", "ansible_user": "root", "stack": "cpu"}
+    known = {"pytorch_backend": "cpu", "pytorch_result": {"changed": True}, "cloud_api_key": "k", "ansible_user": "root", "stack": "cpu"}
     assert bootstrap.stack_variables(ROOT, known) == ({"pytorch_backend": "cpu", "stack": "cpu"}, [])
 
 
