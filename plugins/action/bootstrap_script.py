@@ -81,8 +81,8 @@ class ActionModule(ActionBase):
             "payload": script.payload,
             "archive": {"sha256": archive.sha256, "size": len(archive.data), "files": len(archive.files)},
             "hook": {"marker": MARKER, "text": hook_text(wish.workspace)},
-            "dest": args["dest"],
             "left_out": left_out,
+            **({"dest": args["dest"]} if args["dest"] else {}),
         }
 
     def _of_host(self, task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -277,7 +277,12 @@ def watch(setup: Setup, *, detach: bool) -> int:
         os.execv(command[0], command)
     with (program.parent / "watchdog.log").open("ab") as log:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True)
-    sys.stdout.write(f"{child.pid}\n")
+    # One watchdog looks after a workspace; another one ends at once.
+    pid = child.pid
+    with contextlib.suppress(subprocess.TimeoutExpired, OSError, ValueError, KeyError):
+        child.wait(timeout=1)
+        pid = int(json.loads((program.parent / "state.json").read_text(encoding="utf-8"))["pid"])
+    sys.stdout.write(f"{pid}\n")
     return 0
 
 

@@ -142,7 +142,7 @@ hook:
 dest:
   description: Where the script was written.
   type: str
-  returned: success
+  returned: when O(dest) is given
   sample: /workspace/start/pod_setup.sh
 left_out:
   description: Variables of the host that look like a secret.

@@ -96,7 +96,8 @@ def test_the_archive_has_all_that_the_roles_need_and_no_cloud(archive: bootstrap
     assert not [name for name in archive.files if "_clouds" in name or "smoke" in name or "__pycache__" in name]
     found = [name for name in archive.files if name.startswith("plugins/module_utils/")]
     words = [f"ansible_collections.podcycle.gpu.{name.removesuffix('.py').replace('/', '.')}" for name in found]
-    done = subprocess.run([sys.executable, "-c", f"import {', '.join(words)}"], env={**os.environ, "PYTHONPATH": str(unpacked)}, capture_output=True, check=False)
+    env = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run([sys.executable, "-c", f"import {', '.join(words)}"], env=env, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -120,7 +121,7 @@ def test_secrets_are_refused_and_the_hosts_stay_out(archive: bootstrap.Archive) 
         render(archive, variables={"node_tailscale_auth_key": "tskey-1"})
     for name, secret in {"api_key": 1, "db_password": 1, "hf_token": 1, "pytorch_python": 0, "cuda13_apt_fingerprint": 0, "tokenizers": 0}.items():
         assert bootstrap.looks_secret(name) is bool(secret), name
-    known = {"pytorch_backend": "cpu", "pytorch_environment": {"changed": True}, "cloud_api_key": "k", "ansible_user": "root", "stack": "cpu"}
+    known = {"pytorch_backend": "cpu", "pytorch_result": {"changed": True}, "cloud_api_key": "k", "ansible_user": "root", "stack": "cpu"}
     assert bootstrap.stack_variables(ROOT, known) == ({"pytorch_backend": "cpu", "stack": "cpu"}, [])
 
 
@@ -264,8 +265,10 @@ def test_phases_and_cost_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     told = [(row["stage"], row["phase"], row["status"]) for row in rows]
     assert told == [("bootstrap", "uv", "ok"), ("converge", "cuda13", "ok"), ("converge", "pytorch", "ok"), ("bootstrap", "converge", "failed")]
     assert setup.changed == 7 and rows[1]["elapsed_ms"] == 4500
-    lines = pod_state.cost_lines(setup)
-    assert lines == ["120.0 s: uv 0.0 s, converge 0.0 s (cuda13 4.5 s, pytorch 61.0 s)", "cost 0.0900 $ at 2.70 $/h; saved 18.0 min against 20 min by hand, 0.8100 $"]
+    assert pod_state.cost_lines(setup) == [
+        "120.0 s: uv 0.0 s, converge 0.0 s (cuda13 4.5 s, pytorch 61.0 s)",
+        "cost 0.0900 $ at 2.70 $/h; saved 18.0 min against 20 min by hand, 0.8100 $",
+    ]
 
 
 def test_the_summary_and_its_reader_agree() -> None:
