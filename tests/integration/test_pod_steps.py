@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS
+from support.stack import cutlass_repo
 from support.stage import Stage
 from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, make_world
 
-CHANGING = ("lease_guard", "job", "transfer", "torch_env")
-READING = ("artifact_info",)
+CHANGING = ("lease_guard", "job", "transfer", "torch_env", "cuda_toolkit", "cutlass")
+READING = ("artifact_info", "stack_info", "stack_drift")
 
 
 def at(hours: int) -> str:
@@ -35,6 +36,10 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     push = {"direction": "push", "dest": "{{ workspace }}/steps/data", "required": ["train.jsonl"]}
     torch: Args = {"venv": "{{ workspace }}/steps/venv", "bin_dir": "{{ workspace }}/steps/bin", "version": "2.13.0", "backend": "cpu", "python": python}
     torch["accept_cpu_on_gpu"] = True
+    stack: Args = {"workspace": "{{ workspace }}/steps"}
+    # The GPU that the stand-in for nvidia-smi shows runs no kernel.
+    cuda: Args = {**stack, "scope": "user", "reuse": False, "accept_old_driver": True}
+    cutlass: Args = {**stack, "scope": "user", "compile": False, "version": "v4.1.0", "repo": f"file://{cutlass_repo(world.path / 'cutlass')}"}
     return [
         Walk(
             "lease_guard",
@@ -62,6 +67,19 @@ def pod_walks(world: World, python: str) -> list[Walk]:
             lacks="an environment goes with its pod",
             # The stand-in for nvidia-smi shows a GPU.
             fails={**torch, "accept_cpu_on_gpu": False, "venv": "{{ workspace }}/steps/other"},
+        ),
+        Walk(
+            "cuda_toolkit",
+            {"create": cuda, "change": {**cuda, "components": ["nvtx"]}},
+            lacks="a toolkit goes with its pod",
+            fails={**cuda, "version": "12.8.1"},
+        ),
+        Walk(
+            "cutlass",
+            {"create": cutlass, "change": {**cutlass, "version": "v4.2.0"}},
+            lacks="a tree goes with its pod",
+            fails={**cutlass, "version": "v9"},
+            reads={"stack_info": stack, "stack_drift": {**stack, "expected": {"cutlass.version": "4.3.0"}}},
         ),
     ]  # fmt: skip
 

@@ -21,6 +21,7 @@ import pytest
 from ansible_collections.podcycle.gpu.plugins.module_utils import _cuda_step, _cutlass, _cutlass_step, _toolkits
 from ansible_collections.podcycle.gpu.plugins.module_utils._cutlass import CutlassError, CutlassNotVerified, NotCutlass
 from ansible_collections.podcycle.gpu.plugins.module_utils._git import GitError, GitTimeout, NoSuchRef, bare_url
+from support.stack import cutlass_repo, git, release
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".build" / "cuda-cache"
@@ -35,34 +36,9 @@ converge(json.load(sys.stdin), check_mode=False)
 """
 
 
-def git(repo: Path, *words: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", "-C", str(repo), *identity, *words], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def release(repo: Path, version: str) -> str:
-    """One commit of a small tree that is shaped like CUTLASS."""
-    numbers = version.split(".")
-    header = repo / "include" / "cutlass" / "version.h"
-    header.parent.mkdir(parents=True, exist_ok=True)
-    header.write_text("".join(f"#define CUTLASS_{word} {number}\n" for word, number in zip(("MAJOR", "MINOR", "PATCH"), numbers, strict=True)))
-    (repo / "include" / "cutlass" / "gemm.h").write_text(f"// {version}\n")
-    (repo / "tools" / "util" / "include").mkdir(parents=True, exist_ok=True)
-    (repo / "tools" / "util" / "include" / "util.h").write_text("// util\n")
-    git(repo, "add", "-A")
-    git(repo, "commit", "-qm", version)
-    git(repo, "tag", "-am", version, f"v{version}")
-    return git(repo, "rev-parse", "HEAD")
-
-
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    git(folder, "init", "-q")
-    release(folder, "4.1.0")
-    release(folder, "4.2.0")
-    return folder
+    return cutlass_repo(tmp_path / "source")
 
 
 def options(tmp_path: Path, **changes: Any) -> dict[str, Any]:
