@@ -154,6 +154,17 @@ def test_a_mirror_that_does_not_answer_has_an_end(tmp_path: Path, silent_port: i
     assert left_over(tmp_path) == []
 
 
+def test_a_helper_that_outlives_git_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text("#!/bin/sh\nsleep 60\n")
+    (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    started = time.monotonic()
+    with pytest.raises(GitTimeout, match="did not answer within 1 s"):
+        converge(tmp_path, timeout_seconds=1)
+    assert time.monotonic() - started < 20
+
+
 @pytest.mark.parametrize("scheme", ["http", "git"])
 def test_a_key_in_an_address_is_never_repeated(tmp_path: Path, scheme: str) -> None:
     assert bare_url("https://me:key@example.com/x.git") == "https://example.com/x.git"
