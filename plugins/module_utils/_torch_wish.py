@@ -35,7 +35,7 @@ def choose_python(uv: Uv, least: str, home: str, environment: dict[str, str]) ->
     found = uv.run(command, environment)
     said = ""
     if found.returncode:
-        done = run_program([str(uv.path), "python", "install", "--quiet", "--no-bin", least], environment, timeout=600)
+        done = run_program([str(uv.path), "python", "install", "--no-bin", least], environment, timeout=600)
         said = last_words(done.stderr, 200)
         found = uv.run(command, environment)
     path = found.stdout.strip()

@@ -123,11 +123,11 @@ EXAMPLES = r"""
     scope: user
   register: cuda
 
-- name: With cuBLAS, in a folder of its own
+- name: With NVTX, in a folder of its own
   podcycle.gpu.cuda_toolkit:
     workspace: /workspace
-    prefix: /workspace/cuda-blas
-    components: [cublas]
+    prefix: /workspace/cuda-nvtx
+    components: [nvtx]
     reuse: false
     scope: user
 """

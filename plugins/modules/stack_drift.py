@@ -61,10 +61,6 @@ EXAMPLES = r"""
       cutlass.version: 4.2.0
       torch: 2.13.0+cu130
   register: found
-
-- name: Show it
-  ansible.builtin.debug:
-    msg: "{{ found.table.splitlines() }}"
 """
 
 RETURN = r"""

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS
+from support.stack import cutlass_repo
 from support.stage import Stage
 from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, make_world
 
-CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env", "pod_service", "uv_tool")
-READING = ("artifact_info", "node_info")
+CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env", "pod_service", "uv_tool", "cuda_toolkit", "cutlass")
+READING = ("artifact_info", "node_info", "stack_info", "stack_drift")
 
 
 def at(hours: int) -> str:
@@ -40,6 +41,10 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     shell: Args = {"name": "part", "workspace": "{{ workspace }}/steps", "scope": "user", "home": home, "variables": {"A": "1"}, "path": [f"{home}/bin"]}
     service: Args = {"name": "rest", "workspace": "{{ workspace }}/steps", "scope": "user", "command": ["/bin/sleep", "300"]}
     tool: Args = {"package": "supervisor", "version": "4.3.0", "command": "supervisord", "workspace": "{{ workspace }}/steps"}
+    stack: Args = {"workspace": "{{ workspace }}/steps"}
+    # The GPU that the stand-in for nvidia-smi shows runs no kernel.
+    cuda: Args = {**stack, "scope": "user", "reuse": False, "accept_old_driver": True}
+    cutlass: Args = {**stack, "scope": "user", "compile": False, "version": "v4.1.0", "repo": f"file://{cutlass_repo(world.path / 'cutlass')}"}
     return [
         Walk(
             "lease_guard",
@@ -94,6 +99,18 @@ def pod_walks(world: World, python: str) -> list[Walk]:
             reads={"node_info": {"packages": ["base-files"], "account": "root", "group": "root"}},
         ),
         Walk("node_info", {}, fails={"packages": ["-o=x"]}),
+            "cuda_toolkit",
+            {"create": cuda, "change": {**cuda, "components": ["nvtx"]}},
+            lacks="a toolkit goes with its pod",
+            fails={**cuda, "version": "12.8.1"},
+        ),
+        Walk(
+            "cutlass",
+            {"create": cutlass, "change": {**cutlass, "version": "v4.2.0"}},
+            lacks="a tree goes with its pod",
+            fails={**cutlass, "version": "v9"},
+            reads={"stack_info": stack, "stack_drift": {**stack, "expected": {"cutlass.version": "4.3.0"}}},
+        ),
     ]  # fmt: skip
 
 

@@ -314,5 +314,3 @@ def test_compat_is_wanted_only_under_an_old_driver(tmp_path: Path) -> None:
     toolkit = CudaToolkit(wish, Driver("570.172.08"))
     assert not toolkit.lacks_compat()
     assert _cuda_step.describe(toolkit, wish.prefix, [], "")["environment"]["library_path"][0] == f"{tmp_path}/cuda-13.0/compat"
-
-

@@ -21,6 +21,7 @@ import pytest
 from ansible_collections.podcycle.gpu.plugins.module_utils import _cuda_step, _cutlass, _cutlass_step, _toolkits
 from ansible_collections.podcycle.gpu.plugins.module_utils._cutlass import CutlassError, CutlassNotVerified, NotCutlass
 from ansible_collections.podcycle.gpu.plugins.module_utils._git import GitError, GitTimeout, NoSuchRef, bare_url
+from support.stack import cutlass_repo, git, release
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".build" / "cuda-cache"
@@ -35,34 +36,9 @@ converge(json.load(sys.stdin), check_mode=False)
 """
 
 
-def git(repo: Path, *words: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", "-C", str(repo), *identity, *words], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def release(repo: Path, version: str) -> str:
-    """One commit of a small tree that is shaped like CUTLASS."""
-    numbers = version.split(".")
-    header = repo / "include" / "cutlass" / "version.h"
-    header.parent.mkdir(parents=True, exist_ok=True)
-    header.write_text("".join(f"#define CUTLASS_{word} {number}\n" for word, number in zip(("MAJOR", "MINOR", "PATCH"), numbers, strict=True)))
-    (repo / "include" / "cutlass" / "gemm.h").write_text(f"// {version}\n")
-    (repo / "tools" / "util" / "include").mkdir(parents=True, exist_ok=True)
-    (repo / "tools" / "util" / "include" / "util.h").write_text("// util\n")
-    git(repo, "add", "-A")
-    git(repo, "commit", "-qm", version)
-    git(repo, "tag", "-am", version, f"v{version}")
-    return git(repo, "rev-parse", "HEAD")
-
-
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    git(folder, "init", "-q")
-    release(folder, "4.1.0")
-    release(folder, "4.2.0")
-    return folder
+    return cutlass_repo(tmp_path / "source")
 
 
 def options(tmp_path: Path, **changes: Any) -> dict[str, Any]:
@@ -176,6 +152,17 @@ def test_a_mirror_that_does_not_answer_has_an_end(tmp_path: Path, silent_port: i
         converge(tmp_path, repo=f"{scheme}://127.0.0.1:{silent_port}/cutlass.git", timeout_seconds=2)
     assert time.monotonic() - started < 10
     assert left_over(tmp_path) == []
+
+
+def test_a_helper_that_outlives_git_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text("#!/bin/sh\nsleep 60\n")
+    (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    started = time.monotonic()
+    with pytest.raises(GitTimeout, match="did not answer within 1 s"):
+        converge(tmp_path, timeout_seconds=1)
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("scheme", ["http", "git"])
