@@ -70,7 +70,8 @@ def holding(folder: Path, words: tuple[str, ...]) -> list[str]:
 def settings_of_this_machine() -> dict[str, bytes]:
     """The files in which shells and services of this machine are set up, none of which a rehearsal may touch."""
     home = Path.home()
-    places = [home / ".bashrc", home / ".profile", home / ".bash_profile", home / ".gitconfig", Path("/etc/bash.bashrc"), Path("/etc/profile"), Path("/etc/environment")]
+    places = [home / name for name in (".bashrc", ".profile", ".bash_profile", ".gitconfig")]
+    places += [Path("/etc", name) for name in ("bash.bashrc", "profile", "environment")]
     places += [path for folder in ("/etc/profile.d", "/etc/systemd/system", "/etc/cron.d") for path in sorted(Path(folder).glob("*")) if path.is_file()]
     return {str(path): path.read_bytes() for path in places if path.is_file() and os.access(path, os.R_OK)}
 

@@ -99,6 +99,7 @@ def pod_walks(world: World, python: str) -> list[Walk]:
             reads={"node_info": {"packages": ["base-files"], "account": "root", "group": "root"}},
         ),
         Walk("node_info", {}, fails={"packages": ["-o=x"]}),
+        Walk(
             "cuda_toolkit",
             {"create": cuda, "change": {**cuda, "components": ["nvtx"]}},
             lacks="a toolkit goes with its pod",
