@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import _machine, _nvml
+from . import _machine, _nvml, _receipts
 from ._cutlass_tree import read_tree
 from ._errors import clean_text
 from ._toolkits import find_compat, find_toolkits, shell_path, winner
@@ -70,6 +70,7 @@ def read_stack(places: Places) -> dict[str, Any]:
     }
     stack["parts"] = parts_of(stack)
     stack["fingerprint"] = fingerprint(stack["parts"])
+    stack["receipts"] = read("receipts", lambda: _receipts.read_all(places.workspace, _receipts.machine_of(stack["parts"])), {})
     stack["seconds"] = round(time.monotonic() - started, 3)
     return stack
 

@@ -22,7 +22,7 @@ from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, make_world
 
 CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env", "pod_service", "uv_tool", "cuda_toolkit", "cutlass")
-READING = ("artifact_info", "node_info", "stack_info", "stack_drift")
+READING = ("artifact_info", "node_info", "stack_info", "stack_drift", "stack_receipt")
 
 
 def at(hours: int) -> str:
@@ -110,7 +110,11 @@ def pod_walks(world: World, python: str) -> list[Walk]:
             {"create": cutlass, "change": {**cutlass, "version": "v4.2.0"}},
             lacks="a tree goes with its pod",
             fails={**cutlass, "version": "v9"},
-            reads={"stack_info": stack, "stack_drift": {**stack, "expected": {"cutlass.version": "4.3.0"}}},
+            reads={
+                "stack_receipt": {**stack, "receipts": {"tree": {"digest": "d1", "trees": ["{{ workspace }}/steps/cutlass"]}}},
+                "stack_info": stack,
+                "stack_drift": {**stack, "expected": {"cutlass.version": "4.3.0"}},
+            },
         ),
     ]  # fmt: skip
 
