@@ -15,6 +15,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _receipts
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
 
 GPU = {"driver": "580.95.05", "gpu.count": "1", "gpu.names": "H100", "gpu.compute_capability": "9.0"}
+GPU = {"driver": "580.95.05", "gpu.count": "1", "gpu.names": "H100", "gpu.compute_capability": "9.0"}
 STACK: dict[str, Any] = {"parts": {"os": "debian 12", "arch": "x86_64", **GPU}}
 
 
