@@ -25,6 +25,7 @@ from ._job_runner import process_started
 
 SCHEMA = 1
 FOLDER = ".podcycle/receipts"
+PARTS = ".podcycle/stack/parts.json"
 # Python and git write into these when they only read.
 _RESTLESS = frozenset({"__pycache__", ".git"})
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
@@ -108,8 +109,20 @@ def sign_all(workspace: Path, wanted: dict[str, Any], stack: dict[str, Any], *, 
     for name in signed if write else []:
         write_json(workspace / FOLDER / f"{name}.json", receipts[name])
     if write:
+        write_json(workspace / PARTS, {"schema": SCHEMA, "parts": stack["parts"]})
         stack["receipts"] = read_all(workspace, machine)
     return signed
+
+
+def signed_parts(workspace: Path) -> dict[str, str]:
+    """The parts of the stack when it was last signed for; empty when it never was."""
+    record = read_json(workspace / PARTS, SCHEMA) or {}
+    return {str(part): str(value) for part, value in (record.get("parts") or {}).items()}
+
+
+def broken(receipts: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows, as drift has them, of what does not stand although its version may be right."""
+    return [{"part": name, "expected": "as it was signed for", "found": one["why"]} for name, one in sorted(receipts.items()) if not one["stands"]]
 
 
 def differs(receipt: dict[str, Any], machine: dict[str, str]) -> str:

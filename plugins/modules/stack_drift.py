@@ -18,8 +18,8 @@ options:
   expected:
     description:
       - Wanted value of each part, by the names that RV(podcycle.gpu.stack_info#module:stack.parts) has. A part that is left out or null is not compared.
+      - When not given, the parts as they were when M(podcycle.gpu.stack_receipt) last signed for them, and every receipt that does not stand any more.
     type: dict
-    required: true
   workspace:
     description:
       - Folder that keeps the work over a restart of the pod.
@@ -212,15 +212,18 @@ stack:
       sample: 0.2
 """
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.podcycle.gpu.plugins.module_utils import _receipts
 from ansible_collections.podcycle.gpu.plugins.module_utils._stack import drift_table, find_drift, places_of, read_stack
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "expected": {"type": "dict", "required": True},
+            "expected": {"type": "dict"},
             "workspace": {"type": "path", "default": "/workspace"},
             "venv": {"type": "path"},
             "cutlass": {"type": "list", "elements": "path", "default": []},
@@ -229,7 +232,17 @@ def main() -> None:
         supports_check_mode=True,
     )
     stack = read_stack(places_of(module.params))
-    drift = find_drift(module.params["expected"], stack["parts"])
+    expected = module.params["expected"]
+    if expected is None:
+        workspace = Path(module.params["workspace"])
+        expected = _receipts.signed_parts(workspace)
+        if not expected:
+            module.fail_json(
+                msg=f"compare the stack in {workspace}: nothing was signed for there yet; converge it first with playbooks/bootstrap.yml, or name expected"
+            )
+        drift = find_drift(expected, stack["parts"]) + _receipts.broken(stack["receipts"])
+    else:
+        drift = find_drift(expected, stack["parts"])
     module.exit_json(changed=False, drifted=bool(drift), drift=drift, table=drift_table(drift), stack=stack)
 
 

@@ -102,3 +102,11 @@ def test_bad_input_signs_nothing(pod: Path, receipts: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         _receipts.sign_all(pod, {"good": {"digest": "d"}, **receipts}, dict(STACK), write=True)
     assert not (pod / ".podcycle").exists()
+
+
+def test_damage_is_drift_although_every_version_is_right(pod: Path) -> None:
+    _receipts.sign_all(pod, wanted(pod), {**STACK}, write=True)
+    assert _receipts.signed_parts(pod) == STACK["parts"]
+    rewrite_in_place(pod)
+    found = _receipts.read_all(pod, _receipts.machine_of(STACK["parts"]))
+    assert _receipts.broken(found) == [{"part": "tool", "expected": "as it was signed for", "found": f"files below {pod}/tool were changed"}]
