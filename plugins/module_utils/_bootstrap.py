@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ansible.module_utils.common.yaml import yaml_load
 
 from ._errors import PodcycleError, UsageError
 
@@ -97,7 +97,7 @@ def version_of(collection: Path) -> str:
     manifest = collection / "MANIFEST.json"
     if manifest.exists():
         return str(json.loads(manifest.read_text(encoding="utf-8"))["collection_info"]["version"])
-    return str(yaml.safe_load((collection / "galaxy.yml").read_text(encoding="utf-8"))["version"])
+    return str(yaml_load((collection / "galaxy.yml").read_text(encoding="utf-8"))["version"])
 
 
 def runtime_files(collection: Path) -> list[str]:
@@ -162,7 +162,7 @@ def defaults_of(collection: Path) -> dict[str, Any]:
     for role in ROLES:
         path = collection / "roles" / role / "defaults" / "main.yml"
         if path.exists():
-            found.update(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+            found.update(yaml_load(path.read_text(encoding="utf-8")) or {})
     return found
 
 
@@ -323,7 +323,7 @@ set -euo pipefail
 u={shlex.quote(url)} s={digest} f=$(mktemp)
 for n in 1 2 3 4 5; do
   curl -fsSL --max-time 300 "$u" -o "$f" || wget -qT 60 -O "$f" "$u" ||
-    python3 -c 'import sys,urllib.request as r; open(sys.argv[2],"wb").write(r.urlopen(sys.argv[1],timeout=60).read())' "$u" "$f" ||
+    python3 -c 'import socket,sys,urllib.request as r; socket.setdefaulttimeout(60); r.urlretrieve(*sys.argv[1:])' "$u" "$f" ||
     {{ sleep $((n * 3)); continue; }}
   echo "$s  $f" | sha256sum -c --status && exec bash "$f" "$@"
   echo "[Bootstrap] failed: $u is not the script that was meant: $(sha256sum <"$f") instead of $s" >&2

@@ -10,9 +10,8 @@ import binascii
 import hashlib
 import re
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+from typing import Any
 
 from ._errors import PodcycleError
 
@@ -30,7 +29,7 @@ def fetch_checked(source: str, target: Path, checksum: str, what: str, limit_sec
         raise FetchError(f"{what}: {checksum!r} is no checksum; write sha256: and 64 digits (md5: is what NVIDIA publishes)")
     digest, ends = hashlib.new(algorithm), time.monotonic() + limit_seconds
     try:
-        with urllib.request.urlopen(_address(source), timeout=60) as answer, target.open("wb") as stream:
+        with _open(source) as answer, target.open("wb") as stream:
             while block := answer.read(1 << 20):
                 if time.monotonic() > ends:
                     raise FetchError(f"{what}: {source} did not arrive within {limit_seconds:.0f} s; put it into a folder and name its path")
@@ -44,15 +43,18 @@ def fetch_checked(source: str, target: Path, checksum: str, what: str, limit_sec
 
 def read_key(source: str, what: str) -> bytes:
     try:
-        with urllib.request.urlopen(_address(source), timeout=60) as answer:
+        with _open(source) as answer:
             content: bytes = answer.read(1 << 17)
     except (OSError, ValueError) as error:
         raise FetchError(f"{what}: the key {source} could not be fetched: {getattr(error, 'reason', None) or error}") from error
     return content
 
 
-def _address(source: str) -> str:
-    return source if "://" in source else Path(source).absolute().as_uri()
+def _open(source: str) -> Any:
+    # Its import takes 0.15 s, too long for every run of a module that has nothing to fetch.
+    from ansible.module_utils.urls import open_url
+
+    return open_url(source if "://" in source else Path(source).absolute().as_uri(), timeout=60)
 
 
 def openpgp_fingerprints(key: bytes) -> list[str]:

@@ -11,7 +11,7 @@ short_description: Write the script that sets a GPU machine up by itself
 version_added: 0.1.0
 description:
   - Renders one start script, for a pod's volume, a cloud's start command or plain user-data, that brings C(uv), ansible-core and this
-    collection to a machine and converges it there with the playbook P(podcycle.gpu.bootstrap#playbook) and its roles.
+    collection to a machine and converges it there with the playbook C(podcycle.gpu.bootstrap) and its roles.
   - The same collection and the same variables give the same bytes.
   - A script that is too long for its kind is packed with gzip and base64, and by reference when it is still too long.
 extends_documentation_fragment:

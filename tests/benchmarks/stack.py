@@ -65,7 +65,7 @@ set -e
 def play(playbook: str, *more: str) -> tuple[float, str]:
     environment = {**os.environ, "PODCYCLE_SCENARIO": SCENARIO, "ANSIBLE_INVENTORY_ENABLED": "script", "PATH": f"{BIN}:{os.environ['PATH']}"}
     started = time.monotonic()
-    words = [str(BIN / "ansible-playbook"), "-i", "extensions/molecule/shared/inventory.py", playbook, "-e", json.dumps(VARIABLES), *more]
+    words = [str(BIN / "ansible-playbook"), "-i", "extensions/molecule/shared/inventory.sh", playbook, "-e", json.dumps(VARIABLES), *more]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stdout[-3000:] + done.stderr[-2000:])
@@ -75,7 +75,7 @@ def play(playbook: str, *more: str) -> tuple[float, str]:
 def ping() -> float:
     environment = {**os.environ, "PODCYCLE_SCENARIO": SCENARIO, "ANSIBLE_INVENTORY_ENABLED": "script"}
     started = time.monotonic()
-    words = [str(BIN / "ansible"), "-i", "extensions/molecule/shared/inventory.py", "all", "-m", "ansible.builtin.ping"]
+    words = [str(BIN / "ansible"), "-i", "extensions/molecule/shared/inventory.sh", "all", "-m", "ansible.builtin.ping"]
     subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True)
     return time.monotonic() - started
 

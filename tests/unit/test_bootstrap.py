@@ -283,5 +283,3 @@ def test_the_environment_of_the_machine_reaches_uv_and_not_ansible(tmp_path: Pat
     env = pod_setup.environment(pod_state.Setup(tmp_path, {}, 0.0))
     assert env["UV_DEFAULT_INDEX"] == "http://i" and env["UV_FIND_LINKS"] == "/a,/b" and env["LC_ALL"] == "C.UTF-8"
     assert "PYTHONPATH" not in env and env["ANSIBLE_CONFIG"].startswith(str(tmp_path))
-
-

@@ -85,8 +85,11 @@ def test_check_mode_knows_an_owner_that_comes_later(tmp_path: Path) -> None:
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
     (tmp_path / "f").write_text("old\n")
-    monkeypatch.setattr(_file_set.os, "fsync", lambda _number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(_file_set.os, "fsync", full)
     with pytest.raises(PodcycleError, match="No space left on device; make room"):
         FileSet([Entry("/f", content="new\n")], tmp_path).converge()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("f", "old\n")]

@@ -242,4 +242,4 @@ def test_the_program_never_comes_from_a_virtual_environment(monkeypatch: pytest.
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert not Service("a", ["python3", "x"], "/ws").resolved[0].startswith(str(tmp_path))
     with pytest.raises(ServiceError, match="there is no program no-such-program"):
-        _ = Service("a", ["no-such-program"], "/ws").resolved
+        assert Service("a", ["no-such-program"], "/ws").resolved
