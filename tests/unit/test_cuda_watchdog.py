@@ -224,6 +224,14 @@ def running_job(pod: Pod) -> subprocess.Popen[bytes]:
     return child
 
 
+def test_a_job_that_ended_before_its_start_was_noted_holds_nothing_up(pod: Pod) -> None:
+    spoil(pod, "cuda-13.0/bin/nvcc:gone")
+    with subprocess.Popen(["true"]) as child:
+        child.wait()
+    pod.write("jobs/train/status.json", json.dumps({"state": "running", "pid": child.pid, "pid_started": None}))
+    assert pod.ask("run", "--once").returncode == 0 and pod.heals == 1
+
+
 def test_never_heals_beside_a_job_unless_asked(pod: Pod) -> None:
     spoil(pod, "cuda-13.0/bin/nvcc:gone")
     job = running_job(pod)

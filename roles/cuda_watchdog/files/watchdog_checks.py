@@ -344,6 +344,6 @@ def busy(patterns: list[str]) -> str | None:
             if job.get("state") not in ("starting", "running"):
                 continue
             for pid, started in (("runner_pid", "runner_started"), ("pid", "pid_started")):
-                if job.get(pid) and process_started(job[pid]) == job.get(started):
+                if job.get(started) is not None and process_started(job.get(pid)) == job[started]:
                     return os.path.dirname(path)
     return None
