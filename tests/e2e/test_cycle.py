@@ -66,7 +66,6 @@ def holding(folder: Path, words: tuple[str, ...]) -> list[str]:
     return [f"{path}: {word}" for path in files for word in words if word.encode() in path.read_bytes()]
 
 
-@pytest.mark.both_ends
 def settings_of_this_machine() -> dict[str, bytes]:
     """The files in which shells and services of this machine are set up, none of which a rehearsal may touch."""
     home = Path.home()
@@ -76,6 +75,7 @@ def settings_of_this_machine() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in places if path.is_file() and os.access(path, os.R_OK)}
 
 
+@pytest.mark.both_ends
 def test_whole_cycle(world: Any) -> None:
     secrets = (CANARY, "rpa_rehearsal_full", "rpa_pod_")
     variables = world.path / "secret.yml"
