@@ -9,6 +9,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -283,3 +284,15 @@ def test_the_environment_of_the_machine_reaches_uv_and_not_ansible(tmp_path: Pat
     env = pod_setup.environment(pod_state.Setup(tmp_path, {}, 0.0))
     assert env["UV_DEFAULT_INDEX"] == "http://i" and env["UV_FIND_LINKS"] == "/a,/b" and env["LC_ALL"] == "C.UTF-8"
     assert "PYTHONPATH" not in env and env["ANSIBLE_CONFIG"].startswith(str(tmp_path))
+
+
+def test_the_archive_holds_every_task_file_that_is_included(unpacked: Path) -> None:
+    """One that is left out would be missed only on the pod, when the watchdog heals with it."""
+    home = next(unpacked.rglob("playbooks/bootstrap.yml")).parents[1]
+    missing = []
+    for path in (*home.glob("playbooks/**/*.yml"), *home.glob("roles/*/tasks/*.yml")):
+        folder = home / "playbooks" if "playbooks" in path.parts else path.parent
+        for name in re.findall(r"include_tasks: (\S+)", path.read_text(encoding="utf-8")):
+            if not ((folder / name).exists() or (path.parent / name).exists()):
+                missing.append(f"{path.relative_to(home)} includes {name}")
+    assert missing == []
