@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test cycle test lint unit sanity integration e2e chaos build clean
+.PHONY: help setup setup-test cycle test lint unit sanity integration e2e molecule chaos build clean pod_setup.sh
 
 PYTHON ?= python3
 CLOUD ?= runpod
@@ -23,7 +23,7 @@ unexport UV_FIND_LINKS
 endif
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9_.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  PYTHON=python3.12   the interpreter that makes $(VENV) (3.11 or later)'
 	@echo '  CLOUD=runpod        the cloud that make cycle rehearses'
@@ -47,6 +47,9 @@ cycle: ## Rehearse a whole cycle: rent, converge, push, train, collect, validate
 	@echo 'Rehearsing a whole cycle on $(CLOUD): an emulator on this machine; nothing is paid.'
 	@PODCYCLE_TYPED='make cycle' PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-playbook cycle.yml -e cloud=$(CLOUD) $(ARGS)
 
+pod_setup.sh: $(RUN_STAMP) ## Write the one file that sets a GPU machine up by itself
+	@$(VENV)/bin/ansible-playbook -i localhost, playbooks/pod_setup.yml -e bootstrap_dest='$(CURDIR)/pod_setup.sh' $(ARGS)
+
 test: $(TEST_STAMP) ## Run everything: lint, unit, sanity, integration, end to end
 	@$(VENV)/bin/python tests/tools/run_tests.py
 
@@ -64,6 +67,14 @@ integration: $(TEST_STAMP) ## Every module through the twelve steps; every examp
 
 e2e: $(TEST_STAMP) ## The end-to-end cycles
 	@$(VENV)/bin/python tests/tools/run_tests.py e2e
+
+# The platforms of `make molecule`: both bases, as containers and with systemd.
+PLATFORMS ?= debian12 debian12-systemd debian13 debian13-systemd
+SCENARIOS ?=
+
+molecule: $(TEST_STAMP) ## Every role in Docker on every base, with and without systemd
+	@$(VENV)/bin/python extensions/molecule/containers.py engine
+	@$(VENV)/bin/python tests/tools/molecule_all.py --jobs 1 --platforms '$(PLATFORMS)' $(SCENARIOS)
 
 chaos: $(TEST_STAMP) ## Every call times every fault, every crash: up to an hour, into docs/reliability.md
 	@PYTHONPATH=tests:.collections:extensions $(VENV)/bin/python -m chaos $(CHAOS)

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The containers of the role scenarios: the Docker engine, the images, and pods with an SSH server in them.
 
-Usage: containers.py engine | image PLATFORM ... | create SCENARIO [VARIANT] | untouched SCENARIO | destroy SCENARIO | list SCENARIO
+Usage: containers.py engine | image PLATFORM ... | create SCENARIO [VARIANT] | mark SCENARIO | untouched SCENARIO | twin SCENARIO |
+       destroy SCENARIO | list SCENARIO
 
 A platform is BASE[-systemd][-tools], such as debian12, debian13-systemd, ubuntu2404. PODCYCLE_PLATFORMS names those of a scenario, by default debian12.
 An image is pulled where a registry answers, else made with debootstrap (Debian only, as root).
@@ -17,6 +18,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,9 +40,11 @@ TOOLS = "g++ git rsync"
 # What a machine's package tools are told by their environment; a container is told the same.
 PASSED_ON = ("PIP_", "UV_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 LABEL = "podcycle.molecule"
+TWIN = "-twin"
 CACHE = "/var/cache/podcycle"
 WHEELS = "/srv/wheels"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+CA_INSIDE = "/srv/ca-certificates.crt"
 
 
 class Refused(Exception):
@@ -192,7 +196,7 @@ def environment_of_pods() -> dict[str, str]:
     if wheel_folder():
         found["UV_FIND_LINKS"] = found["PIP_FIND_LINKS"] = WHEELS
     if CA_BUNDLE.exists():
-        found["SSL_CERT_FILE"] = found["PIP_CERT"] = str(CA_BUNDLE)
+        found["SSL_CERT_FILE"] = found["PIP_CERT"] = CA_INSIDE
     return found
 
 
@@ -201,11 +205,24 @@ def wheel_folder() -> Path | None:
     return next((Path(link) for link in links if Path(link).is_dir()), None)
 
 
+def mounts() -> list[str]:
+    """Package caches that outlive a container, wheels of this machine, and the certificates it trusts."""
+    cache = HOME / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    words = ["--volume", f"{cache}:{CACHE}"]
+    if CA_BUNDLE.exists():
+        words += ["--volume", f"{CA_BUNDLE.resolve()}:{CA_INSIDE}:ro"]
+    if wheel_folder():
+        words += ["--volume", f"{wheel_folder()}:{WHEELS}:ro"]
+    return words
+
+
 def create(scenario: str, wanted: str = "") -> None:
     """One container per platform; a container that runs already stays."""
     engine()
     for platform in platforms():
         create_one(scenario, f"{platform}-{wanted}" if wanted and wanted not in platform.split("-") else platform, platform)
+    mark(scenario)
 
 
 def create_one(scenario: str, full: str, platform: str) -> None:
@@ -213,14 +230,7 @@ def create_one(scenario: str, full: str, platform: str) -> None:
     if docker("ps", "--quiet", "--filter", f"name=^{name}$").strip():
         return
     docker("rm", "--force", name, check=False)
-    cache = HOME / "cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    mounts = ["--volume", f"{cache}:{CACHE}"]
-    if CA_BUNDLE.exists():
-        mounts += ["--volume", f"{CA_BUNDLE.resolve()}:{CA_BUNDLE}:ro"]
-    if wheel_folder():
-        mounts += ["--volume", f"{wheel_folder()}:{WHEELS}:ro"]
-    words = ["run", "--detach", "--name", name, "--hostname", platform, "--label", f"{LABEL}={name_of(scenario, '')}", "--publish", "127.0.0.1::22", *mounts]
+    words = ["run", "--detach", "--name", name, "--hostname", platform, "--label", f"{LABEL}={name_of(scenario, '')}", "--publish", "127.0.0.1::22", *mounts()]
     if "systemd" in full.split("-"):
         words += ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined", "--cgroupns=host"]
         words += ["--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", tag, "/lib/systemd/systemd"]
@@ -244,7 +254,6 @@ def prepare(name: str) -> None:
     for _turn in range(60):
         words = ["ssh", "-o", "BatchMode=yes", *ssh_words(name), "-i", str(key_file()), "-p", str(port_of(name)), "root@127.0.0.1", "true"]
         if subprocess.run(words, capture_output=True, timeout=30, check=False).returncode == 0:
-            (HOME / f"{name}.json").write_text(json.dumps(sorted(changes(name))), encoding="utf-8")
             return
         time.sleep(0.5)
     raise Refused(f"the container {name} answers no SSH after 30 s; see docker logs {name}")
@@ -258,8 +267,9 @@ def port_of(name: str) -> int:
     return int(docker("port", name, "22/tcp").splitlines()[0].rpartition(":")[2])
 
 
-def names(scenario: str) -> list[str]:
-    return sorted(docker("ps", "--all", "--filter", f"label={LABEL}={name_of(scenario, '')}", "--format", "{{.Names}}").split())
+def names(scenario: str, *, twins: bool = False) -> list[str]:
+    found = docker("ps", "--all", "--filter", f"label={LABEL}={name_of(scenario, '')}", "--format", "{{.Names}}").split()
+    return sorted(name for name in found if twins or not name.endswith(TWIN))
 
 
 # What a login and a module leave behind in any case.
@@ -271,8 +281,14 @@ def changes(name: str) -> set[str]:
     return {line for line in lines if not line[2:].startswith(TRACES) and line[2:] not in ("/root", "/var")}
 
 
+def mark(scenario: str) -> None:
+    """Remember what the file systems look like now."""
+    for name in names(scenario):
+        (HOME / f"{name}.json").write_text(json.dumps(sorted(changes(name))), encoding="utf-8")
+
+
 def untouched(scenario: str) -> None:
-    """Refuse where the file system differs from what it was when the container had been made."""
+    """Refuse where the file system differs from what it was when it was marked."""
     for name in names(scenario):
         before = set(json.loads((HOME / f"{name}.json").read_text(encoding="utf-8")))
         written = sorted(changes(name) - before)
@@ -280,9 +296,29 @@ def untouched(scenario: str) -> None:
             raise Refused(f"{name}: check mode has written {len(written)} files, such as {', '.join(written[:5])}")
 
 
+def twin(scenario: str) -> None:
+    """Give a bare container of the same base the one file from each pod, run it, and print the fingerprint that it ends with."""
+    prints: dict[str, str] = {}
+    for name in names(scenario):
+        platform = name.removeprefix(name_of(scenario, ""))
+        second, script = f"{name}{TWIN}", HOME / f"{name}.sh"
+        docker("cp", f"{name}:/workspace/pod_setup.sh", str(script))
+        docker("rm", "--force", second, check=False)
+        environment = [word for key, value in environment_of_pods().items() for word in ("--env", f"{key}={value}")]
+        label = f"{LABEL}={name_of(scenario, '')}"
+        docker("run", "--detach", "--init", "--name", second, "--label", label, *mounts(), *environment, base_image(platform.split("-")[0]), "sleep", "7200")
+        docker("exec", second, "mkdir", "-p", "/workspace")
+        docker("cp", str(script), f"{second}:/workspace/pod_setup.sh")
+        said = docker("exec", second, "bash", "/workspace/pod_setup.sh", timeout=1800)
+        print(said, flush=True)
+        found = re.findall(r"fingerprint ([0-9a-f]{64})", said)
+        prints[platform] = found[-1] if found else "none"
+    print(json.dumps(prints))
+
+
 def destroy(scenario: str) -> None:
     if answering():
-        found = names(scenario)
+        found = names(scenario, twins=True)
         if found:
             docker("rm", "--force", "--volumes", *found)
 
@@ -302,7 +338,7 @@ def inventory(scenario: str) -> dict[str, object]:
 
 
 def main(words: list[str]) -> int:
-    if not words or words[0] not in ("engine", "image", "create", "untouched", "destroy", "list"):
+    if not words or words[0] not in ("engine", "image", "create", "mark", "untouched", "twin", "destroy", "list"):
         print(__doc__, file=sys.stderr)
         return 2
     try:
@@ -316,6 +352,10 @@ def main(words: list[str]) -> int:
             create(*rest)
         elif verb == "destroy":
             destroy(rest[0])
+        elif verb == "mark":
+            mark(rest[0])
+        elif verb == "twin":
+            twin(rest[0])
         elif verb == "untouched":
             untouched(rest[0])
         else:

@@ -10,15 +10,17 @@ CUDA 13.x needs driver 580.65.06 or later on Linux. CUDA 12.x programs run on 52
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
+from . import _nvml
 from ._errors import PodcycleError
 
 MINIMUM_DRIVER = {"cu130": (580, 65, 6), "cu128": (525, 60, 13)}
 BACKENDS = ("cpu", *MINIMUM_DRIVER)
-_PROC = Path("/proc/driver/nvidia/version")
+# The first PyTorch release that has the build, and the least compute capability that the build has kernels for: CUDA 13 dropped what came before Turing.
+LEAST_TORCH = {"cu130": (2, 9, 0), "cu128": (2, 7, 0)}
+LEAST_CAPABILITY = {"cu130": (7, 5), "cu128": (7, 0)}
 
 
 class DriverError(PodcycleError):
@@ -36,6 +38,7 @@ class Driver:
     version: str | None = None
     gpus: list[str] = field(default_factory=list)
     trouble: str | None = None
+    capabilities: list[str] = field(default_factory=list, compare=False)
 
     @property
     def number(self) -> tuple[int, ...]:
@@ -43,30 +46,20 @@ class Driver:
 
 
 def read_driver() -> Driver:
-    command = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60, check=False)
-    except FileNotFoundError:
-        return _driver_from_proc()
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Driver(trouble=f"nvidia-smi could not be run: {error}")
-    rows = [line.split(",", 1) for line in done.stdout.splitlines() if re.match(r"\d+\.\d+", line.strip())]
-    if done.returncode or not rows:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[0][:200]
-        return Driver(trouble=f"nvidia-smi ended with {done.returncode} and said: {said}")
-    return Driver(version=rows[0][0].strip(), gpus=[row[1].strip()[:80] for row in rows if len(row) > 1])
+    return driver_of(_nvml.read())
 
 
-def _driver_from_proc() -> Driver:
-    try:
-        text = _PROC.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return Driver()
-    found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", text)
-    return Driver(version=found.group(1)) if found else Driver(trouble=f"{_PROC} names no version")
+def driver_of(found: dict[str, Any]) -> Driver:
+    """The driver in what V(_nvml.read) returned."""
+    return Driver(
+        version=found["driver"] if found["available"] else None,
+        gpus=[gpu["name"] for gpu in found["gpus"] if gpu["name"]],
+        trouble=found["trouble"],
+        capabilities=[gpu["compute_capability"] for gpu in found["gpus"] if gpu["compute_capability"]],
+    )
 
 
-def choose_backend(wanted: str, driver: Driver, *, accept_cpu_on_gpu: bool) -> str:
+def choose_backend(wanted: str, driver: Driver, *, accept_cpu_on_gpu: bool, torch: str = "") -> str:
     """The build to install; an error where the wish does not fit the machine."""
     has_gpu = driver.version is not None or driver.trouble is not None
     if wanted == "cpu":
@@ -82,17 +75,55 @@ def choose_backend(wanted: str, driver: Driver, *, accept_cpu_on_gpu: bool) -> s
         if wanted == "auto":
             return "cpu"
         raise BackendMismatch(f"install PyTorch: the {wanted} build was asked for, and this machine has no NVIDIA driver; leave pytorch_backend at auto")
+    misfits = {name: misfit(name, driver, torch) for name in MINIMUM_DRIVER}
+    fitting = [name for name, why in misfits.items() if why is None]
     if wanted == "auto":
-        fitting = next((name for name, least in MINIMUM_DRIVER.items() if driver.number >= least), None)
-        if fitting is None:
-            raise BackendMismatch(f"install PyTorch: driver {driver.version} is too old, 525.60.13 is the least for cu128; rent a pod with a newer driver")
-        return fitting
-    if driver.number < MINIMUM_DRIVER[wanted]:
-        least = "{}.{}.{:02d}".format(*MINIMUM_DRIVER[wanted])
-        raise BackendMismatch(
-            f"install PyTorch: the {wanted} build needs driver {least} or later, and this machine has {driver.version}; set pytorch_backend to auto"
-        )
+        if not fitting:
+            raise _nothing_fits(driver, misfits)
+        return fitting[0]
+    if misfits[wanted]:
+        advice = f"set pytorch_backend to auto, which takes {fitting[0]} here" if fitting else "no build fits: rent another pod"
+        raise BackendMismatch(f"install PyTorch: the {wanted} build {misfits[wanted]}; {advice}")
     return wanted
+
+
+def misfit(backend: str, driver: Driver, torch: str) -> str | None:
+    """Why a build will not do on this driver, this GPU and for this release, else None."""
+    if driver.number < MINIMUM_DRIVER[backend]:
+        return "needs driver {}.{}.{:02d} or later, and this machine has {}".format(*MINIMUM_DRIVER[backend], driver.version)
+    low = min(driver.capabilities, key=_numbers, default="")
+    if low and _numbers(low) < LEAST_CAPABILITY[backend]:
+        return "has kernels for compute capability {}.{} or later, and this machine's GPU has {}".format(*LEAST_CAPABILITY[backend], low)
+    if torch and _numbers(torch.partition("+")[0])[:3] < LEAST_TORCH[backend]:
+        return "begins with PyTorch {}.{}.{}, and {} was asked for".format(*LEAST_TORCH[backend], torch)
+    return None
+
+
+def _nothing_fits(driver: Driver, misfits: dict[str, str | None]) -> BackendMismatch:
+    if driver.number < MINIMUM_DRIVER["cu128"]:
+        return BackendMismatch(f"install PyTorch: driver {driver.version} is too old, 525.60.13 is the least for cu128; rent a pod with a newer driver")
+    reasons = "; ".join(f"{name} {why}" for name, why in misfits.items())
+    return BackendMismatch(f"install PyTorch: no build fits {_named(driver)}: {reasons}", hint="rent another GPU, or name another pytorch_version")
+
+
+def uncovered(capabilities: list[str], arch_list: list[str]) -> str | None:
+    """A GPU that a build has neither machine code nor portable code for; code for sm_80 also runs on 8.6, portable code on everything later."""
+    codes = [(word[:2], _arch(word)) for word in arch_list if re.fullmatch(r"(sm|compute)_\d{2,3}[a-z]?", word)]
+    for capability in capabilities:
+        major, minor = _numbers(capability)[:2]
+        binary = any(kind == "sm" and arch[0] == major and arch[1] <= minor for kind, arch in codes)
+        if codes and not binary and not any(kind == "co" and arch <= (major, minor) for kind, arch in codes):
+            return capability
+    return None
+
+
+def _arch(word: str) -> tuple[int, int]:
+    digits = re.sub(r"\D", "", word)
+    return int(digits[:-1]), int(digits[-1])
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
 def _named(driver: Driver) -> str:

@@ -5,49 +5,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import fcntl
+import hashlib
 import json
 import os
 import platform
-import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._errors import PodcycleError
-from ._gpu_driver import Driver
-from ._uv import Uv, run_program
-
-STAMP = ".podcycle-torch.json"
-SCHEMA = 1
-_NETWORK = re.compile(r"(?i)failed to fetch|error sending request|dns error|connection refused|timed? ?out|could not connect|tunnel|unreachable")
-_VERIFY = """
-import json, sys
-import numpy, torch
-x = torch.arange(16, dtype=torch.float32).reshape(4, 4)
-ok = bool(torch.equal(x @ torch.eye(4), x)) and float(torch.from_numpy(numpy.ones(3)).sum()) == 3.0
-out = {"torch": torch.__version__, "numpy": numpy.__version__, "cuda": torch.version.cuda, "python": sys.version.split()[0],
-       "cuda_available": torch.cuda.is_available(), "devices": [], "matmul": ok}
-if out["cuda_available"]:
-    for n in range(torch.cuda.device_count()):
-        a = torch.eye(256, device="cuda:%d" % n)
-        out["devices"].append(torch.cuda.get_device_name(n))
-        out["matmul"] = out["matmul"] and float((a @ a).sum()) == 256.0
-elif torch.version.cuda:
-    try:
-        torch.zeros(1, device="cuda")
-    except (RuntimeError, AssertionError) as error:
-        out["cuda_error"] = str(error).splitlines()[0][:300]
-print(json.dumps(out))
-"""
-
-
-class TorchEnvError(PodcycleError):
-    code = "torch_env"
+from ._aside import locked, write_json
+from ._gpu_driver import Driver, uncovered
+from ._machine import free_gib, nearest
+from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp, venv_python_version
+from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers
+from ._uv import NETWORK, Uv, install_wheels, last_words, run_program, uv_environment
 
 
 class IndexUnreachable(TorchEnvError):
@@ -68,18 +40,16 @@ class Wish:
     find_links: list[str] = field(default_factory=list)
     index_url: str = ""
     cache_dir: str = ""
+    # The least version when V(python) is empty, and where uv keeps an interpreter that it brings.
+    least_python: str = ""
+    python_home: str = ""
+    lock: str = ""
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"torch": self.version, "backend": self.backend, "extra_packages": sorted(self.extra_packages)}
-
-
-def find_links_of(given: list[str]) -> list[str]:
-    """The wheel folders that were named, else those that the machine's uv or pip is set up with."""
-    if given:
-        return [link for link in given if link]
-    if os.environ.get("UV_FIND_LINKS"):
-        return os.environ["UV_FIND_LINKS"].split(",")
-    return os.environ.get("PIP_FIND_LINKS", "").split()
+        more: dict[str, Any] = {"python": self.least_python} if self.least_python else {}
+        if self.lock:
+            more["lock"] = hashlib.sha256(self.lock.encode()).hexdigest()
+        return {"torch": self.version, "backend": self.backend, "extra_packages": sorted(self.extra_packages), **more}
 
 
 def local_wheel(wish: Wish, python_tag: str) -> str | None:
@@ -100,42 +70,67 @@ class TorchEnv:
         self.python = wish.venv / "bin" / "python"
         self.stamp = wish.venv / STAMP
         self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
 
     def record(self) -> dict[str, Any] | None:
         """What was proven about this venv, when all of it still holds; else None."""
-        try:
-            record = json.loads(self.stamp.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA or not self.sound():
-            return None
-        return record
+        return read_record(self.wish.venv)
 
     def satisfied(self) -> bool:
         record = self.record()
         return record is not None and record.get("fingerprint") == self.wish.fingerprint() and record.get("driver") == self.driver.version
 
     def sound(self) -> bool:
-        """Whether the interpreter starts and every file of torch and numpy has the size that its wheel recorded."""
-        if not os.access(self.python, os.X_OK):
-            return False
-        site = next(iter(sorted((self.wish.venv / "lib").glob("python3.*/site-packages"))), None)
-        if site is None:
-            return False
-        return all(_intact(site, name) for name in ("torch", "numpy"))
+        return is_sound(self.wish.venv)
 
     def make(self, uv: Uv) -> dict[str, Any]:
         """Bring the venv to the wish; the stamp comes last, so that a half-made venv never looks whole."""
-        with _locked(self.wish.venv):
+        with locked(self.wish.venv):
             if self.satisfied():
                 return self.record() or {}
-            fresh = not self.sound()
+            fresh = not self.sound() or self._other_python()
             self.stamp.unlink(missing_ok=True)
             if fresh:
+                self._room()
                 self._create(uv)
             self._install(uv)
+            self._mend(uv)
             proof = self._verify()
             return self._write_stamp(uv, proof)
+
+    def _other_python(self) -> bool:
+        """Whether the environment's interpreter is older than the least one, and was not taken for want of another."""
+        wanted = self.wish.least_python
+        fingerprint = (read_stamp(self.wish.venv) or {}).get("fingerprint") or {}
+        version = venv_python_version(self.wish.venv)
+        return bool(wanted) and fingerprint.get("python") != wanted and version is not None and numbers(version) < numbers(wanted)
+
+    def preflight(self) -> None:
+        if self.wish.lock:
+            check_lock(self.wish.lock, self.wish.version, self.wish.extra_packages)
+
+    def _room(self) -> None:
+        """An archive that is in a cache on the same file system is linked and takes no room."""
+        cache, venv = Path(self.wish.cache_dir) if self.wish.cache_dir else None, self.wish.venv
+        if cache and cache.is_dir() and os.stat(cache).st_dev == os.stat(nearest(venv)).st_dev and cached_torch(cache, self.wish):
+            return
+        free, needed = free_gib(venv), NEEDED_GIB["cpu" if self.wish.backend == "cpu" else "cuda"]
+        if free < needed:
+            raise TorchEnvError(
+                f"install torch {self.wish.version} ({self.wish.backend}) into {venv}: {free:.1f} GiB are free there, and about {needed:.1f} GiB are needed",
+                hint="make room, or name another folder with pytorch_workspace",
+            )
+
+    def _mend(self, uv: Uv) -> None:
+        """uv links the files of its cache: one that was damaged in an environment comes damaged into the next."""
+        bad = damaged(self.wish.venv)
+        if not bad:
+            return
+        uv.run(["cache", "clean", "--quiet", *bad], self._environment())
+        self._install(uv, [part for name in bad for part in ("--reinstall-package", name)])
+        bad = damaged(self.wish.venv)
+        if bad:
+            raise NotVerified(f"install torch into {self.wish.venv}: the files of {', '.join(bad)} have the wrong size; empty the cache {self.wish.cache_dir}")
 
     def _create(self, uv: Uv) -> None:
         venv = self.wish.venv
@@ -145,20 +140,26 @@ class TorchEnv:
             )
         started = time.monotonic()
         venv.parent.mkdir(parents=True, exist_ok=True)
-        done = uv.run(["venv", "--quiet", "--clear", "--no-python-downloads", "--python", self.wish.python, str(venv)], self._environment())
+        python = self.wish.python
+        if self.wish.least_python:
+            python, note = choose_python(uv, self.wish.least_python, self.wish.python_home, self._environment())
+            self.notes += [note] if note else []
+        done = uv.run(["venv", "--quiet", "--clear", "--no-python-downloads", "--python", python, str(venv)], self._environment())
         if done.returncode:
-            raise TorchEnvError(f"make the virtual environment {venv} with {self.wish.python}: {_last_words(done.stderr)}")
+            raise TorchEnvError(f"make the virtual environment {venv} with {python}: {last_words(done.stderr)}")
         self.seconds["venv"] = _since(started)
 
-    def _install(self, uv: Uv) -> None:
+    def _install(self, uv: Uv, more: list[str] | None = None) -> None:
         started = time.monotonic()
-        done = uv.run(["pip", "install", "--quiet", "--python", str(self.python), *self.install_arguments()], self._environment())
+        if self.wish.lock:
+            (self.wish.venv / LOCK).write_text(self.wish.lock, encoding="utf-8")
+        done = install_wheels(uv, ["--python", str(self.python), *(more or []), *self.install_arguments()], self._environment())
         self.seconds["install"] = _since(started)
         if done.returncode == 0:
             return
         what = f"install torch {self.wish.version} ({self.wish.backend}) into {self.wish.venv}"
-        said = _last_words(done.stderr)
-        if _NETWORK.search(done.stderr):
+        said = last_words(done.stderr)
+        if NETWORK.search(done.stderr):
             raise IndexUnreachable(
                 f"{what}: the PyTorch package index could not be reached ({said})",
                 hint="check the machine's network, name a mirror with pytorch_index_url, or put the wheels into a folder and name it with pytorch_find_links",
@@ -173,6 +174,8 @@ class TorchEnv:
             arguments += ["--index", wish.index_url]
         elif exact is None:
             arguments += ["--torch-backend", wish.backend]
+        if wish.lock:
+            return [*arguments, "--require-hashes", "--requirement", str(wish.venv / LOCK)]
         return [*arguments, f"torch=={exact or wish.version}", "numpy", *wish.extra_packages]
 
     def _python_tag(self) -> str:
@@ -181,16 +184,12 @@ class TorchEnv:
         return "cp" + version.replace(".", "")
 
     def _environment(self) -> dict[str, str]:
-        drop = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
-        environment = {key: value for key, value in os.environ.items() if key not in drop}
-        if self.wish.cache_dir:
-            environment["UV_CACHE_DIR"] = self.wish.cache_dir
-        return environment
+        return uv_environment(self.wish.cache_dir)
 
     def _verify(self) -> dict[str, Any]:
         """Import and compute in a new interpreter, which also writes the byte code of the modules that an import of torch needs."""
         started = time.monotonic()
-        done = run_program([str(self.python), "-c", _VERIFY], self._environment(), timeout=300)
+        done = run_program([str(self.python), "-I", "-c", VERIFY], self._environment(), timeout=300)
         self.seconds["verify"] = _since(started)
         try:
             proof = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
@@ -198,7 +197,7 @@ class TorchEnv:
             proof = None
         what = f"verify torch in {self.wish.venv}"
         if not isinstance(proof, dict):
-            raise NotVerified(f"{what}: the import failed with exit code {done.returncode}: {_last_words(done.stderr)}; run the role again to rebuild it")
+            raise NotVerified(f"{what}: the import failed with exit code {done.returncode}: {last_words(done.stderr)}; run the role again to rebuild it")
         cpu = self.wish.backend == "cpu"
         if not proof["matmul"]:
             raise NotVerified(f"{what}: a matrix product came out wrong; the machine or the build is broken, rent another pod")
@@ -208,6 +207,12 @@ class TorchEnv:
             raise NotVerified(
                 f"{what}: torch {proof['torch']} finds no usable GPU under driver {self.driver.version}: {proof.get('cuda_error', 'no reason given')}",
                 hint="rent another pod, or name another build with pytorch_backend",
+            )
+        capability = uncovered(self.driver.capabilities, proof["arch_list"])
+        if capability:
+            raise NotVerified(
+                f"{what}: torch {proof['torch']} has kernels for {', '.join(proof['arch_list'])}, and this machine's GPU has compute capability {capability}",
+                hint="name a pytorch_backend or a pytorch_version whose list has it, or rent another GPU",
             )
         return proof
 
@@ -219,14 +224,10 @@ class TorchEnv:
             "gpus": self.driver.gpus,
             "uv": str(uv.path),
             "uv_version": uv.version,
-            **{key: proof[key] for key in ("torch", "numpy", "python", "cuda", "cuda_available", "devices")},
+            "notes": self.notes,
+            **{key: proof[key] for key in ("torch", "numpy", "python", "cuda", "cuda_available", "arch_list", "devices")},
         }
-        part = self.stamp.with_name(f"{STAMP}.{os.getpid()}")
-        with part.open("w", encoding="utf-8") as stream:
-            json.dump(record, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(self.stamp)
+        write_json(self.stamp, record)
         return record
 
 
@@ -241,35 +242,12 @@ def describe(env: TorchEnv, record: dict[str, Any], uv: Uv | None) -> dict[str, 
         **{key: record.get(key) for key in keys},
         "driver_version": env.driver.version,
         "gpus": env.driver.gpus,
+        "arch_list": record.get("arch_list") or [],
+        "notes": record.get("notes") or [],
+        "environment": {"variables": {}, "path": [str(env.wish.venv / "bin")]},
         "seconds": env.seconds,
     }
 
 
-def _intact(site: Path, name: str) -> bool:
-    record = next(iter(site.glob(f"{name}-*.dist-info/RECORD")), None)
-    if record is None:
-        return False
-    try:
-        with record.open(newline="", encoding="utf-8") as stream:
-            return all(os.stat(site / path).st_size == int(size) for path, _digest, size in csv.reader(stream) if size and not path.startswith("../"))
-    except (OSError, ValueError):
-        return False
-
-
-@contextlib.contextmanager
-def _locked(venv: Path) -> Iterator[None]:
-    # Two names of one folder need one lock.
-    venv = venv.resolve()
-    venv.parent.mkdir(parents=True, exist_ok=True)
-    with (venv.parent / f".{venv.name}.lock").open("a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _since(started: float) -> float:
     return round(time.monotonic() - started, 2)
-
-
-def _last_words(text: str, limit: int = 500) -> str:
-    words = " ".join(line.strip(" \u2570\u2500\u25b6\u251c\u2502\u00d7") for line in text.strip().splitlines() if line.strip())
-    return words if len(words) <= limit else "..." + words[-limit:]

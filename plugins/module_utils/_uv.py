@@ -19,6 +19,7 @@ from ._errors import PodcycleError
 
 # The first uv whose torch backends include cu130.
 LEAST_VERSION = (0, 9, 0)
+NETWORK = re.compile(r"(?i)failed to fetch|error sending request|dns error|connection refused|timed? ?out|could not connect|tunnel|unreachable")
 
 
 class UvError(PodcycleError):
@@ -150,3 +151,45 @@ def _version_of(path: Path) -> str | None:
 
 def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
+
+
+def last_words(text: str, limit: int = 500) -> str:
+    words = " ".join(line.strip(" \u2570\u2500\u25b6\u251c\u2502\u00d7") for line in text.strip().splitlines() if line.strip())
+    return words if len(words) <= limit else "..." + words[-limit:]
+
+
+def uv_environment(cache_dir: str = "") -> dict[str, str]:
+    """The machine's own settings, without those that would lead uv or a fresh interpreter elsewhere."""
+    drop = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
+    environment = {key: value for key, value in os.environ.items() if key not in drop}
+    if cache_dir:
+        environment["UV_CACHE_DIR"] = cache_dir
+    return environment
+
+
+def install_wheels(uv: Uv, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Install over the network; where that cannot be reached, from the cache alone."""
+    command = ["pip", "install", "--quiet", *arguments]
+    done = uv.run(command, environment)
+    if done.returncode and NETWORK.search(done.stderr):
+        again = uv.run([*command, "--offline"], environment)
+        return again if again.returncode == 0 else done
+    return done
+
+
+def base_python() -> str:
+    """The interpreter below this one's virtual environment: an environment that is based on another one dies with it."""
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for place in (os.path.join(sys.base_prefix, "bin", name), os.path.join(sys.base_prefix, "bin", "python3"), getattr(sys, "_base_executable", "")):
+        if place and os.access(place, os.X_OK):
+            return place
+    return sys.executable
+
+
+def find_links_of(given: list[str]) -> list[str]:
+    """The wheel folders that were named, else those that the machine's uv or pip is set up with."""
+    if given:
+        return [link for link in given if link]
+    if os.environ.get("UV_FIND_LINKS"):
+        return os.environ["UV_FIND_LINKS"].split(",")
+    return os.environ.get("PIP_FIND_LINKS", "").split()

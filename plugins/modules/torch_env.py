@@ -46,7 +46,10 @@ options:
     default: false
   python:
     description:
-      - Interpreter for the environment, a path or a version. The one that runs this module when not given.
+      - Interpreter for the environment, when it is a path.
+      - A version such as V(3.12) is the least one. The machine's own interpreter is taken when it is new enough, else C(uv) brings one into C(python)
+        beside O(bin_dir); where that cannot be downloaded, the machine's own is taken from Python 3.10 on, and RV(torch_env.notes) says so.
+      - The one that this module runs on, outside of any virtual environment, when not given.
     type: str
   extra_packages:
     description:
@@ -61,6 +64,11 @@ options:
     type: list
     elements: str
     default: []
+  lock:
+    description:
+      - Content of a lock file, a list of requirements with hashes as C(uv pip compile --generate-hashes) writes it. Then nothing else is installed.
+      - It must pin torch to O(version), and NumPy and O(extra_packages) too.
+    type: str
   index_url:
     description:
       - Package index to take PyTorch from instead of the public one.
@@ -167,6 +175,23 @@ torch_env:
       elements: str
       returned: always
       sample: [NVIDIA H100 80GB HBM3]
+    arch_list:
+      description: GPU architectures that the build has kernels for. Empty for the CPU build.
+      type: list
+      elements: str
+      returned: always
+      sample: [sm_80, sm_90]
+    notes:
+      description: What came otherwise than asked for, in sentences.
+      type: list
+      elements: str
+      returned: always
+      sample: []
+    environment:
+      description: What shells need, in the terms of M(podcycle.gpu.shell_env).
+      type: dict
+      returned: always
+      sample: {variables: {}, path: [/workspace/venv/bin]}
     seconds:
       description: How long each step took that was needed.
       type: dict
@@ -196,7 +221,7 @@ failure:
 """
 
 import os
-import sys
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -205,25 +230,30 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import choose_backend, read_driver
-from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish, describe, find_links_of
-from ansible_collections.podcycle.gpu.plugins.module_utils._uv import find_uv, install_uv, keep_byte_code, keep_uv
+from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish, describe
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv import base_python, find_links_of, find_uv, install_uv, keep_byte_code, keep_uv
 
 
 def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[str, Any]]:
     driver = read_driver()
     bin_dir, wanted = Path(params["bin_dir"]), params["uv_version"] or ""
     cache_dir = Path(params["cache_dir"] or os.environ.get("UV_CACHE_DIR") or bin_dir.parent / "cache" / "uv")
+    least = params["python"] if re.fullmatch(r"\d+(\.\d+)+", params["python"] or "") else ""
     wish = Wish(
         venv=Path(params["venv"]),
         version=params["version"],
-        backend=choose_backend(params["backend"], driver, accept_cpu_on_gpu=params["accept_cpu_on_gpu"]),
-        python=params["python"] or sys.executable,
+        backend=choose_backend(params["backend"], driver, accept_cpu_on_gpu=params["accept_cpu_on_gpu"], torch=params["version"]),
+        python="" if least else params["python"] or base_python(),
+        least_python=least,
+        python_home=str(bin_dir.parent / "python"),
+        lock=params["lock"] or "",
         extra_packages=params["extra_packages"],
         find_links=find_links_of(params["find_links"]),
         index_url=params["index_url"] or "",
         cache_dir=str(cache_dir),
     )
     env = TorchEnv(wish, driver)
+    env.preflight()
     if env.satisfied():
         return False, describe(env, env.record() or {}, None)
     if check_mode:
@@ -248,6 +278,7 @@ def main() -> None:
             "python": {"type": "str"},
             "extra_packages": {"type": "list", "elements": "str", "default": []},
             "find_links": {"type": "list", "elements": "str", "default": []},
+            "lock": {"type": "str"},
             "index_url": {"type": "str"},
             "cache_dir": {"type": "path"},
             "uv_version": {"type": "str"},

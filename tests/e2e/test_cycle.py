@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -65,11 +66,21 @@ def holding(folder: Path, words: tuple[str, ...]) -> list[str]:
     return [f"{path}: {word}" for path in files for word in words if word.encode() in path.read_bytes()]
 
 
+def settings_of_this_machine() -> dict[str, bytes]:
+    """The files in which shells and services of this machine are set up, none of which a rehearsal may touch."""
+    home = Path.home()
+    places = [home / name for name in (".bashrc", ".profile", ".bash_profile", ".gitconfig")]
+    places += [Path("/etc", name) for name in ("bash.bashrc", "profile", "environment")]
+    places += [path for folder in ("/etc/profile.d", "/etc/systemd/system", "/etc/cron.d") for path in sorted(Path(folder).glob("*")) if path.is_file()]
+    return {str(path): path.read_bytes() for path in places if path.is_file() and os.access(path, os.R_OK)}
+
+
 @pytest.mark.both_ends
 def test_whole_cycle(world: Any) -> None:
     secrets = (CANARY, "rpa_rehearsal_full", "rpa_pod_")
     variables = world.path / "secret.yml"
     variables.write_text(f"pod_secret_env: {{HF_TOKEN: {CANARY}}}\n", encoding="utf-8")
+    settings = settings_of_this_machine()
     with ProcessWatch(world, secrets) as watch:
         result = world.play("cycle.yml", "-vvvv", "-e", f"@{variables}", run_id=RUN).ok()
 
@@ -84,6 +95,7 @@ def test_whole_cycle(world: Any) -> None:
     created = next(entry for entry in world.posts() if entry["path"] == "/v2/pods")
     assert created["body"]["env"]["HF_TOKEN"] == "(redacted)", "the secret has reached the pod"
     check_home(world)
+    assert settings_of_this_machine() == settings
 
 
 def check_run_folder(world: Any) -> None:

@@ -19,7 +19,7 @@ from support.stage import Stage
 from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, free_port, make_world
 
-CHANGING = ("run", "pod", "lease", "run_event", "run_file", "run_report", "rehearsal_cloud")
+CHANGING = ("run", "pod", "lease", "run_event", "run_file", "run_report", "rehearsal_cloud", "bootstrap_script")
 READING = ("pod_info", "lease_info", "offer_info")
 pytestmark = pytest.mark.both_ends
 
@@ -36,6 +36,7 @@ def controller_walks(world: World) -> list[Walk]:
     opened = {"run_id": "open", "rehearsal": True, "artifacts_dir": str(world.path / "artifacts")}
     report = {"run_dir": run_dir, "write": True, "audit": {"leases": [], "ended": [], "strays": []}}
     second = {"port": free_port(), "state_dir": str(world.path / "second")}
+    script: Args = {"dest": f"{run_dir}/pod_setup.sh"}
     return [
         Walk("run", {"create": opened}, lacks="a run is not changed, and its folder is the person's to delete", fails={"run_id": "../x"}),
         Walk(
@@ -69,6 +70,12 @@ def controller_walks(world: World) -> list[Walk]:
             "rehearsal_cloud",
             {"create": second, "delete": {**second, "state": "stopped"}},
             lacks="a running one keeps its settings; `reset` is an act, not a state",
+        ),
+        Walk(
+            "bootstrap_script",
+            {"create": script, "change": {**script, "usd_per_hour": "2.69"}},
+            lacks="what was written is the person's to delete",
+            fails={"variables": {"node_tailscale_auth_key": "tskey-walk-1"}},
         ),
     ]
 

@@ -14,13 +14,16 @@ from collections import Counter
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from support.stack import cutlass_repo
 from support.stage import API, KEYS, Stage, constants
 from support.steps import Args
 from support.world import ROOT, World, free_port, make_world
 
 # Where each module's examples run, in this order; the pod's own come between its rent and its end.
-BEFORE = ("offer_info", "run", "run_event", "run_file", "run_report", "torch_env", "rehearsal_cloud", "pod", "pod_info", "lease_info", "lease")
-ON_POD = ("lease_guard", "transfer", "artifact_info", "job")
+STACK = ("cuda_toolkit", "cutlass", "torch_env", "stack_info", "stack_drift", "stack_receipt")
+BEFORE = ("offer_info", "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud", "pod", "pod_info", "lease_info", "lease")
+SHELL = ("file_set", "shell_env", "pod_service", "node_info", "system_packages", "uv_tool")
+ON_POD = ("bootstrap_script", "lease_guard", "transfer", "artifact_info", "job", *SHELL)
 # The group that the inventory's example makes of the GPU that the pod's example asks for.
 HOSTS = "gpu_NVIDIA_GeForce_RTX_4090"
 
@@ -57,6 +60,8 @@ def plays_of(stage: Stage, documents: dict[str, Any]) -> list[Args]:
         "run": {"rehearsal": True},
         "rehearsal_cloud": {"port": free_port(), "state_dir": str(path / "second")},
         "lease_guard": {"base_url": stage.account["endpoint"]},
+        # Git hosts may be out of reach, and the links of the system scope would be the machine's own.
+        "cutlass": {"repo": f"file://{cutlass_repo(path / 'cutlass')}", "compile": False, "scope": "user"},
     }
     here = {"/workspace": str(path / "torch"), key: "{{ did_run.run.public_key }}"}
     there = {"/workspace": "{{ workspace }}", "2026-11-01T10:00:00Z": later}

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS
+from support.stack import cutlass_repo
 from support.stage import Stage
 from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, make_world
 
-CHANGING = ("lease_guard", "job", "transfer", "torch_env")
-READING = ("artifact_info",)
+CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env", "pod_service", "uv_tool", "cuda_toolkit", "cutlass")
+READING = ("artifact_info", "node_info", "stack_info", "stack_drift", "stack_receipt")
 
 
 def at(hours: int) -> str:
@@ -35,6 +36,15 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     push = {"direction": "push", "dest": "{{ workspace }}/steps/data", "required": ["train.jsonl"]}
     torch: Args = {"venv": "{{ workspace }}/steps/venv", "bin_dir": "{{ workspace }}/steps/bin", "version": "2.13.0", "backend": "cpu", "python": python}
     torch["accept_cpu_on_gpu"] = True
+    home = "{{ workspace }}/steps/home"
+    note: Args = {"path": f"{home}/note", "content": "one\n"}
+    shell: Args = {"name": "part", "workspace": "{{ workspace }}/steps", "scope": "user", "home": home, "variables": {"A": "1"}, "path": [f"{home}/bin"]}
+    service: Args = {"name": "rest", "workspace": "{{ workspace }}/steps", "scope": "user", "command": ["/bin/sleep", "300"]}
+    tool: Args = {"package": "supervisor", "version": "4.3.0", "command": "supervisord", "workspace": "{{ workspace }}/steps"}
+    stack: Args = {"workspace": "{{ workspace }}/steps"}
+    # The GPU that the stand-in for nvidia-smi shows runs no kernel.
+    cuda: Args = {**stack, "scope": "user", "reuse": False, "accept_old_driver": True}
+    cutlass: Args = {**stack, "scope": "user", "compile": False, "version": "v4.1.0", "repo": f"file://{cutlass_repo(world.path / 'cutlass')}"}
     return [
         Walk(
             "lease_guard",
@@ -62,6 +72,49 @@ def pod_walks(world: World, python: str) -> list[Walk]:
             lacks="an environment goes with its pod",
             # The stand-in for nvidia-smi shows a GPU.
             fails={**torch, "accept_cpu_on_gpu": False, "venv": "{{ workspace }}/steps/other"},
+        ),
+        Walk(
+            "file_set",
+            {
+                "create": {"files": [note, {"path": f"{home}/.bashrc", "state": "block", "marker": "m", "text": "x=1"}]},
+                "change": {"files": [{**note, "mode": "0600"}, {"path": f"{home}/.bashrc", "state": "block", "marker": "m", "text": "x=2"}]},
+                "delete": {"files": [{"path": f"{home}/.bashrc", "state": "absent", "marker": "m"}, {"path": note["path"], "state": "absent"}]},
+            },
+            fails={"files": [{"path": home, "content": "a folder stands there"}]},
+        ),
+        Walk(
+            "shell_env",
+            {"create": shell, "change": {**shell, "variables": {"A": "2"}}, "delete": {**shell, "state": "absent"}},
+            fails={**shell, "path": ["bin"]},
+        ),
+        Walk(
+            "pod_service",
+            {"create": service, "change": {**service, "environment": {"A": "2"}}, "delete": {**service, "state": "absent"}},
+            fails={**service, "supervisor": "systemd"},
+        ),
+        Walk(
+            "uv_tool",
+            {"create": tool, "change": {**tool, "version": ""}, "delete": {**tool, "state": "absent"}},
+            fails={**tool, "package": "../x"},
+            reads={"node_info": {"packages": ["base-files"], "account": "root", "group": "root"}},
+        ),
+        Walk("node_info", {}, fails={"packages": ["-o=x"]}),
+        Walk(
+            "cuda_toolkit",
+            {"create": cuda, "change": {**cuda, "components": ["nvtx"]}},
+            lacks="a toolkit goes with its pod",
+            fails={**cuda, "version": "12.8.1"},
+        ),
+        Walk(
+            "cutlass",
+            {"create": cutlass, "change": {**cutlass, "version": "v4.2.0"}},
+            lacks="a tree goes with its pod",
+            fails={**cutlass, "version": "v9"},
+            reads={
+                "stack_receipt": {**stack, "receipts": {"tree": {"digest": "d1", "trees": ["{{ workspace }}/steps/cutlass"]}}},
+                "stack_info": stack,
+                "stack_drift": {**stack, "expected": {"cutlass.version": "4.3.0"}},
+            },
         ),
     ]  # fmt: skip
 

@@ -35,6 +35,7 @@ GROUPS = {
     "integration": ["integration"],
     "chaos": ["chaos"],
     "e2e": ["e2e", "e2e-high"],
+    "molecule": ["molecule"],
 }
 
 
@@ -106,7 +107,7 @@ def python_steps() -> list[Step]:
             "mypy",
             [
                 [python, "-m", "mypy", PLUGINS],
-                [python, "-m", "mypy", *packages, "tests/tools", "tests/support", "tests/benchmarks"],
+                [python, "-m", "mypy", *packages, "extensions/molecule/containers.py", "tests/tools", "tests/support", "tests/benchmarks"],
                 trainer_setup(),
                 [python, "-m", "mypy", "--python-executable", str(TRAINER_PYTHON), *trainer],
             ],
@@ -177,6 +178,19 @@ def pytest_steps() -> list[Step]:
     return steps
 
 
+def molecule_steps() -> list[Step]:
+    """Every role scenario once, in containers; one line instead where no Docker engine answers and none may be started."""
+    tool = ROOT / "extensions" / "molecule" / "containers.py"
+    if not tool.exists():
+        return []
+    done = subprocess.run([str(BIN / "python"), str(tool), "engine"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"molecule: not run; {done.stderr.strip().removeprefix('containers: ')}", flush=True)
+        # Where everything has to be proven, a missing engine is a failure.
+        return [Step("molecule", [[str(BIN / "python"), str(tool), "engine"]])] if os.environ.get("CI") else []
+    return [Step("molecule", [[str(BIN / "python"), "tests/tools/molecule_all.py"]], pytest=True)]
+
+
 def all_steps() -> list[Step]:
     sanity = Step("sanity", [[str(BIN / "python"), "tests/tools/sanity.py"]])
     return [*pytest_steps(), *python_steps(), *yaml_steps(), sanity]
@@ -213,8 +227,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help=f"groups ({', '.join(GROUPS)}) or single steps")
     names = parser.parse_args().names
     wanted = {step for name in names for step in GROUPS.get(name, [name])}
-    steps = [step for step in all_steps() if not wanted or step.name in wanted]
-    unknown = wanted - {step.name for step in steps} - {"unit-high", "e2e", "e2e-high"}
+    everything = [*all_steps(), *(molecule_steps() if not wanted or "molecule" in wanted else [])]
+    steps = [step for step in everything if not wanted or step.name in wanted]
+    unknown = wanted - {step.name for step in steps} - {"unit-high", "e2e", "e2e-high", "molecule"}
     if unknown:
         parser.error(f"no such group or step: {', '.join(sorted(unknown))}")
     started = time.monotonic()

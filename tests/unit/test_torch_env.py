@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _gpu_driver, _torch_env, _uv
+from ansible_collections.podcycle.gpu.plugins.module_utils import _gpu_driver, _nvml, _torch_env, _torch_wish, _uv
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import BackendMismatch, Driver, DriverError, choose_backend
 from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import IndexUnreachable, NotVerified, TorchEnv, TorchEnvError, Wish
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, UvError
 
 H100 = Driver("580.95.05", ["NVIDIA H100 80GB HBM3"])
 UV = Uv(Path("/opt/bin/uv"), "0.13.9")
-PROOF = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "python": "3.11.7", "cuda": None, "cuda_available": False, "devices": [], "matmul": True}
+PROOF = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "python": "3.11.7", "cuda": None, "cuda_available": False, "arch_list": [], "devices": [], "matmul": True}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,8 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(_gpu_driver, "_PROC", tmp_path / "proc-version")
+    monkeypatch.setattr(_nvml, "PROC", tmp_path / "proc-version")
+    monkeypatch.setattr(_nvml, "LIBRARY", "libno-such-nvml.so")
     return program
 
 
@@ -285,3 +286,132 @@ def test_byte_code_is_left_beside_the_cached_sources(tmp_path: Path) -> None:
     assert _uv.keep_byte_code(tmp_path / "venv", tmp_path / "cache") == 1
     assert [path.name for path in (archive / "__pycache__").iterdir()] == ["linked.cpython-311.pyc"]
     assert _uv.keep_byte_code(tmp_path / "venv", tmp_path / "cache") == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "driver", "torch", "sentence"),
+    [
+        ("auto", Driver("580.95.05", ["V100"], capabilities=["6.1"]), "2.13.0", "no build fits V100.* 7.5 or later.*cu128 has kernels for .* 7.0"),
+        ("cu130", Driver("580.95.05", ["V100"], capabilities=["7.0"]), "2.13.0", "GPU has 7.0; set pytorch_backend to auto, which takes cu128 here"),
+        ("cu130", H100, "2.8.0", "cu130 build begins with PyTorch 2.9.0, and 2.8.0 was asked for; .* takes cu128"),
+        ("auto", H100, "2.5.1", "cu128 begins with PyTorch 2.7.0, and 2.5.1 was asked for"),
+    ],
+)
+def test_a_pair_that_does_not_exist_says_which_fits(wanted: str, driver: Driver, torch: str, sentence: str) -> None:
+    with pytest.raises(BackendMismatch, match=sentence):
+        choose_backend(wanted, driver, accept_cpu_on_gpu=False, torch=torch)
+
+
+def test_auto_takes_what_the_gpu_and_the_release_have() -> None:
+    assert choose_backend("auto", Driver("580.95.05", capabilities=["7.0", "9.0"]), accept_cpu_on_gpu=False, torch="2.13.0") == "cu128"
+    assert choose_backend("auto", H100, accept_cpu_on_gpu=False, torch="2.8.0") == "cu128"
+
+
+@pytest.mark.parametrize(
+    ("capability", "arch_list", "missing"),
+    [
+        ("9.0", ["sm_80", "sm_90"], None),
+        ("8.9", ["sm_80", "sm_90"], None),
+        ("7.5", ["sm_80", "sm_90"], "7.5"),
+        ("12.0", ["sm_90"], "12.0"),
+        ("12.0", ["sm_90", "compute_90"], None),
+        ("10.3", ["sm_90a", "sm_100"], None),
+        ("9.0", [], None),
+    ],
+)
+def test_a_gpu_without_kernels_is_found(capability: str, arch_list: list[str], missing: str | None) -> None:
+    assert _gpu_driver.uncovered([capability], arch_list) == missing
+
+
+def test_a_build_without_kernels_for_the_gpu_is_not_stamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch, backend="cu130", proof={"cuda": "13.0", "cuda_available": True, "arch_list": ["sm_80", "sm_90"]})
+    made.env.driver = Driver("580.95.05", ["T4"], capabilities=["7.5"])
+    with pytest.raises(NotVerified, match="has kernels for sm_80, sm_90, and this machine's GPU has compute capability 7.5; name a pytorch_backend"):
+        made.env.make(UV)
+    assert not made.env.stamp.exists()
+
+
+LOCKED = "torch==2.13.0 \\\n    --hash=sha256:00\nnumpy==2.4.6 --hash=sha256:00\nscikit_learn==1.7.0 ; python_version > '3' --hash=sha256:00\n"
+
+
+def test_a_lock_file_is_all_that_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch, lock=LOCKED, extra_packages=["scikit-learn>=1.6"])
+    made.env.preflight()
+    made.env.make(UV)
+    assert made.env.install_arguments() == ["--torch-backend", "cpu", "--require-hashes", "--requirement", str(made.env.wish.venv / ".podcycle-lock.txt")]
+    assert (made.env.wish.venv / ".podcycle-lock.txt").read_text() == LOCKED
+    assert made.env.satisfied()
+    assert not TorchEnv(wish(tmp_path, lock=LOCKED + "# another\n", extra_packages=["scikit-learn>=1.6"]), Driver()).satisfied()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"version": "2.12.0"}, "it pins torch to 2.13.0; set pytorch_version to what it pins"),
+        ({"lock": "torch==2.13.0\nnumpy==2.4.6\n"}, "it has no hashes"),
+        ({"extra_packages": ["chess[x]>=1"]}, "does not pin chess"),
+    ],
+)
+def test_a_lock_file_that_does_not_fit_is_refused_before_anything_is_done(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TorchEnvError, match=sentence):
+        TorchEnv(wish(tmp_path, **{"lock": LOCKED, **change}), Driver()).preflight()
+
+
+def test_a_full_disk_is_told_beforehand_unless_the_cache_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_torch_env, "free_gib", lambda path: 0.7)
+    made = Made(tmp_path, monkeypatch, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(TorchEnvError, match="0.7 GiB are free there, and about 1.5 GiB are needed"):
+        made.env.make(UV)
+    (tmp_path / "cache" / "archive-v0" / "x" / "torch-2.13.0+cpu.dist-info").mkdir(parents=True)
+    made.env.make(UV)
+    assert made.env.satisfied()
+
+
+def test_an_environment_from_a_damaged_cache_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch)
+    played, seen = Uv.run, []
+
+    def run(uv: Uv, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        seen.append(arguments)
+        done = played(uv, arguments, environment)
+        version = made.env.wish.venv / "lib/python3.11/site-packages/torch/__init__.py"
+        if arguments[:2] == ["pip", "install"]:
+            version.write_text("x = 1\n" if "--reinstall-package" in arguments else "x")
+        return done
+
+    monkeypatch.setattr(Uv, "run", run)
+    made.env.make(UV)
+    assert made.env.satisfied()
+    assert [words for words in seen if words[0] == "cache"] == [["cache", "clean", "--quiet", "torch"]]
+
+
+def least(tmp_path: Path, text: str) -> tuple[str, str]:
+    write_program(tmp_path / "uv", text)
+    return _torch_wish.choose_python(Uv(tmp_path / "uv", "0.13.9"), "99.1", str(tmp_path / "python"), {"PATH": "/usr/bin:/bin"})
+
+
+def test_the_machines_python_is_taken_when_it_is_new_enough(tmp_path: Path) -> None:
+    own, note = _torch_wish.choose_python(Uv(tmp_path / "no-uv", "0"), "3.10", "", {})
+    assert note == "" and os.access(own, os.X_OK)
+    # An environment that is based on this test's own environment would die with it.
+    assert not (Path(own).parent.parent / "pyvenv.cfg").exists()
+
+
+def test_uv_brings_a_newer_python_onto_the_volume(tmp_path: Path) -> None:
+    place = tmp_path / "python" / "p"
+    text = f'case "$*" in *install*) mkdir -p "$UV_PYTHON_INSTALL_DIR"; ln -s /bin/true "$UV_PYTHON_INSTALL_DIR/p";; *) [ -e {place} ] && echo {place};; esac'
+    assert least(tmp_path, text) == (str(place), "")
+
+
+def test_a_python_that_cannot_be_brought_is_said(tmp_path: Path) -> None:
+    own, note = least(tmp_path, "echo 'error: dns error' >&2; exit 1")
+    assert os.access(own, os.X_OK) and note.startswith("Python 99.1 could not be brought (error: dns error); the environment has the machine's own 3.")
+
+
+def test_a_file_named_torch_in_the_working_directory_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    made = Made(tmp_path, monkeypatch)
+    played = _torch_env.run_program
+    monkeypatch.setattr(_torch_env, "run_program", lambda command, *rest, **more: seen.append(command) or played(command, *rest, **more))
+    made.env.make(UV)
+    assert seen[0][1] == "-I"

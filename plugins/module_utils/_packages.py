@@ -1,0 +1,117 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Debian packages: which are missing, read from dpkg's own file, and how they come in, by apt-get alone.
+
+Ansible's own apt module wants python3-apt, which a bare container lacks, and the interpreter that it was built for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from ._errors import PodcycleError, UsageError
+from ._uv import run_program
+
+STATUS = Path("/var/lib/dpkg/status")
+LISTS = Path("/var/lib/apt/lists")
+# Debian's policy for package names, with what apt takes behind them: an architecture, a version.
+_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
+_OLD_SECONDS = 24 * 3600
+_GET = ["apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"]
+_KEEP = ["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
+_NETWORK = re.compile(r"(?i)temporary failure resolving|could not connect|connection (?:failed|refused|timed out)|unable to connect|failed to fetch")
+_UNKNOWN = re.compile(r"Unable to locate package (\S+)|Package '?([^\s']+)'? has no installation candidate|Version '([^']+)' for '([^']+)' was not found")
+
+
+class PackagesError(PodcycleError):
+    code = "system_packages"
+
+
+def check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"install packages: {name!r} is not the name of a Debian package, such as git or git=1:2.39.5-0+deb12u2")
+
+
+def installed(status: Path = STATUS) -> dict[str, str]:
+    """Version of each package that is wholly installed; virtual names that these provide have none."""
+    found: dict[str, str] = {}
+    try:
+        text = status.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise PackagesError(f"read {status}: {error.strerror}; this machine has no dpkg: only Debian and Ubuntu are supported") from error
+    for stanza in text.split("\n\n"):
+        if "\nStatus: install ok installed" not in stanza and "\nStatus: hold ok installed" not in stanza:
+            continue
+        fields = dict(re.findall(r"^(Package|Version|Provides|Architecture): (.*)$", stanza, re.MULTILINE))
+        for virtual in re.findall(r"(?:^|, )([a-z0-9][a-z0-9+.-]+)", fields.get("Provides", "")):
+            found.setdefault(virtual, "")
+        if "Package" in fields:
+            found[fields["Package"]] = fields.get("Version", "")
+            found[f"{fields['Package']}:{fields.get('Architecture', '')}"] = fields.get("Version", "")
+    return found
+
+
+def missing(names: list[str], status: Path = STATUS) -> list[str]:
+    check_names(names)
+    if not names:
+        return []
+    there = installed(status)
+
+    def fits(name: str) -> bool:
+        package, _equals, version = name.partition("=")
+        return package in there and version in ("", there[package])
+
+    return [name for name in names if not fits(name)]
+
+
+def install(names: list[str]) -> None:
+    """Bring the packages in; what an earlier run left half-done is finished first."""
+    what = f"install {', '.join(names)}"
+    if os.geteuid() != 0:
+        raise PackagesError(f"{what}: packages need root", hint="run with become, or leave them out with the user scope")
+    if shutil.which("apt-get") is None:
+        raise PackagesError(f"{what}: this machine has no apt-get: only Debian and Ubuntu are supported")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "NEEDRESTART_MODE": "l", "NEEDRESTART_SUSPEND": "1"}
+    run_program(["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"], environment, timeout=900)
+    refreshed = _lists_are_old()
+    if refreshed:
+        _refresh(what, environment)
+    done = run_program([*_GET, *_KEEP, "install", "--no-install-recommends", *names], environment, timeout=1800)
+    if done.returncode and not refreshed:
+        # Lists that name versions which the archive no longer has answer 404.
+        _refresh(what, environment)
+        done = run_program([*_GET, *_KEEP, "install", "--no-install-recommends", *names], environment, timeout=1800)
+    if done.returncode:
+        raise PackagesError(f"{what}: {_said(done.stdout + done.stderr)}", hint=_advice(done.stdout + done.stderr))
+    left = missing(names)
+    if left:
+        raise PackagesError(f"{what}: apt-get ended well, and {', '.join(left)} is not installed; see /var/log/apt/term.log")
+
+
+def _refresh(what: str, environment: dict[str, str]) -> None:
+    done = run_program([*_GET, "-o", "APT::Update::Error-Mode=any", "update"], environment, timeout=600)
+    if done.returncode:
+        raise PackagesError(f"{what}: apt-get update: {_said(done.stdout + done.stderr)}", hint=_advice(done.stdout + done.stderr))
+
+
+def _lists_are_old() -> bool:
+    found = [path.stat().st_mtime for path in LISTS.glob("*_Packages*")]
+    return not found or time.time() - max(*found, LISTS.stat().st_mtime) > _OLD_SECONDS
+
+
+def _said(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith(("E:", "Err:", "W: Failed", "dpkg: error"))] or text.splitlines() or ["it said nothing"]
+    return " ".join(" ".join(lines[-4:]).split())[-400:]
+
+
+def _advice(text: str) -> str:
+    if _UNKNOWN.search(text):
+        return "this release has no such package: leave it out, or add its repository"
+    return "check the machine's network and its package sources" if _NETWORK.search(text) else ""

@@ -1,0 +1,184 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a start script leaves on its machine: phases, status, its own copy, the block in the shell's files, and what it cost.
+
+Python 3.10 and the standard library alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from ._file_set import merge_block
+
+MARKER = "podcycle.gpu bootstrap"
+
+
+def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
+    """Aside, to the disk, then in its place; a link keeps pointing where it did."""
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.fchmod(stream.fileno(), mode)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@dataclass
+class Setup:
+    """One run of the script on this machine."""
+
+    workspace: Path
+    settings: dict[str, Any]
+    begun: float
+    check: bool = False
+    extra: list[str] = field(default_factory=list)
+    phases: list[tuple[str, float]] = field(default_factory=list)
+    # What converging consisted of.
+    parts: list[tuple[str, float]] = field(default_factory=list)
+    changed: int | None = None
+
+    @property
+    def state(self) -> Path:
+        return self.workspace / ".podcycle" / "bootstrap"
+
+    @property
+    def collection(self) -> Path:
+        return self.state / "collection" / "ansible_collections" / "podcycle" / "gpu"
+
+    @property
+    def cache(self) -> Path:
+        return self.workspace / "cache" / "uv"
+
+    @property
+    def venv(self) -> Path:
+        return self.workspace / ".podcycle" / "ansible"
+
+    @property
+    def script(self) -> Path:
+        return self.workspace / "pod_setup.sh"
+
+    def say(self, text: str) -> None:
+        sys.stdout.write(f"[Bootstrap] {text}\n")
+        sys.stdout.flush()
+        self.log(f"[Bootstrap] {text}")
+
+    def log(self, line: str) -> None:
+        with contextlib.suppress(OSError), (self.state / "setup.log").open("a", encoding="utf-8", errors="replace") as stream:
+            stream.write(f"{now()} {line}\n")
+
+    def note(self, phase: str, seconds: float, status: str = "ok", stage: str = "bootstrap") -> None:
+        (self.phases if stage == "bootstrap" else self.parts).append((phase, seconds))
+        row = {"ts": now(), "stage": stage, "phase": phase, "status": status, "elapsed_ms": round(seconds * 1000), "run": f"{self.begun * 1000:.0f}"}
+        with contextlib.suppress(OSError), (self.state / "phases.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        except BaseException:
+            self.note(name, time.monotonic() - started, "failed")
+            raise
+        self.note(name, time.monotonic() - started)
+
+    def tell_status(self, state: str, exit_code: int | None = None, cause: str = "") -> None:
+        taken = {name: round(seconds, 2) for name, seconds in (*self.phases, *self.parts)}
+        about = {"payload": self.settings.get("payload", ""), "version": self.settings.get("version", ""), "check": self.check, "pid": os.getpid()}
+        row = {"state": state, "exit": exit_code, "cause": cause, "changed": self.changed, "ts": now(), "seconds": self.seconds, "phases": taken, **about}
+        with contextlib.suppress(OSError):
+            write_whole(self.state / "status.json", json.dumps(row, indent=1) + "\n")
+
+    @property
+    def seconds(self) -> float:
+        return round(time.time() - self.begun, 2)
+
+
+def earlier_phases(setup: Setup) -> None:
+    """What the script did before Python was there."""
+    run = f"{setup.begun * 1000:.0f}"
+    with contextlib.suppress(OSError):
+        for line in (setup.state / "phases.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()[-50:]:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                if row["run"] == run:
+                    setup.phases.append((str(row["phase"]), row["elapsed_ms"] / 1000))
+
+
+def install_self(setup: Setup) -> bool:
+    """The script itself into the workspace, where the watchdog and the next login find it."""
+    source = os.environ.get("PODCYCLE_SCRIPT", "")
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = Path(source).read_text(encoding="utf-8") if source and Path(source).is_file() else ""
+        if setup.settings["kind"] == "pod_setup" and text.startswith("#!") and str(setup.settings["payload"]) in text:
+            if not setup.script.exists() or setup.script.read_text(encoding="utf-8") != text:
+                write_whole(setup.script, text, 0o755)
+            return True
+    return False
+
+
+def hook_text(workspace: str) -> str:
+    """One line for each interactive shell, none for scp, rsync and commands."""
+    script = shlex.quote(f"{workspace}/pod_setup.sh")
+    guard = f'[ -z "${{podcycle_seen-}}" ] && [ -f {script} ]'
+    return f"case $- in *i*) if {guard}; then podcycle_seen=1; bash {script} --login --workspace {shlex.quote(workspace)} || :; fi ;; esac\n"
+
+
+def hook(setup: Setup, home: Path) -> list[str]:
+    """One marked block in the files that a shell reads; the names of those that changed."""
+    changed = []
+    for name in (".bashrc", ".profile"):
+        path = home / name
+        try:
+            text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+            after = merge_block(text, MARKER, hook_text(str(setup.workspace)), "bottom")
+            if after != text:
+                mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+                write_whole(path, after, mode)
+                changed.append(name)
+        except (OSError, UnicodeError) as error:
+            setup.say(f"{path} cannot be written, so nothing happens at login: {error}")
+    return changed
+
+
+def cost_lines(setup: Setup) -> list[str]:
+    """What this run took and cost, beside doing it by hand."""
+    told, parts = (", ".join(f"{name} {seconds:.1f} s" for name, seconds in rows) for rows in (setup.phases, setup.parts))
+    told += f" ({parts})" if parts else ""
+    lines = [f"{setup.seconds:.1f} s: {told}"]
+    manual = float(setup.settings.get("baseline_minutes") or 0)
+    saved = manual - setup.seconds / 60
+    price = Decimal(0)
+    with contextlib.suppress(InvalidOperation):
+        price = Decimal(str(setup.settings.get("usd_per_hour") or setup.settings["variables"].get("usd_per_hour") or "0"))
+    if manual:
+        words = f"saved {saved:.1f} min against {manual:g} min by hand"
+        if price > 0:
+            cost = price * Decimal(str(setup.seconds)) / 3600
+            words = f"cost {cost:.4f} $ at {price} $/h; {words}, {price * Decimal(str(saved)) / 60:.4f} $"
+        lines.append(words)
+    return lines
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,163 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a role has brought about on a machine, signed for, so that one look tells whether all of it still stands.
+
+A receipt holds the digest of what was wanted, and of every file of it the kind, mode, owner, size, time and target. A file that was changed,
+replaced or lost, another driver, a process that has ended: then it does not stand, and the role works. SCHEMA rises when the same wish
+would be brought about in another way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ._aside import read_json, write_json
+from ._errors import UsageError
+from ._job_runner import process_started
+
+SCHEMA = 1
+FOLDER = ".podcycle/receipts"
+PARTS = ".podcycle/stack/parts.json"
+# Python and git write into these when they only read.
+_RESTLESS = frozenset({"__pycache__", ".git"})
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+
+Signature = list[Any] | None
+
+
+def signature(path: str) -> Signature:
+    """None for what is not there. Folders change with what is put into them, and are known by their mode and owner."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    about = [stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid]
+    if stat.S_ISDIR(status.st_mode):
+        return about
+    return [*about, status.st_size, status.st_mtime_ns, os.readlink(path) if stat.S_ISLNK(status.st_mode) else ""]
+
+
+def tree_digest(top: str) -> str | None:
+    """One digest over all files below a folder; None for what is no folder."""
+    if not os.path.isdir(top):
+        return None
+    digest = hashlib.sha256()
+    for line in _entries(os.path.realpath(top), ""):
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _entries(folder: str, below: str) -> Iterator[str]:
+    with os.scandir(folder) as rows:
+        found = sorted(rows, key=lambda row: row.name)
+    for row in found:
+        name = f"{below}/{row.name}"
+        if row.is_dir(follow_symlinks=False):
+            if row.name not in _RESTLESS:
+                yield from _entries(row.path, name)
+            continue
+        status = row.stat(follow_symlinks=False)
+        target = os.readlink(row.path) if row.is_symlink() else ""
+        yield f"{name}\0{status.st_mode}\0{status.st_uid}\0{status.st_size}\0{status.st_mtime_ns}\0{target}\n"
+
+
+def shell_files(workspace: str, home: str) -> list[str]:
+    """The files by which every shell learns of the stack, in either scope."""
+    names = (".bashrc", ".profile", ".bash_profile", ".bash_login")
+    return [f"{workspace}/.podcycle/env.sh", "/etc/profile.d/podcycle.sh", "/etc/bash.bashrc", *(f"{home}/{name}" for name in names)]
+
+
+def sign(workspace: Path, name: str, wanted: dict[str, Any], machine: dict[str, str]) -> dict[str, Any]:
+    """The receipt for what stands now."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"sign for {name!r}: a receipt's name is lower-case letters, digits and underscores")
+    paths = list(wanted.get("paths") or [])
+    trees = list(wanted.get("trees") or [])
+    if wanted.get("shell"):
+        paths += shell_files(str(workspace), os.path.expanduser("~"))
+        trees.append(f"{workspace}/.podcycle/env.d")
+    for path in (*paths, *trees):
+        if not os.path.isabs(path):
+            raise UsageError(f"sign for {name}: {path!r} is no absolute path")
+    pids = [int(pid) for pid in wanted.get("pids") or []]
+    return {
+        "schema": SCHEMA,
+        "digest": str(wanted["digest"]),
+        "machine": machine,
+        "paths": {path: signature(path) for path in paths},
+        "trees": {tree: tree_digest(tree) for tree in trees},
+        "processes": {str(pid): process_started(pid) for pid in pids},
+    }
+
+
+def sign_all(workspace: Path, wanted: dict[str, Any], stack: dict[str, Any], *, write: bool) -> list[str]:
+    """Sign for each, and name those whose receipt was not there in these words."""
+    machine = machine_of(stack["parts"])
+    for name, one in wanted.items():
+        if not isinstance(one, dict) or not one.get("digest"):
+            raise UsageError(f"sign for {name}: a receipt is a dictionary with at least a digest")
+    receipts = {name: sign(workspace, name, one, machine) for name, one in wanted.items()}
+    signed = [name for name, receipt in receipts.items() if read_json(workspace / FOLDER / f"{name}.json", SCHEMA) != receipt]
+    for name in signed if write else []:
+        write_json(workspace / FOLDER / f"{name}.json", receipts[name])
+    if write:
+        write_json(workspace / PARTS, {"schema": SCHEMA, "parts": stack["parts"]})
+        stack["receipts"] = read_all(workspace, machine)
+    return signed
+
+
+def signed_parts(workspace: Path) -> dict[str, str]:
+    """The parts of the stack when it was last signed for; empty when it never was."""
+    record = read_json(workspace / PARTS, SCHEMA) or {}
+    return {str(part): str(value) for part, value in (record.get("parts") or {}).items()}
+
+
+def broken(receipts: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows, as drift has them, of what does not stand although its version may be right."""
+    return [{"part": name, "expected": "as it was signed for", "found": one["why"]} for name, one in sorted(receipts.items()) if not one["stands"]]
+
+
+def differs(receipt: dict[str, Any], machine: dict[str, str]) -> str:
+    """Why a receipt does not stand any more; empty when it does."""
+    if receipt.get("schema") != SCHEMA:
+        return "signed by another version of the collection"
+    if receipt.get("machine") != machine:
+        changed = [part for part in machine if machine[part] != (receipt.get("machine") or {}).get(part)]
+        return f"another machine: {', '.join(changed) or 'unknown'}"
+    for pid, started in receipt["processes"].items():
+        if started is None or process_started(int(pid)) != started:
+            return f"process {pid} has ended"
+    for path, was in receipt["paths"].items():
+        if signature(path) != was:
+            return f"{path} was changed"
+    for tree, was in receipt["trees"].items():
+        if was is None or tree_digest(tree) != was:
+            return f"files below {tree} were changed"
+    return ""
+
+
+def read_all(workspace: Path, machine: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Each receipt's digest, and whether everything it stands for is as it was."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((workspace / FOLDER).glob("*.json")):
+        try:
+            receipt = json.loads(path.read_text(encoding="utf-8"))
+            why = differs(receipt, machine)
+            digest = str(receipt["digest"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            digest, why = "", "the receipt cannot be read"
+        found[path.stem] = {"digest": digest[:128], "stands": not why, "why": why[:300]}
+    return found
+
+
+def machine_of(parts: dict[str, str]) -> dict[str, str]:
+    """What a machine must still have for a receipt to stand; a volume may come back to another one."""
+    return {part: parts.get(part, "none") for part in ("os", "arch", "driver", "gpu.count", "gpu.names", "gpu.compute_capability")}

@@ -1,0 +1,105 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Python program in an environment of its own, with a link to its command in the workspace's bin folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._errors import PodcycleError, UsageError
+from ._file_set import Entry, FileSet
+from ._uv import find_uv, install_uv, run_program
+
+STAMP = ".podcycle-tool.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class UvToolError(PodcycleError):
+    code = "uv_tool"
+
+
+@dataclass(frozen=True)
+class Tool:
+    package: str
+    version: str
+    command: str
+    workspace: Path
+    probe: tuple[str, ...] = ("--version",)
+
+    @property
+    def venv(self) -> Path:
+        return self.workspace / ".podcycle" / "tools" / self.package
+
+    @property
+    def program(self) -> Path:
+        return self.venv / "bin" / self.command
+
+    @property
+    def link(self) -> Path:
+        return self.workspace / "bin" / self.command
+
+    def check(self) -> None:
+        for word in (self.package, self.command):
+            if not _NAME.fullmatch(word):
+                raise UsageError(f"uv_tool {self.package!r}: {word!r} is not a name of letters, digits, dots and dashes")
+
+    def record(self) -> dict[str, str] | None:
+        """What was proven, when its files are still there."""
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads((self.venv / STAMP).read_text(encoding="utf-8"))
+            if isinstance(found, dict) and os.access(self.venv / "bin" / "python", os.X_OK) and os.access(self.program, os.X_OK):
+                return found
+        return None
+
+    def satisfied(self) -> bool:
+        record = self.record()
+        linked = os.path.realpath(self.link) == os.path.realpath(self.program)
+        return record is not None and linked and record.get("wanted") == self.version and self._whole()
+
+    def _whole(self) -> bool:
+        return bool(list(self.venv.glob(f"lib/python3.*/site-packages/{self.package.replace('-', '_')}-*.dist-info/RECORD")))
+
+    def make(self) -> dict[str, str]:
+        bin_dir, cache = self.workspace / "bin", Path(os.environ.get("UV_CACHE_DIR") or self.workspace / "cache" / "uv")
+        uv = find_uv(bin_dir, "", cache) or install_uv(bin_dir)
+        environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
+        environment["UV_CACHE_DIR"] = str(cache)
+        python = next((path for path in ("/usr/bin/python3", getattr(sys, "_base_executable", "")) if path and os.access(path, os.X_OK)), sys.executable)
+        requirement = f"{self.package}=={self.version}" if self.version else self.package
+        for arguments in (
+            ["venv", "--quiet", "--clear", "--no-python-downloads", "--python", python, str(self.venv)],
+            ["pip", "install", "--quiet", "--python", str(self.venv / "bin" / "python"), requirement],
+        ):
+            done = uv.run(arguments, environment)
+            if done.returncode:
+                said = " ".join(done.stderr.split())[-300:]
+                raise UvToolError(f"install {requirement} into {self.venv}: {said}", hint="check the version and the machine's network, or leave it out")
+        done = run_program([str(self.program), *self.probe], environment, timeout=120)
+        if done.returncode:
+            said = " ".join(done.stderr.split())[-300:]
+            raise UvToolError(f"install {requirement}: {self.program} {' '.join(self.probe)} ended with {done.returncode}: {said}")
+        record = {"wanted": self.version, "said": (done.stdout or done.stderr).strip()[:200]}
+        FileSet([Entry(str(self.venv / STAMP), content=json.dumps(record)), Entry(str(self.link), "link", target=str(self.program))]).converge()
+        return record
+
+    def remove(self, *, check_mode: bool) -> bool:
+        entries = [Entry(str(self.venv), "absent", recursive=True)]
+        if os.path.islink(self.link) and os.path.realpath(self.link) == os.path.realpath(self.program):
+            entries.insert(0, Entry(str(self.link), "absent"))
+        return bool(FileSet(entries, check_mode=check_mode).converge())
+
+
+def missing_tools(tools: list[Tool]) -> list[str]:
+    """Packages of the tools that neither the workspace nor, where no version is asked for, the system has."""
+    for tool in tools:
+        tool.check()
+    system = "/usr/local/bin:/usr/bin:/bin"
+    return [tool.package for tool in tools if not tool.satisfied() and (tool.version or shutil.which(tool.command, path=system) is None)]

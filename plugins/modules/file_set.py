@@ -1,0 +1,174 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: file_set
+short_description: Folders, files, links and marked blocks in one round trip
+version_added: 0.1.0
+description:
+  - Brings any number of folders, files, links and marked blocks to their wanted state with one task.
+  - All of them are looked at before the first is written. Each file is written aside and renamed into place.
+extends_documentation_fragment:
+  - podcycle.gpu.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+author: podcycle.gpu contributors (@podcycle)
+options:
+  files:
+    description: The wanted paths, in the order in which they are made.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path:
+        description: Absolute path.
+        type: str
+        required: true
+      state:
+        description:
+          - What is to be there. V(block) is a marked part of a file that others may write too.
+          - V(absent) with O(files[].marker) takes only that block out; a file that held nothing else goes with it.
+          - A folder is never replaced by something else, and nothing else by a folder.
+        type: str
+        choices: [file, folder, link, block, absent]
+        default: file
+      content:
+        description: The whole content for O(files[].state=file). An existing content is left when not given.
+        type: str
+      mode:
+        description: Permissions as an octal number in quotes, such as V('0640'). Left as they are when not given.
+        type: str
+      owner:
+        description: Name or number of the owner. Left as it is when not given.
+        type: str
+      group:
+        description: Name or number of the group. Left as it is when not given.
+        type: str
+      target:
+        description: What O(files[].state=link) points to.
+        type: str
+      marker:
+        description: Name of the block, in one line.
+        type: str
+      text:
+        description: Lines of O(files[].state=block).
+        type: str
+      at:
+        description:
+          - Where a new block goes. With V(top), a block that has fallen below other lines moves up again; comments and other marked blocks may stand above it.
+        type: str
+        choices: [top, bottom]
+        default: bottom
+      recursive:
+        description: Let O(files[].state=absent) remove a folder with all that it holds.
+        type: bool
+        default: false
+  root:
+    description: Folder that is taken for C(/), for the file system of an image.
+    type: path
+    default: /
+"""
+
+EXAMPLES = r"""
+- name: A shared folder, a setting and a link
+  podcycle.gpu.file_set:
+    files:
+      - {path: /workspace/shared, state: folder, mode: "0750"}
+      - {path: /workspace/shared/note.txt, content: "kept\n", mode: "0640"}
+      - {path: /workspace/current, state: link, target: shared}
+
+- name: Two lines on top of a file that others write too
+  podcycle.gpu.file_set:
+    files:
+      - path: /workspace/profile
+        state: block
+        marker: demo
+        at: top
+        text: |
+          export EDITOR=vim
+          export PAGER=less
+"""
+
+RETURN = r"""
+paths:
+  description: The paths that changed, or would change in check mode.
+  returned: success
+  type: list
+  elements: str
+  sample: [/workspace/shared]
+failure:
+  description: What went wrong, for programs.
+  returned: failure
+  type: dict
+  contains:
+    code:
+      description: V(file_set) or V(bad_input).
+      type: str
+      returned: always
+      sample: file_set
+    message:
+      description: The sentence without its advice.
+      type: str
+      returned: always
+      sample: "make the file /workspace/shared: a folder is there already"
+    effect:
+      description: Always V(none).
+      type: str
+      returned: always
+      sample: none
+    details:
+      description: What is known besides.
+      type: dict
+      returned: always
+      sample: {}
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
+from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import FileSet, entries_of
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "path": {"type": "str", "required": True},
+                    "state": {"type": "str", "choices": ["file", "folder", "link", "block", "absent"], "default": "file"},
+                    "content": {"type": "str"},
+                    "mode": {"type": "str"},
+                    "owner": {"type": "str"},
+                    "group": {"type": "str"},
+                    "target": {"type": "str"},
+                    "marker": {"type": "str"},
+                    "text": {"type": "str"},
+                    "at": {"type": "str", "choices": ["top", "bottom"], "default": "bottom"},
+                    "recursive": {"type": "bool", "default": False},
+                },
+            },
+            "root": {"type": "path", "default": "/"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        changes = FileSet(entries_of(module.params["files"]), Path(module.params["root"]), check_mode=module.check_mode).converge()
+    except PodcycleError as error:
+        module.fail_json(**failure(error))
+    module.exit_json(changed=bool(changes), paths=[str(change.path) for change in changes], diff=[change.diff() for change in changes])
+
+
+if __name__ == "__main__":
+    main()

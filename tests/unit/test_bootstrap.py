@@ -1,0 +1,298 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The start script: same bytes, everything it needs inside, whole or nothing, one line at login, once on a machine."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _bootstrap as bootstrap
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_setup as pod_setup
+from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_state as pod_state
+from support.world import ROOT
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def archive() -> bootstrap.Archive:
+    return bootstrap.pack(ROOT)
+
+
+@pytest.fixture(scope="module")
+def unpacked(archive: bootstrap.Archive, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive as a machine unpacks it."""
+    home = tmp_path_factory.mktemp("machine")
+    with tarfile.open(fileobj=io.BytesIO(archive.data)) as tar:
+        tar.extractall(home / "ansible_collections/podcycle/gpu", filter="data")
+    return home
+
+
+@pytest.fixture
+def script(archive: bootstrap.Archive, tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str = "start.sh", **wish: Any) -> Path:
+        path = tmp_path / name
+        path.write_text(render(archive, **wish).text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A program on a machine that has a home folder and nothing else."""
+    (tmp_path / "home").mkdir()
+
+    def start(*command: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+        env = {"HOME": str(tmp_path / "home"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **more}
+        return subprocess.run([str(word) for word in command], env=env, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+
+    return start
+
+
+def render(packed: bootstrap.Archive, **wish: Any) -> bootstrap.Script:
+    return bootstrap.render(bootstrap.Wish(**{"kind": "pod_setup", "variables": {"stack_scope": "user"}, **wish}), ROOT, packed)
+
+
+def mark(tmp_path: Path, workspace: Path, text: str) -> None:
+    folder = tmp_path / "home/.local/state/podcycle"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"bootstrap{str(workspace).replace('/', '-')}").write_text(text, encoding="utf-8")
+
+
+# ---- what is in it -----------------------------------------------------------------------------------------
+
+
+def test_the_same_collection_gives_the_same_bytes_here_and_on_the_machine(archive: bootstrap.Archive, unpacked: Path) -> None:
+    there = unpacked / "ansible_collections/podcycle/gpu"
+    assert bootstrap.pack(ROOT) == archive and bootstrap.pack(there) == archive
+    wish = bootstrap.Wish("pod_setup", {"pytorch_version": "2.13.0"})
+    assert bootstrap.render(wish, there, archive) == render(archive, variables={"pytorch_version": "2.13.0"})
+    assert render(archive, usd_per_hour="2").payload == render(archive).payload != render(archive, workspace="/w").payload
+
+
+def test_the_archive_has_all_that_the_roles_need_and_no_cloud(archive: bootstrap.Archive, unpacked: Path) -> None:
+    playbooks = ["playbooks/bootstrap.yml", "playbooks/tasks/stack.yml", "playbooks/tasks/pod_setup.yml"]
+    tasks = [name for name in archive.files if name.startswith("roles/") and name.endswith(".yml")]
+    for name in [*playbooks, *tasks]:
+        told = (ROOT / name).read_text(encoding="utf-8")
+        for module in sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py") if f"podcycle.gpu.{path.stem}:" in told):
+            assert f"plugins/modules/{module}.py" in archive.files, name
+    assert {path.name for path in (ROOT / "roles").iterdir() if path.name in bootstrap.ROLES} == {name.split("/")[1] for name in tasks}
+    assert not [name for name in archive.files if "_clouds" in name or "smoke" in name or "__pycache__" in name]
+    found = [name for name in archive.files if name.startswith("plugins/module_utils/")]
+    words = [f"ansible_collections.podcycle.gpu.{name.removesuffix('.py').replace('/', '.')}" for name in found]
+    env = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run([sys.executable, "-c", f"import {', '.join(words)}"], env=env, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_machines_own_python_needs_no_package(unpacked: Path) -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_setup"
+    done = subprocess.run([sys.executable, "-IS", "-c", code, str(unpacked)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_its_head_tells_the_steps_and_the_pins(archive: bootstrap.Archive) -> None:
+    text = render(archive, variables={"pytorch_version": "2.12.0", "stack": "cpu"}).text
+    head = text[: text.index("set -euo")]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert "pytorch_version: 2.12.0" in head and "ansible-core==2.19" in head and archive.sha256 in head and "roles node, pytorch," in head
+    hostile = render(archive, variables={"pytorch_version": "1\nrm -rf /\n$(id)", "stack_scope": "x'; id; '"}, workspace="/w $(id)").text
+    assert "\nrm -rf" not in hostile and subprocess.run(["bash", "-n"], input=hostile, text=True, check=False).returncode == 0
+
+
+def test_secrets_are_refused_and_the_hosts_stay_out(archive: bootstrap.Archive) -> None:
+    with pytest.raises(errors.UsageError, match="tailscale_auth_key"):
+        render(archive, variables={"node_tailscale_auth_key": "tskey-1"})
+    for name, secret in {"api_key": 1, "db_password": 1, "hf_token": 1, "pytorch_python": 0, "cuda13_apt_fingerprint": 0, "tokenizers": 0}.items():
+        assert bootstrap.looks_secret(name) is bool(secret), name
+    known = {"pytorch_backend": "cpu", "pytorch_result": {"changed": True}, "cloud_api_key": "k", "ansible_user": "root", "stack": "cpu"}
+    assert bootstrap.stack_variables(ROOT, known) == ({"pytorch_backend": "cpu", "stack": "cpu"}, [])
+
+
+# ---- its forms ----------------------------------------------------------------------------------------------
+
+
+def test_each_kind_takes_the_first_form_that_fits(archive: bootstrap.Archive) -> None:
+    away = {"archive": "/workspace/podcycle.tar.gz"}
+    assert render(archive).form == "plain"
+    assert render(archive, kind="gce").form == "plain"
+    assert render(archive, kind="runpod", **away).form == "plain"
+    vast = render(archive, kind="vast", **away)
+    assert vast.form == "packed" and len(vast.text) <= 4048
+    by_reference = render(archive, kind="vast", reference_url="https://example.org/start.sh")
+    assert by_reference.form == "reference" and len(by_reference.text) <= 4048 and archive.sha256 in by_reference.full
+    with pytest.raises(bootstrap.ScriptTooLong, match="4048 are taken"):
+        render(archive, kind="vast")
+
+
+def test_packed_and_fetched_scripts_do_what_the_plain_one_does(archive: bootstrap.Archive, script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    away = {"kind": "vast", "archive": "/nowhere/podcycle.tar.gz"}
+    full = tmp_path / "full.sh"
+    forms = {"plain": {"limit": 99999}, "packed": {}, "reference": {"limit": 1500, "reference_url": f"file://{full}"}}
+    full.write_text(render(archive, **away).full, encoding="utf-8")
+    for form, more in forms.items():
+        assert render(archive, **away, **more).form == form
+        done = run("bash", script(**away, **more), "--workspace", tmp_path / form)
+        assert done.returncode == 1 and "/nowhere/podcycle.tar.gz cannot be read" in done.stderr, form
+        assert json.loads((tmp_path / form / ".podcycle/bootstrap/status.json").read_text(encoding="utf-8"))["state"] == "failed"
+    full.write_text("echo somebody else's", encoding="utf-8")
+    done = run("bash", script(**away, **forms["reference"]))
+    assert done.returncode == 1 and "is not the script that was meant" in done.stderr and "somebody" not in done.stdout
+
+
+# ---- whole or nothing ----------------------------------------------------------------------------------------
+
+
+def test_a_script_that_was_cut_short_does_nothing(archive: bootstrap.Archive, run: Run, tmp_path: Path) -> None:
+    text = render(archive).text
+    cut = tmp_path / "cut.sh"
+    for at in sorted({*range(0, 9000, 450), len(text) // 2, len(text) - 20, len(text) - 12}):
+        cut.write_text(text[:at], encoding="utf-8")
+        run("bash", cut, "--workspace", tmp_path / "w")
+        assert not (tmp_path / "w").exists() and not list((tmp_path / "home").iterdir()), at
+
+
+def test_a_damaged_archive_is_one_sentence(archive: bootstrap.Archive, script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    path = script()
+    text = path.read_text(encoding="utf-8")
+    at = text.index("PODCYCLE_ARCHIVE'") + 5000
+    path.write_text(text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :], encoding="utf-8")
+    done = run("bash", path, "--workspace", tmp_path / "w")
+    assert done.returncode == 1 and "the archive (embedded) is damaged or another one" in done.stderr
+    assert not (tmp_path / "w/.podcycle/bootstrap/collection").exists()
+    # One that lies on the volume is checked too, and what was fetched once is kept.
+    source = tmp_path / "podcycle.tar.gz"
+    source.write_bytes(archive.data[:-1])
+    away = script("away.sh", kind="gce", archive=str(source))
+    assert "is damaged" in run("bash", away, "--workspace", tmp_path / "w").stderr
+    assert not (tmp_path / "w/.podcycle/bootstrap/collection.tar.gz").exists()
+
+
+def test_a_second_one_waits_and_says_so(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    state = tmp_path / "w/.podcycle/bootstrap"
+    state.mkdir(parents=True)
+    with (state / "lock").open("a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("bash", script(), "--workspace", tmp_path / "w", PODCYCLE_WAIT_SECONDS="1")
+        assert done.returncode == 1 and "waiting for the set-up" in done.stdout and "did not end in 1 s" in done.stderr
+        at_login = run("bash", script(), "--workspace", tmp_path / "w", "--login")
+        assert at_login.returncode == 0 and at_login.stdout.count("\n") == 1 and "at work in another process" in at_login.stdout
+
+
+def test_what_it_does_not_know_it_refuses(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    for words, told in ((["--wipe"], "--wipe is no option"), (["--workspace", "here"], "wants a folder"), (["--workspace", "/proc/w"], "cannot be written")):
+        done = run("bash", script(), *words)
+        assert done.returncode == 1 and told in done.stderr
+    assert "--watchdog" in run("bash", script(), "--help").stdout
+
+
+# ---- at login, and once only ---------------------------------------------------------------------------------
+
+
+def test_one_line_in_interactive_shells_and_nothing_elsewhere(archive: bootstrap.Archive, script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    workspace = tmp_path / "w"
+    (workspace / ".podcycle/bootstrap").mkdir(parents=True)
+    script("w/pod_setup.sh")
+    mark(tmp_path, workspace, render(archive).payload)
+    (tmp_path / "home/.profile").write_text("# mine\n. ~/.bashrc", encoding="utf-8")
+    setup = pod_state.Setup(workspace, {}, 0.0)
+    assert pod_state.hook(setup, tmp_path / "home") == [".bashrc", ".profile"] and pod_state.hook(setup, tmp_path / "home") == []
+    assert (tmp_path / "home/.profile").read_text(encoding="utf-8").startswith("# mine\n. ~/.bashrc\n#")
+    (tmp_path / "home/.bashrc").write_text("# another one wrote this\n", encoding="utf-8")
+    assert pod_state.hook(setup, tmp_path / "home") == [".bashrc"]
+    for shell, lines in ((["-ic"], 1), (["-lic"], 1), (["-lc"], 0), (["-c"], 0)):
+        assert run("bash", *shell, "true").stdout == "[Bootstrap] Environment ready\n" * lines, shell
+    # A check that fails, or a machine's disk that is new, is not ready; a broken GPU is told and not set up again.
+    check = workspace / ".podcycle/watchdog/cuda_watchdog.py"
+    check.parent.mkdir()
+    with (workspace / ".podcycle/bootstrap/lock").open("a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for code, told in ((0, "Environment ready\n"), (3, "Environment ready but for a GPU"), (1, "at work in another process")):
+            check.write_text(f"import sys; sys.exit({code} if sys.argv[1:] == ['check', '--quick'] else 9)", encoding="utf-8")
+            assert told in run("bash", workspace / "pod_setup.sh", "--login").stdout, code
+        check.unlink()
+        mark(tmp_path, workspace, "of another script")
+        assert "at work in another process" in run("bash", workspace / "pod_setup.sh", "--login").stdout
+
+
+def test_a_clouds_start_script_runs_once_on_a_machine(archive: bootstrap.Archive, script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    away = {"kind": "gce", "archive": "/nowhere.tar.gz"}
+    mark(tmp_path, tmp_path / "w", "of another script")
+    assert run("bash", script(**away), "--workspace", tmp_path / "w").returncode == 1
+    mark(tmp_path, tmp_path / "w", render(archive, **away).payload)
+    again = run("bash", script(**away), "--workspace", tmp_path / "w")
+    assert again.returncode == 0 and "was set up before" in again.stdout
+    assert run("bash", script(**away), "--workspace", tmp_path / "w", "--force").returncode == 1
+
+
+def test_a_container_goes_on_whatever_becomes_of_its_set_up(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    entry = script(kind="runpod", archive="/nowhere.tar.gz", workspace=str(tmp_path / "w"), then=["sh", "-c", "echo serving; sleep 1"])
+    done = run("bash", entry)
+    assert done.returncode == 0 and "serving" in done.stdout
+
+
+# ---- its Python part -----------------------------------------------------------------------------------------
+
+
+def test_phases_and_cost_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / ".podcycle/bootstrap"
+    state.mkdir(parents=True)
+    setup = pod_state.Setup(tmp_path, {"baseline_minutes": 20.0, "usd_per_hour": "2.70", "variables": {}}, 1000.0)
+    monkeypatch.setattr(pod_state.time, "time", lambda: 1120.0)
+    with setup.phase("uv"):
+        pass
+    for line in ("    - phase cuda13 4.5 s", "        - 'phase pytorch 61.0 s'", "a phase of the moon 3 s", "host : ok=29   changed=7    unreachable=0"):
+        pod_setup.follow(setup, line)
+    with pytest.raises(errors.UsageError), setup.phase("converge"):
+        raise errors.UsageError("no")
+    rows = [json.loads(line) for line in (state / "phases.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = [(row["stage"], row["phase"], row["status"]) for row in rows]
+    assert told == [("bootstrap", "uv", "ok"), ("converge", "cuda13", "ok"), ("converge", "pytorch", "ok"), ("bootstrap", "converge", "failed")]
+    assert setup.changed == 7 and rows[1]["elapsed_ms"] == 4500
+    assert pod_state.cost_lines(setup) == [
+        "120.0 s: uv 0.0 s, converge 0.0 s (cuda13 4.5 s, pytorch 61.0 s)",
+        "cost 0.0900 $ at 2.70 $/h; saved 18.0 min against 20 min by hand, 0.8100 $",
+    ]
+
+
+def test_the_summary_and_its_reader_agree() -> None:
+    text = (ROOT / "playbooks/templates/summary.j2").read_text(encoding="utf-8")
+    assert pod_setup.PHASE_LINE.match(yaml.safe_dump(["phase cuda13 4.5 s"]).rstrip()) and "phase {{ one[0] }} {{ '%.1f' |" in text
+
+
+def test_the_environment_of_the_machine_reaches_uv_and_not_ansible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ANSIBLE_CONFIG": "/mine.cfg", "PYTHONPATH": "/mine", "PIP_INDEX_URL": "http://i", "PIP_FIND_LINKS": "/a /b", "LC_ALL": "C"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("UV_FIND_LINKS", raising=False)
+    env = pod_setup.environment(pod_state.Setup(tmp_path, {}, 0.0))
+    assert env["UV_DEFAULT_INDEX"] == "http://i" and env["UV_FIND_LINKS"] == "/a,/b" and env["LC_ALL"] == "C.UTF-8"
+    assert "PYTHONPATH" not in env and env["ANSIBLE_CONFIG"].startswith(str(tmp_path))
+
+
+def test_the_archive_holds_every_task_file_that_is_included(unpacked: Path) -> None:
+    """One that is left out would be missed only on the pod, when the watchdog heals with it."""
+    home = next(unpacked.rglob("playbooks/bootstrap.yml")).parents[1]
+    missing = []
+    for path in (*home.glob("playbooks/**/*.yml"), *home.glob("roles/*/tasks/*.yml")):
+        folder = home / "playbooks" if "playbooks" in path.parts else path.parent
+        for name in re.findall(r"include_tasks: (\S+)", path.read_text(encoding="utf-8")):
+            if not ((folder / name).exists() or (path.parent / name).exists()):
+                missing.append(f"{path.relative_to(home)} includes {name}")
+    assert missing == []

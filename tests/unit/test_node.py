@@ -1,0 +1,245 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Packages, accounts and services of a pod, against a dpkg, an apt-get and a systemctl that write down what they are told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _node, _packages, _pod_service
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError
+from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import Entry
+from ansible_collections.podcycle.gpu.plugins.module_utils._pod_service import Service, ServiceError, Systemd, converge
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv_tool import Tool, missing_tools
+
+GIT = "Package: git\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:2.39.5-0+deb12u2\n"
+STATUS = f"""{GIT}
+Package: rsync
+Status: deinstall ok config-files
+Version: 3.2.7
+
+Package: tmux
+Status: install ok half-configured
+Version: 3.3
+
+Package: mawk
+Status: install ok installed
+Architecture: amd64
+Provides: awk, gawk (= 1)
+Version: 1.3.4
+"""
+
+
+class Machine:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.status = root / "status"
+        self.lists = root / "lists"
+        self.calls = root / "calls"
+        self.lists.mkdir()
+        self.status.write_text(STATUS)
+        (root / "bin").mkdir()
+        self.tool("dpkg")
+        self.apt()
+
+    def tool(self, name: str, more: str = "") -> None:
+        path = self.root / "bin" / name
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.calls}\n{more}\n')
+        path.chmod(0o755)
+
+    def apt(self, update: str = "", install: str = "") -> None:
+        stanza = "Package: rsync\\nStatus: install ok installed\\nVersion: 3.2.7\\n"
+        update = update or f"touch {self.lists}/x_Packages"
+        install = install or f"printf %b '{stanza}' > {self.status}"
+        done = f'case "$*" in *update*) {update} ;; *) {install} ;; esac'
+        self.tool("apt-get", done)
+
+    @property
+    def told(self) -> list[str]:
+        """Which program was called for what."""
+        words = [line.split() for line in self.calls.read_text().splitlines()] if self.calls.exists() else []
+        return [" ".join([line[0], *(word for word in line[1:] if word in ("update", "install", "--configure", "rsync"))]) for line in words]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(_packages.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(_packages, "LISTS", made.lists)
+    monkeypatch.setattr(_packages, "missing", lambda names, status=made.status, look=_packages.missing: look(names, status))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["git"], []),
+        (["git:amd64", "git=1:2.39.5-0+deb12u2"], []),
+        (["git=1:2.40"], ["git=1:2.40"]),
+        (["rsync", "tmux", "nothing"], ["rsync", "tmux", "nothing"]),
+        (["awk", "gawk"], []),
+        ([], []),
+    ],
+)
+def test_only_what_is_wholly_installed_counts(machine: Machine, names: list[str], missing: list[str]) -> None:
+    assert _packages.missing(names) == missing
+
+
+@pytest.mark.parametrize("name", ["-o=x", "a b", "Git", "git;reboot", ""])
+def test_an_option_is_no_package(name: str) -> None:
+    with pytest.raises(PodcycleError, match="is not the name of a Debian package"):
+        _packages.check_names([name])
+
+
+def test_lists_are_fetched_when_there_are_none(machine: Machine) -> None:
+    _packages.install(["rsync"])
+    assert machine.told == ["dpkg --configure", "apt-get update", "apt-get install rsync"]
+    machine.calls.unlink()
+    _packages.install(["rsync"])
+    assert machine.told == ["dpkg --configure", "apt-get install rsync"]
+
+
+def test_old_lists_are_tried_and_then_fetched(machine: Machine) -> None:
+    (machine.lists / "x_Packages").touch()
+    machine.apt(install=f"[ -e {machine.root}/fresh ] || exit 100", update=f"touch {machine.root}/fresh")
+    with pytest.raises(PodcycleError, match="rsync is not installed; see /var/log"):
+        _packages.install(["rsync"])
+    assert machine.told == ["dpkg --configure", "apt-get install rsync", "apt-get update", "apt-get install rsync"]
+
+
+@pytest.mark.parametrize(
+    ("update", "install", "sentence"),
+    [
+        ("echo 'E: Failed to fetch x' >&2; exit 100", "", "apt-get update: E: Failed to fetch x; check the machine's network"),
+        ("", "echo 'E: Unable to locate package rsync' >&2; exit 100", "Unable to locate package rsync; this release has no such package"),
+    ],
+)  # fmt: skip
+def test_apt_says_why(machine: Machine, update: str, install: str, sentence: str) -> None:
+    machine.apt(update, install)
+    with pytest.raises(PodcycleError, match=sentence):
+        _packages.install(["rsync"])
+
+
+def test_packages_need_root(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_packages.os, "geteuid", lambda: 1000)
+    with pytest.raises(PodcycleError, match="packages need root; run with become"):
+        _packages.install(["rsync"])
+
+
+@pytest.mark.parametrize(
+    ("secret", "locked", "password"),
+    [("!", True, False), ("!*", True, False), ("*", False, False), ("", False, True), ("$y$x", False, True), ("!$y$x", True, False)],
+)
+def test_an_account_is_locked_or_lets_a_password_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str, locked: bool, password: bool) -> None:
+    shadow = tmp_path / "shadow"
+    shadow.write_text(f"root:x:1::::::\nnobody:{secret}:1::::::\n")
+    monkeypatch.setattr(_node, "SHADOW", shadow)
+    found = _node.read_account("nobody")
+    assert found is not None and (found["locked"], found["password"]) == (locked, password)
+    assert _node.read_account("nobody-at-all") is None
+
+
+def test_cores_are_those_of_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_node, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(_node.os, "sched_getaffinity", lambda _pid: set(range(64)))
+    assert _node.cpus() == 64
+    for text, count in (("max 100000", 64), ("800000 100000", 8), ("50000 100000", 1), ("rubbish", 64)):
+        (tmp_path / "cpu.max").write_text(text)
+        assert _node.cpus() == count
+
+
+def test_infiniband_is_a_device_and_not_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_node, "INFINIBAND", tmp_path / "infiniband")
+    assert not _node.has_infiniband()
+    (tmp_path / "infiniband").mkdir()
+    assert not _node.has_infiniband()
+    (tmp_path / "infiniband" / "mlx5_0").mkdir()
+    assert _node.has_infiniband()
+
+
+def test_a_tool_counts_when_it_was_proven_and_is_linked(tmp_path: Path) -> None:
+    tool = Tool("aws-cli", "1.2", "aws", tmp_path)
+    for path in (tool.venv / "bin/python", tool.program, tool.venv / "lib/python3.11/site-packages/aws_cli-1.2.dist-info/RECORD"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    assert missing_tools([tool]) == ["aws-cli"]
+    (tool.venv / ".podcycle-tool.json").write_text('{"wanted": "1.2", "said": "aws 1.2"}')
+    assert missing_tools([tool]) == ["aws-cli"]
+    tool.link.parent.mkdir()
+    tool.link.symlink_to(tool.program)
+    assert missing_tools([tool]) == []
+    assert missing_tools([Tool("aws-cli", "1.3", "aws", tmp_path)]) == ["aws-cli"]
+    tool.program.unlink()
+    assert missing_tools([tool]) == ["aws-cli"]
+    assert missing_tools([Tool("anything", "", "sh", tmp_path)]) == [], "the system's own will do where no version is asked for"
+
+
+SYSTEMCTL = """
+case "$1" in
+  show) cat {root}/unit 2>/dev/null || echo MainPID=0 ;;
+  restart)
+    kill $(cat {root}/pid) 2>/dev/null
+    eval "$(sed -n 's/^Environment="\\(.*\\)"$/export \\1/p' {units}/demo.service)"
+    setsid sleep 300 </dev/null >/dev/null 2>&1 & echo $! > {root}/pid
+    printf 'MainPID=%s\\nActiveState=active\\nUnitFileState=enabled\\n' $! > {root}/unit ;;
+  disable) kill $(cat {root}/pid); rm {root}/unit ;;
+esac
+"""
+
+
+@pytest.fixture
+def systemd(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    units = machine.root / "units"
+    monkeypatch.setattr(_pod_service, "SYSTEMD_UNITS", str(units))
+    machine.tool("systemctl", SYSTEMCTL.format(root=machine.root, units=units))
+    machine.tool("journalctl", "echo it burns")
+    return machine
+
+
+def demo(machine: Machine, content: str = "one", **more: str) -> Systemd:
+    files = [Entry(f"{machine.root}/app/settings", content=content)]
+    return Systemd(Service("demo", ["/bin/sleep", "300", "50%$x"], str(machine.root / "ws"), environment=more, files=files))
+
+
+def verbs(machine: Machine) -> list[str]:
+    told = [line.split()[1] for line in machine.calls.read_text().splitlines() if line.startswith("systemctl") and " show " not in line]
+    machine.calls.write_text("")
+    return told
+
+
+def test_systemd_restarts_only_on_a_change(systemd: Machine) -> None:
+    changes, running, moved = converge(demo(systemd), present=True, check_mode=True)
+    assert (len(changes), running.state, moved, (systemd.root / "units").exists()) == (2, "running", True, False)
+    assert converge(demo(systemd), present=True, check_mode=False)[1].current
+    unit = (systemd.root / "units/demo.service").read_text()
+    assert 'ExecStart="/bin/sleep" "300" "50%%$$x"\n' in unit and "Restart=always" in unit
+    assert verbs(systemd) == ["daemon-reload", "stop", "enable", "restart"]
+    changes, running, moved = converge(demo(systemd), present=True, check_mode=False)
+    assert (changes, running.current, moved, verbs(systemd)) == ([], True, False, [])
+    for other in (demo(systemd, "two"), demo(systemd, "two", A="1")):
+        assert converge(other, present=True, check_mode=False)[2]
+        assert verbs(systemd)[-1] == "restart"
+    assert converge(demo(systemd, "two", A="1"), present=False, check_mode=False)[2]
+    assert verbs(systemd) == ["disable"] and not list((systemd.root / "units").iterdir()) and not list((systemd.root / "app").iterdir())
+    assert converge(demo(systemd), present=False, check_mode=False)[::2] == ([], False)
+
+
+def test_a_service_that_does_not_start_says_its_last_words(systemd: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemd.tool("systemctl", "[ $1 = show ] && printf 'MainPID=0\\nActiveState=failed\\nUnitFileState=enabled\\n'; exit 0")
+    monkeypatch.setattr(_pod_service, "START_SECONDS", 0.2)
+    with pytest.raises(ServiceError, match="start demo with systemd: it is stopped after 0 s; its last words: it burns"):
+        converge(demo(systemd), present=True, check_mode=False)
+
+
+def test_the_program_never_comes_from_a_virtual_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "python3").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert not Service("a", ["python3", "x"], "/ws").resolved[0].startswith(str(tmp_path))
+    with pytest.raises(ServiceError, match="there is no program no-such-program"):
+        assert Service("a", ["no-such-program"], "/ws").resolved

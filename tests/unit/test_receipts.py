@@ -1,0 +1,112 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _receipts
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
+
+GPU = {"driver": "580.95.05", "gpu.count": "1", "gpu.names": "H100", "gpu.compute_capability": "9.0"}
+GPU = {"driver": "580.95.05", "gpu.count": "1", "gpu.names": "H100", "gpu.compute_capability": "9.0"}
+STACK: dict[str, Any] = {"parts": {"os": "debian 12", "arch": "x86_64", **GPU}}
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Path:
+    (tmp_path / "tool" / "lib").mkdir(parents=True)
+    (tmp_path / "tool" / "lib" / "a.so").write_bytes(b"library")
+    (tmp_path / "tool" / "lib64").symlink_to("lib")
+    (tmp_path / "note").write_text("one", encoding="utf-8")
+    return tmp_path
+
+
+def wanted(pod: Path, **more: Any) -> dict[str, Any]:
+    return {"tool": {"digest": "d1", "trees": [str(pod / "tool")], "paths": [str(pod / "note"), str(pod / "absent")], **more}}
+
+
+def look(pod: Path, stack: dict[str, Any] = STACK) -> dict[str, Any]:
+    found = _receipts.read_all(pod, _receipts.machine_of(stack["parts"]))
+    return found["tool"]
+
+
+def test_what_was_signed_for_stands_until_it_is_touched(pod: Path) -> None:
+    assert _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True) == ["tool"]
+    assert look(pod) == {"digest": "d1", "stands": True, "why": ""}
+    assert _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True) == [], "the same again is no news"
+
+
+def rewrite_in_place(pod: Path) -> None:
+    """The same size, another content."""
+    (pod / "tool" / "lib" / "a.so").write_bytes(b"LIBRARY")
+
+
+TOUCHES: dict[str, Callable[[Path], object]] = {
+    "a file rewritten": rewrite_in_place,
+    "a file cut short": lambda pod: os.truncate(pod / "tool" / "lib" / "a.so", 1),
+    "a file lost": lambda pod: (pod / "tool" / "lib" / "a.so").unlink(),
+    "a file more": lambda pod: (pod / "tool" / "b").write_text("", encoding="utf-8"),
+    "a mode": lambda pod: (pod / "tool" / "lib" / "a.so").chmod(0o600),
+    "a link bent": lambda pod: ((pod / "tool" / "lib64").unlink(), (pod / "tool" / "lib64").symlink_to(".")),
+    "the tree lost": lambda pod: (pod / "tool").rename(pod / "moved"),
+    "a single file changed": lambda pod: (pod / "note").write_text("two", encoding="utf-8"),
+    "what was absent appears": lambda pod: (pod / "absent").write_text("", encoding="utf-8"),
+    "the receipt torn": lambda pod: os.truncate(pod / _receipts.FOLDER / "tool.json", 30),
+}
+
+
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES.keys())
+def test_a_touch_ends_it(pod: Path, touch: Callable[[Path], object]) -> None:
+    _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True)
+    touch(pod)
+    found = look(pod)
+    assert not found["stands"] and found["why"]
+
+
+def test_byte_code_that_an_import_writes_is_no_touch(pod: Path) -> None:
+    _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True)
+    (pod / "tool" / "lib" / "__pycache__").mkdir()
+    (pod / "tool" / "lib" / "__pycache__" / "a.pyc").write_bytes(b"")
+    assert look(pod)["stands"]
+
+
+def test_a_volume_on_another_machine_stands_for_nothing(pod: Path) -> None:
+    _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True)
+    other = {"parts": {**STACK["parts"], "driver": "570.86.10"}}
+    assert look(pod, other)["why"] == "another machine: driver"
+
+
+def test_a_process_that_has_ended(pod: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        _receipts.sign_all(pod, wanted(pod, pids=[child.pid]), dict(STACK), write=True)
+        assert look(pod)["stands"]
+        child.kill()
+        child.wait()
+    assert look(pod)["why"] == f"process {child.pid} has ended"
+
+
+def test_check_mode_signs_nothing(pod: Path) -> None:
+    assert _receipts.sign_all(pod, wanted(pod), dict(STACK), write=False) == ["tool"]
+    assert not (pod / ".podcycle").exists()
+
+
+@pytest.mark.parametrize("receipts", [{"../x": {"digest": "d"}}, {"tool": {"digest": "d", "paths": ["etc/passwd"]}}, {"tool": {}}, {"tool": "d"}])
+def test_bad_input_signs_nothing(pod: Path, receipts: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        _receipts.sign_all(pod, {"good": {"digest": "d"}, **receipts}, dict(STACK), write=True)
+    assert not (pod / ".podcycle").exists()
+
+
+def test_damage_is_drift_although_every_version_is_right(pod: Path) -> None:
+    _receipts.sign_all(pod, wanted(pod), {**STACK}, write=True)
+    assert _receipts.signed_parts(pod) == STACK["parts"]
+    rewrite_in_place(pod)
+    found = _receipts.read_all(pod, _receipts.machine_of(STACK["parts"]))
+    assert _receipts.broken(found) == [{"part": "tool", "expected": "as it was signed for", "found": f"files below {pod}/tool were changed"}]
