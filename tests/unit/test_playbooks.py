@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
+
 from support.world import ROOT
 
 # These write into start files of shells, service managers and package lists.
