@@ -26,6 +26,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a maker that was killed after its last step has left beside a whole folder; nothing while another one is at work."""
+    stale = list(folder.parent.glob(f".{folder.name}.part-*"))
+    if not stale:
+        return
+    with contextlib.suppress(OSError), (folder.resolve().parent / f".{folder.resolve().name}.lock").open("a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for part in stale:
+            shutil.rmtree(part, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def made_aside(folder: Path) -> Iterator[Path]:
     """A new sibling to build in; what killed makers have left behind goes first. Only for whoever holds the lock."""

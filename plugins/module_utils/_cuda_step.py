@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ._aside import read_json
+from ._aside import read_json, sweep
 from ._cuda_install import Installer, Sources
 from ._cuda_toolkit import SCHEMA, CudaToolkit, Wish
 from ._gpu_driver import DriverError, read_driver
@@ -57,6 +57,8 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
     path = before.path
     if did and not check_mode:
         path = toolkit.make(installer_of(params, wish))
+    elif not check_mode:
+        sweep(wish.prefix)
     diff = {"before": diff_side(before.path if before.need != "install" else None, wish, {}), "after": diff_side(path, wish, links if did else {})}
     return bool(did), describe(toolkit, path, did, before.why), diff if did else {"before": "", "after": ""}
 

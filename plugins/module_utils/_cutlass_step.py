@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _nvml
+from ._aside import sweep
 from ._cutlass import SYSTEM_LINK, Cutlass, Wish
 from ._cutlass_tree import read_stamp, read_tree
 from ._machine import refuse_unsupported
@@ -32,6 +33,8 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
         did.append("link")
     if did and not check_mode:
         cutlass.make()
+    elif not check_mode:
+        sweep(wish.dest)
     tree = read_tree(wish.dest) or {}
     found = {
         "path": str(wish.dest), "version": tree.get("version"), "commit": tree.get("commit"), "ref": wish.version, "did": did,
