@@ -122,6 +122,27 @@ def test_another_key_than_the_leases_never_proves_absence(make_engine: Callable[
     assert isinstance(again.error, errors.LeaseUnknown), "nor is another pod rented in its place"
 
 
+@pytest.mark.parametrize("doubt", [False, True], ids=["known", "in doubt"])
+def test_the_key_that_replaced_a_revoked_one_gives_back(
+    make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch, doubt: bool
+) -> None:
+    engine = make_engine()
+    with monkeypatch.context() as past:
+        past.setattr(RunPod, "key_id", "0123456789ab")
+        if doubt:
+            lease = engine.ledger.begin("r1", "pod", 0, engine.cloud.key_id, {}, utc_now() + timedelta(hours=1))
+            engine.ledger.write(lease.stamp, "doubt", said="no answer")
+            rehearsal.control("POST", "/pods/bulk", {"names": [str(lease.stamp)]})
+        else:
+            rent(engine, make_wish())
+    (lease,) = engine.ledger.leases()
+    assert lease.key_id != engine.cloud.key_id
+    rehearsal.control("POST", "/pods/bulk", {"names": ["somebody"]})
+    (slot,) = engine.release_run("r1")
+    assert slot.error is None and slot.changed and slot.notes == ["not found by id"]
+    assert [pod["name"] for pod in rehearsal.pods()] == ["somebody"] and not engine.ledger.leases()[0].open
+
+
 def test_a_pod_presumed_void_that_arrives_late_is_given_back(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
     rehearsal.fault("no_reply")
     rehearsal.fault("list_lag", params={"requests": 14})
@@ -325,7 +346,7 @@ def test_reap_of_all_leaves_what_a_live_controller_drives(
 def test_reap_reports_what_it_could_not_end(engine: Engine, rehearsal: Any, make_wish: MakeWish, session: Callable[..., dict[str, Any]]) -> None:
     rent(engine, make_wish(run_id="over"))
     age(engine, "over")
-    with pytest.raises(errors.LeaseUnknown, match="another key"):
+    with pytest.raises(errors.StillAlive, match="could not be given back"):
         _leases.reap(session(api_key="rpa_rehearsal_readonly"), check_mode=False)
     assert len(rehearsal.pods()) == 1 and engine.ledger.leases()[0].open
 
