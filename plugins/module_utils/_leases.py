@@ -117,8 +117,12 @@ def lease_info(options: Mapping[str, Any]) -> dict[str, Any]:
 def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
     """Give back what ledger and stamp prove ours and whose lease is over; foreign pods are only reported."""
     session = open_session(options)
-    with naming_rentals(session, options.get("run_id")):
-        found = audit(session, options.get("run_id"))
+    with naming_rentals(session, options.get("run_id"), "reap.yml -e reap_now=true"):
+        return _reap(session, options, check_mode)
+
+
+def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    found = audit(session, options.get("run_id"))
     everything = options["select"] == "all"
     slots = [
         Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])

@@ -10,6 +10,7 @@ look, give back, audit. A step that fails does not end the cycle: the playbooks 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ RUN = "chaos"
 # Shorter than a fault's silence, longer than an answer of the rehearsal cloud under load.
 REQUEST_TIMEOUT = 1.0
 DEAD_PORT = 9  # discard: nothing listens there, so a connection is refused
+# An id in a request's URL says nothing of a pod's life: only this sentence does, with what to type.
+STILL_BILLED = re.compile(r"pods that may still be billed: ([^;]+); [^;]*ansible-playbook playbooks/(?:stop|reap)\.yml")
 OTHER_OWNER = "0badc0de"
 
 
@@ -190,10 +193,11 @@ def judge(scene: Scene, failed: dict[str, errors.PodcycleError], *, must_pass: b
     verdict = Verdict(calls=scene.calls, said=[f"{step}: {err}" for step, err in failed.items()])
     words = " ".join(verdict.said)
     alive = scene.ours()
+    told = " ".join(clause for err in failed.values() for clause in STILL_BILLED.findall(str(err)))
     for pod in alive:
-        if pod["id"] not in words and pod["name"] not in words:
+        if pod["id"] not in told and pod["name"] not in told:
             verdict.leaked += 1
-            verdict.blame(f"pod {pod['id']} lives and nobody says so; said: {words or 'nothing'}")
+            verdict.blame(f"pod {pod['id']} lives, and nobody says that it is billed and what to type; said: {words or 'nothing'}")
     for step, err in failed.items():
         if not err.hint:
             verdict.blame(f"{step} failed without saying what to do next: {err}")

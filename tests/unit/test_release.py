@@ -344,9 +344,10 @@ def test_reap_of_all_leaves_what_a_live_controller_drives(
 
 
 def test_reap_reports_what_it_could_not_end(engine: Engine, rehearsal: Any, make_wish: MakeWish, session: Callable[..., dict[str, Any]]) -> None:
-    rent(engine, make_wish(run_id="over"))
+    pod = rent(engine, make_wish(run_id="over"))
     age(engine, "over")
-    with pytest.raises(errors.StillAlive, match="could not be given back"):
+    billed = f"could not be given back.*; pods that may still be billed: {pod.id}; .*ansible-playbook playbooks/reap.yml -e reap_now=true"
+    with pytest.raises(errors.StillAlive, match=billed):
         _leases.reap(session(api_key="rpa_rehearsal_readonly"), check_mode=False)
     assert len(rehearsal.pods()) == 1 and engine.ledger.leases()[0].open
 
