@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaos.scene import REQUEST_TIMEOUT, Scene, Verdict, judge, judge_healed, staged
+from chaos.scene import REQUEST_TIMEOUT, RUN, Scene, Verdict, judge, judge_healed, staged
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _ssh
@@ -115,7 +115,7 @@ def login(answer: Callable[[str, float, float], str]) -> Callable[[Scene, int], 
 
 
 def another_key(pod_id: str, now: float, began: float) -> str:
-    raise errors.StrangeHostKey(_ssh.identity_trouble("Host key verification failed", pod_id, "known_hosts"), pod_id=pod_id)
+    raise errors.StrangeHostKey(_ssh.identity_trouble("Host key verification failed", pod_id, "known_hosts", RUN), pod_id=pod_id)
 
 
 READS = ("GET",)

@@ -185,7 +185,7 @@ def staged(scene: Scene) -> Iterator[None]:
             scene.after[number]()
         return reply
 
-    def probe(access: _ssh.SshAccess, pod_id: str, endpoint: Endpoint, timeout_seconds: float = 10.0) -> str:
+    def probe(access: _ssh.SshAccess, pod_id: str, endpoint: Endpoint, timeout_seconds: float = 10.0, run_id: str = "") -> str:
         return scene.sshd(pod_id, clock.monotonic()) if scene.sshd else ""
 
     probed, masters = _ssh.SshAccess.probe, _ssh.masters_base
