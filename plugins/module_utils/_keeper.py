@@ -218,7 +218,11 @@ class Keeper:
     def _attempt(self) -> list[Slot]:
         """Give back once, with the run taken for no longer than that."""
         state, me = self.session.state, replace(this_process(), keeper=True)
-        self.before = state.take_run(self.run_id, me) or self.before
+        try:
+            self.before = state.take_run(self.run_id, me) or self.before
+        except OSError as err:
+            # On a full disk no other controller can take the run either, and the pods cost money all the same.
+            self.log(f"{err}; giving back without the run's lock")
         try:
             return self._desk().release_run(self.run_id)
         finally:

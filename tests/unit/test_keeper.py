@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _keeper, _leases
+from ansible_collections.podcycle.gpu.plugins.module_utils import _keeper, _leases, _state
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError
 from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import Keeper, ensure_keeper
@@ -268,6 +268,22 @@ def test_who_meets_a_keeper_at_work_is_told_so(engine: Engine, make_wish: Callab
         assert part in met[0]
     assert "its keeper" in met[1]
     assert state.take_run("r1", other) == gone(), "given back, and the run is free"
+
+
+def test_a_full_disk_keeps_no_pod_from_the_keeper(
+    engine: Engine, rehearsal: Any, make_wish: Callable[..., Any], state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rent(engine, make_wish, "r1")
+    state.take_run("r1", gone())
+
+    def full(*words: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_state, "write_atomic", full)
+    monkeypatch.setattr(engine.ledger, "_append", full)
+    keeper = keeper_here(engine, state, monkeypatch, [lambda: None])
+    assert keeper.watch() == "gave back 1 pods" and rehearsal.pods() == []
+    assert state.run_holder("r1") == gone()
 
 
 def test_a_lock_that_is_not_had_is_no_takeover(
