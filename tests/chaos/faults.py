@@ -37,19 +37,15 @@ class Kind:
 
 
 def server(kind: str, times: int | None = 1, **params: Any) -> Callable[[Scene, int], None]:
-    """A fault of the rehearsal cloud at the n-th request, whatever it is; strangers' requests came before."""
-
-    def arm(scene: Scene, call: int) -> None:
-        scene.rehearsal.fault(kind, match=ANY, times=times, after_n=call, params=params)
-
-    return arm
+    """A fault of the rehearsal cloud at a request, whatever it is; one that spoils an effect waits for the next that has one."""
+    return armed_at(kind, times, ANY, **params)
 
 
-def armed_at(kind: str, times: int | None = 1, **params: Any) -> Callable[[Scene, int], None]:
+def armed_at(kind: str, times: int | None = 1, match: dict[str, str] | None = None, **params: Any) -> Callable[[Scene, int], None]:
     """A fault that hits the calls that it is made for, from this call on."""
 
     def arm(scene: Scene, call: int) -> None:
-        scene.before[call] = lambda: scene.rehearsal.fault(kind, times=times, params=params)
+        scene.at(call, lambda: scene.rehearsal.fault(kind, match=match or {}, times=times, params=params))
 
     return arm
 
@@ -69,7 +65,7 @@ def restart(scene: Scene, call: int) -> None:
         scene.rehearsal.kill()
         scene.rehearsal.start()
 
-    scene.before[call] = crash
+    scene.at(call, crash)
 
 
 def act(verb: str) -> Callable[[Scene, int], None]:
@@ -82,7 +78,7 @@ def act(verb: str) -> Callable[[Scene, int], None]:
                     scene.hits += 1
                     scene.rehearsal.control("POST", f"/pods/{pod['id']}/{verb}", {})
 
-        scene.before[call] = strike
+        scene.at(call, strike)
 
     return arm
 
@@ -95,7 +91,7 @@ def namesake(scene: Scene, call: int) -> None:
             scene.hits += 1
             scene.strangers.append(scene.stranger(str(lease.stamp)))
 
-    scene.before[call] = strike
+    scene.at(call, strike)
 
 
 def login(answer: Callable[[str, float, float], str]) -> Callable[[Scene, int], None]:
@@ -109,7 +105,7 @@ def login(answer: Callable[[str, float, float], str]) -> Callable[[Scene, int], 
             scene.hits += 1
             return answer(pod_id, now, began.setdefault(pod_id, now))
 
-        scene.before[call] = lambda: setattr(scene, "sshd", troubled)
+        scene.at(call, lambda: setattr(scene, "sshd", troubled))
 
     return arm
 

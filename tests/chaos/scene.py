@@ -98,6 +98,16 @@ class Scene:
     def ledger(self) -> Ledger:
         return open_session(self.options("audit")).ledger
 
+    def at(self, call: int, work: Callable[[], None]) -> None:
+        """Do something right before a call, after what is to be done there already."""
+        earlier = self.before.get(call, lambda: None)
+
+        def both() -> None:
+            earlier()
+            work()
+
+        self.before[call] = both
+
     def struck(self) -> bool:
         """Whether anything that was armed has happened."""
         return self.hits > 0 or any(fault["fired"] for fault in self.rehearsal.control("GET", "/faults")["faults"])
