@@ -173,6 +173,15 @@ def test_strangers_are_never_touched(engine: Engine, rehearsal: Any, make_wish: 
     assert {row["id"] for row in rehearsal.pods()} == others
 
 
+def test_who_bears_the_name_of_a_refused_create_is_a_stranger(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    rehearsal.fault("no_capacity", times=None)
+    (slot,) = engine.rent(make_wish(), check_mode=False)
+    assert isinstance(slot.error, errors.NoCapacity)
+    (lease,) = engine.ledger.leases()
+    rehearsal.control("POST", "/pods/bulk", {"names": [str(lease.stamp)]})
+    assert engine.release_run("r1") == [] and len(rehearsal.pods()) == 1
+
+
 def test_a_lost_ledger_gives_back_what_the_run_folder_knows(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
     pod = rent(engine, make_wish())
     engine.ledger.path.unlink()
