@@ -24,6 +24,10 @@ HEALTH_SECONDS = 20.0
 LOOPBACK = "127.0.0.1"
 
 
+# Playbooks and `make cycle` have no such option: their inventory reads the environment.
+OTHER_PORT = "choose another: --port N here, PODCYCLE_REHEARSAL_PORT=N in the environment of make cycle and the playbooks"
+
+
 class CliError(Exception):
     """One sentence for the person at the terminal."""
 
@@ -115,7 +119,7 @@ def start(options: argparse.Namespace) -> int:
 def refuse_foreign(options: argparse.Namespace, health: dict[str, Any] | None) -> None:
     port = options.port
     if health is not None:
-        raise CliError(f"port {port} is held by the rehearsal cloud of {health['state_dir']} (pid {health['pid']}); stop that one or choose another --port")
+        raise CliError(f"port {port} is held by the rehearsal cloud of {health['state_dir']} (pid {health['pid']}); stop that one or {OTHER_PORT}")
     record = statedir.read_record(options.state_dir, "server.json")
     if record is not None and record["port"] != port and statedir.server_holds(options.state_dir):
         where = f"port {record['port']} (pid {record['pid']})"
@@ -123,7 +127,7 @@ def refuse_foreign(options: argparse.Namespace, health: dict[str, Any] | None) -
     if port_taken(port) and not statedir.server_holds(options.state_dir):
         pid = procs.listener_pid(port)
         who = f"by process {pid}" if pid else "by another program"
-        raise CliError(f"port {port} on {LOOPBACK} is held {who}, which is not a rehearsal cloud; end it or choose another --port")
+        raise CliError(f"port {port} on {LOOPBACK} is held {who}, which is not a rehearsal cloud; end it or {OTHER_PORT}")
 
 
 def launch(options: argparse.Namespace) -> subprocess.Popen[bytes]:

@@ -64,6 +64,7 @@ class ActionModule(ActionBase):
         if result.get("failed") or not isinstance(job, dict) or self._task.check_mode or job.get("state") == "absent":
             return result
         host = str(task_vars.get("inventory_hostname", "localhost"))
+        self._run_id = str(task_vars.get("podcycle_run_id") or "")
         self._pod_id, self._ssh_args = str(task_vars.get("podcycle_id") or ""), str(task_vars.get("ansible_ssh_common_args") or "")
         if follow:
             look = self._follow(job, host, limits, state)
@@ -140,7 +141,7 @@ class ActionModule(ActionBase):
 
     def _refuse_stranger(self, error: AnsibleConnectionFailure, name: str, host: str) -> None:
         """A pod that shows another host key is not waited for."""
-        said = identity_trouble(str(error.message), self._pod_id or host, known_hosts_of(self._ssh_args))
+        said = identity_trouble(str(error.message), self._pod_id or host, known_hosts_of(self._ssh_args), self._run_id)
         if said:
             raise AnsibleActionFail(f"job {name} on {host}: {said}")
 

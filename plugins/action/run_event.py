@@ -101,7 +101,7 @@ def ask(folder: RunFolder, known: Mapping[str, Any]) -> str:
     if endpoint is None or not access.pinned(pod_id):
         return ""
     try:
-        return access.probe(pod_id, endpoint, SILENCE_PROBE_SECONDS)
+        return access.probe(pod_id, endpoint, SILENCE_PROBE_SECONDS, folder.path.name)
     except PodcycleError as err:
         return str(err)
 

@@ -196,7 +196,8 @@ class ActionModule(ActionBase):
     def _give_up(said: str, task_vars: dict[str, Any]) -> None:
         """Raise where trying again cannot help."""
         pod = str(task_vars.get("podcycle_id") or task_vars.get("inventory_hostname"))
-        stranger = identity_trouble(said, pod, known_hosts_of(str(task_vars.get("ansible_ssh_common_args") or "")))
+        known_hosts = known_hosts_of(str(task_vars.get("ansible_ssh_common_args") or ""))
+        stranger = identity_trouble(said, pod, known_hosts, str(task_vars.get("podcycle_run_id") or ""))
         if stranger:
             raise errors.StrangeHostKey(stranger)
         if "File too large" in said:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud
-from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import VOID, Lease, Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._lookout import SETTLE_SECONDS, Lookout
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
@@ -174,7 +174,7 @@ class Desk:
         for pod in (*listed, *self._known(asked)):
             lease = leases.get(pod.name)
             # Who bears a stamp whose pod is another one is not proven ours: names are free for anybody to take.
-            proven = (pod.id, pod.name) in known or (lease is not None and lease.pod_id in (None, pod.id))
+            proven = (pod.id, pod.name) in known or (lease is not None and (lease.pod_id or pod.id) == pod.id and lease.state != VOID)
             if pod.id not in done and pod.state != model.GONE and pod.stamp and pod.stamp.run_id == run_id and proven:
                 strays.append(Slot(pod.stamp.index, before=pod, lease=lease))
         return slots + each(strays, self._give_back_stray)

@@ -6,6 +6,7 @@
 It watches ansible-playbook's process id and start time, which notices SIGINT, SIGTERM, SIGHUP and
 SIGKILL alike. Then it notes the orphaned leases in the ledger, waits a grace in which a rerun of the
 same run id takes over, and gives back. It also ends leases whose deadline or hold has passed.
+It holds the run only while it gives back: when that fails, the next controller or stop.yml may take the run while it waits.
 Its settings, the key among them, come over standard input: never a file, never an argument.
 """
 
@@ -20,14 +21,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, StateError
-from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk
+from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_cloud, open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir, private, start_ticks, write_atomic
@@ -115,6 +116,8 @@ class Keeper:
     run_id: str
     grace_seconds: float
     retry_at: dict[str, float] = field(default_factory=dict)
+    # Who had the run when it was orphaned.
+    before: ProcessId | None = None
 
     def watch(self) -> str:
         """Until nothing of the run is left to keep; says how it ended."""
@@ -144,7 +147,10 @@ class Keeper:
             return looked, "nothing is rented any more"
         bound = [lease for lease in leases if not lease.marks.get("kept") and not lease.marks.get("held_until")]
         if gone and bound and self._grace(bound, holder):
-            return looked, self._give_back()
+            said = self._give_back()
+            if not said:
+                self._taken_over(self._leases())
+            return looked, said
         return looked, ""
 
     def _leases(self) -> list[Lease]:
@@ -176,36 +182,65 @@ class Keeper:
             for lease in leases:
                 self.session.ledger.write(lease.stamp, "mark", orphaned_at=model.rfc3339(model.utc_now()), gives_back_at=model.rfc3339(until))
         while model.utc_now() < until:
-            now_holder = self.session.state.run_holder(self.run_id)
-            if now_holder is not None and now_holder.alive:
-                self.log(f"run taken over by {now_holder}")
-                for lease in leases:
-                    self.session.ledger.write(lease.stamp, "mark", orphaned_at=None, gives_back_at=None)
+            if self._driven():
+                self._taken_over(leases)
                 return False
             time.sleep(0.5)
         return True
 
+    def _driven(self) -> ProcessId | None:
+        """The living process, other than this one, that has the run."""
+        holder = self.session.state.run_holder(self.run_id)
+        return holder if holder is not None and holder.alive and holder != this_process() else None
+
+    def _taken_over(self, leases: list[Lease]) -> None:
+        self.log(f"run taken over by {self._driven() or 'a process that is gone again'}")
+        for lease in leases:
+            self.session.ledger.write(lease.stamp, "mark", orphaned_at=None, gives_back_at=None)
+
     def _give_back(self) -> str:
-        """Give back until nothing is left, for at most a day."""
-        me = this_process()
+        """Give back until nothing is left, for at most a day; empty when somebody took the run over."""
         began = model.utc_now()
         while True:
             try:
-                self.session.state.take_run(self.run_id, me)
-                slots = self._desk().release_run(self.run_id)
+                slots = self._attempt()
                 failed = [slot.error for slot in slots if slot.error is not None]
                 if not failed:
                     return f"gave back {len(slots)} pods"
                 self.log("; ".join(str(error) for error in failed))
-            except StateError as err:
-                self.log(str(err))
-                if self.session.state.run_holder(self.run_id) not in (None, me):
-                    return "the run was taken over"
             except (PodcycleError, OSError) as err:
                 self.log(str(err))
             if model.utc_now() - began > _GIVE_UP:
                 return "gave up after a day; run: ansible-playbook playbooks/reap.yml"
-            time.sleep(_RETRY_SECONDS)
+            if self._waited_in_vain():
+                return ""
+
+    def _attempt(self) -> list[Slot]:
+        """Give back once, with the run taken for no longer than that."""
+        state, me = self.session.state, replace(this_process(), keeper=True)
+        try:
+            self.before = state.take_run(self.run_id, me) or self.before
+        except OSError as err:
+            # On a full disk no other controller can take the run either, and the pods cost money all the same.
+            self.log(f"{err}; giving back without the run's lock")
+        try:
+            return self._desk().release_run(self.run_id)
+        finally:
+            try:
+                state.leave_run(self.run_id, me, self.before)
+            except (PodcycleError, OSError) as err:
+                self.log(f"{err}; the run stays with its keeper until the next attempt")
+
+    def _waited_in_vain(self) -> bool:
+        """Wait for the next attempt; true when somebody took the run over meanwhile."""
+        end = time.monotonic() + _RETRY_SECONDS
+        while True:
+            with contextlib.suppress(StateError):
+                if self._driven():
+                    return True
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.5)
 
     def _desk(self) -> Desk:
         return Desk(self.session.cloud, self.session.ledger, self.session.state, notify=self.log)

@@ -79,7 +79,7 @@ def verdict(session: Session, lease: Lease, now: datetime) -> dict[str, Any]:
         return {"over": True, "why": "its deadline has passed"}
     holder = session.state.run_holder(lease.stamp.run_id)
     if holder is not None and holder.alive:
-        return {"over": False, "why": f"driven by process {holder.pid} on {holder.host}"}
+        return {"over": False, "why": f"being given back by its keeper, {holder}" if holder.keeper else f"driven by {holder}"}
     held = model.parse_time(lease.marks.get("held_until"))
     if held:
         return {"over": now >= held, "why": f"held for its artifacts until {model.rfc3339(held)}"}
@@ -90,7 +90,7 @@ def verdict(session: Session, lease: Lease, now: datetime) -> dict[str, Any]:
     until = model.parse_time(lease.marks.get("gives_back_at"))
     if until and now < until:
         return {"over": False, "why": f"its controller is gone; the keeper gives it back at {model.rfc3339(until)}"}
-    return {"over": True, "why": f"its controller (process {holder.pid} on {holder.host}) is gone"}
+    return {"over": True, "why": f"its controller ({holder}) is gone"}
 
 
 def lease_info(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,8 +117,12 @@ def lease_info(options: Mapping[str, Any]) -> dict[str, Any]:
 def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
     """Give back what ledger and stamp prove ours and whose lease is over; foreign pods are only reported."""
     session = open_session(options)
-    with naming_rentals(session, options.get("run_id")):
-        found = audit(session, options.get("run_id"))
+    with naming_rentals(session, options.get("run_id"), "reap.yml -e reap_now=true"):
+        return _reap(session, options, check_mode)
+
+
+def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    found = audit(session, options.get("run_id"))
     everything = options["select"] == "all"
     slots = [
         Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])

@@ -35,12 +35,15 @@ class Lookout:
         """The pod of a lease whose id is known; None when the cloud says that it is gone."""
         if lease.pod_id is None:
             raise errors.LeaseUnknown(f"the id of {lease.stamp} is not known", stamp=str(lease.stamp), effect=errors.EFFECT_UNKNOWN)
-        self._same_key(lease)
         try:
             pod = self._cloud.get(lease.pod_id)
+            if pod.state != GONE:
+                return pod
         except errors.NotFound:
-            return None
-        return None if pod.state == GONE else pod
+            pass
+        # Any key of the account shows that a pod lives; that of another account would find nothing.
+        self._same_key(lease)
+        return None
 
     def _same_key(self, lease: Lease) -> None:
         if lease.key_id != self._cloud.key_id:
@@ -56,7 +59,6 @@ class Lookout:
 
         Raises LeaseUnknown when listings cannot be trusted, or when two pods bear the stamp.
         """
-        self._same_key(lease)
         start = self._clock.monotonic()
         sound = 0
         trouble = "the listing lacks pods that are known to live"
@@ -77,6 +79,7 @@ class Lookout:
                 )
             if found:
                 return found[0]
+            self._same_key(lease)
             waited = self._clock.monotonic() - start
             sound = sound + 1 if whole else 0
             # A listing that shows a pod which is known to live proves more than an empty one.

@@ -87,7 +87,7 @@ class Readiness:
 
         def login() -> tuple[Pod, str]:
             seen = look()
-            return seen, access.probe(seen.id, seen.endpoint) if seen.endpoint else "no SSH address yet"
+            return seen, access.probe(seen.id, seen.endpoint, run_id=seen.stamp.run_id if seen.stamp else "") if seen.endpoint else "no SSH address yet"
 
         ready, _trouble = wait_for(
             login,

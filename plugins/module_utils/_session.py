@@ -62,8 +62,8 @@ def open_session(options: Mapping[str, Any], environ: Mapping[str, str] | None =
 
 
 @contextmanager
-def naming_rentals(session: Session, run_id: str | None) -> Iterator[None]:
-    """A failure says which pods are still rented by the ledger, and what to type to give them back."""
+def naming_rentals(session: Session, run_id: str | None, command: str = "leases.yml") -> Iterator[None]:
+    """A failure says which pods are still rented by the ledger, and what to type to give them back; without a run, `command`."""
     try:
         yield
     except PodcycleError as err:
@@ -72,10 +72,10 @@ def naming_rentals(session: Session, run_id: str | None) -> Iterator[None]:
         with suppress(StateError):
             leases = [lease for lease in session.ledger.leases() if lease.open and run_id in (None, lease.stamp.run_id)]
         err.details["rented_pods"] = [lease.pod_id for lease in leases if lease.pod_id]
-        unnamed = [lease.pod_id or f"one that may bear the name {lease.stamp}" for lease in leases if (lease.pod_id or str(lease.stamp)) not in str(err)]
-        if unnamed:
-            command = f"stop.yml -e run_id={run_id}" if run_id else "leases.yml"
-            remedy = f"pods that may still be billed: {', '.join(unnamed)}; when it works again: ansible-playbook playbooks/{command}"
+        if leases:
+            names = ", ".join(lease.pod_id or f"one that may bear the name {lease.stamp}" for lease in leases)
+            typed = f"stop.yml -e run_id={run_id}" if run_id else command
+            remedy = f"pods that may still be billed: {names}; when it works again: ansible-playbook playbooks/{typed}"
             err.hint = f"{err.hint}; {remedy}" if err.hint else remedy
         raise
 

@@ -76,7 +76,7 @@ class SshAccess:
         except FileNotFoundError:
             return []
 
-    def probe(self, pod_id: str, endpoint: Endpoint, timeout_seconds: float = 10.0) -> str:
+    def probe(self, pod_id: str, endpoint: Endpoint, timeout_seconds: float = 10.0, run_id: str = "") -> str:
         """Empty when a login works and the host key is pinned, else what is wrong for now; raises StrangeHostKey."""
         trouble = banner_trouble(endpoint, timeout_seconds)
         if trouble:
@@ -109,21 +109,21 @@ class SshAccess:
             self.known_hosts_file.chmod(0o600)
             return ""
         said = done.stderr.decode("utf-8", "replace")
-        stranger = identity_trouble(said, pod_id, str(self.known_hosts_file))
+        stranger = identity_trouble(said, pod_id, str(self.known_hosts_file), run_id)
         if stranger:
             raise StrangeHostKey(stranger, pod_id=pod_id)
         lines = [line for line in said.splitlines() if line.strip() and not line.startswith("Warning: Permanently added")]
         return clean_text(lines[-1] if lines else f"ssh ended with status {done.returncode}", 200)
 
 
-def identity_trouble(said: str, pod_id: str, known_hosts_file: str) -> str:
+def identity_trouble(said: str, pod_id: str, known_hosts_file: str, run_id: str = "") -> str:
     """The sentence for a person when ssh refused the pod's host key, from what ssh said; else empty."""
     if "IDENTIFICATION HAS CHANGED" not in said and "Host key verification failed" not in said:
         return ""
     return (
         f"the SSH host key of pod {pod_id} is not the one seen at first contact: another machine may answer at its address, so nothing was sent there; "
         f"if you restarted the pod yourself, forget the old key: ssh-keygen -R {shlex.quote(pod_id)} -f {shlex.quote(known_hosts_file)}, "
-        "and run again; otherwise give the pod back: playbooks/stop.yml"
+        f"and run again; otherwise give the pod back: ansible-playbook playbooks/stop.yml -e run_id={shlex.quote(run_id or 'ID')}"
     )
 
 

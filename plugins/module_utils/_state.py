@@ -19,7 +19,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,11 @@ class ProcessId:
     host: str
     pid: int
     started: int
+    # A keeper holds a run for as long as it gives the pods back.
+    keeper: bool = field(default=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
 
     @classmethod
     def of(cls, pid: int) -> ProcessId | None:
@@ -85,11 +90,11 @@ class ProcessId:
         return self.host != socket.gethostname() or start_ticks(self.pid) == self.started
 
     def to_dict(self) -> dict[str, Any]:
-        return {"host": self.host, "pid": self.pid, "started": self.started}
+        return {"host": self.host, "pid": self.pid, "started": self.started, **({"keeper": True} if self.keeper else {})}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ProcessId:
-        return cls(str(data["host"]), int(data["pid"]), int(data["started"]))
+        return cls(str(data["host"]), int(data["pid"]), int(data["started"]), data.get("keeper") is True)
 
 
 def start_ticks(pid: int) -> int | None:
@@ -173,14 +178,32 @@ class StateDir:
         with self.lock(f"run-{check_run_id(run_id)}"):
             before = self.run_holder(run_id)
             if before is not None and before != holder and before.alive:
-                raise StateError(
-                    f"run {run_id} is being driven by process {before.pid} on {before.host}",
-                    hint="wait for it, stop it, or use another run_id",
-                    pid=before.pid,
-                    host=before.host,
-                )
-            write_atomic(self.run_dir(run_id) / "controller.json", json.dumps({**holder.to_dict(), "since": rfc3339(utc_now())}) + "\n")
+                doing, hint = f"driven by {before}", "wait for it, stop it, or use another run_id"
+                if before.keeper:
+                    doing = f"given back by its keeper, {before}"
+                    hint = f"wait until it is done or pauses (its log: {self.run_dir(run_id) / 'keeper.log'}), then type the same command again"
+                raise StateError(f"run {run_id} is being {doing}", hint=hint, pid=before.pid, host=before.host)
+            self._write_holder(run_id, holder)
             return None if before == holder else before
+
+    def leave_run(self, run_id: str, holder: ProcessId, before: ProcessId | None) -> None:
+        """Leave a run as it was before `holder` took it, if `holder` still has it: whoever comes next is not refused."""
+        with self.lock(f"run-{check_run_id(run_id)}"):
+            if self.run_holder(run_id) != holder:
+                return
+            path = self.run_dir(run_id) / "controller.json"
+            try:
+                if before is not None:
+                    self._write_holder(run_id, before)
+                    return
+            except OSError:
+                # A full disk takes no new file, but lets one go.
+                path.unlink()
+                raise
+            path.unlink()
+
+    def _write_holder(self, run_id: str, holder: ProcessId) -> None:
+        write_atomic(self.run_dir(run_id) / "controller.json", json.dumps({**holder.to_dict(), "since": rfc3339(utc_now())}) + "\n")
 
     def run_holder(self, run_id: str) -> ProcessId | None:
         path = self.path / "runs" / run_id / "controller.json"

@@ -19,6 +19,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from support.harness import Rehearsal
 
 DEATHS = ("before the fsync", "after the fsync", "in the middle of the line")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FOLLOW_UPS = ("rerun", "reap")
 TOGETHER = 10
 AFTER_RENTING = 9  # a call between the one that shows the pod running and the one that ends it
@@ -33,6 +34,14 @@ class Case:
     then: str
 
     @property
+    def kind(self) -> str:
+        return f"{self.what}, then {self.then}"
+
+    @property
+    def must_strike(self) -> bool:
+        return True
+
+    @property
     def title(self) -> str:
         return f"{self.cloud}: {self.what} {self.at}, then {self.then}"
 
@@ -43,6 +52,13 @@ def matrix(cloud: str, calls: int, writes: int) -> list[Case]:
     cases += [Case(0, cloud, f"disk full {how} ledger write", at, "stop and reap") for how in ("at", "in the middle of") for at in range(writes)]
     cases += [Case(0, cloud, "two controllers with two runs, turn", at, "both end well") for at in range(TOGETHER)]
     cases += [Case(0, cloud, "two reaps at once, turn", at, "both end well") for at in range(TOGETHER)]
+    cases += [
+        Case(0, cloud, f"{ending.name} {side} the fsync of ledger write", at, then)
+        for ending in SIGNALS
+        for side in ("before", "after")
+        for at in range(writes)
+        for then in FOLLOW_UPS
+    ]
     for number, case in enumerate(cases):
         case.number = number
     return cases
@@ -80,7 +96,7 @@ def watched_writes(strike: Callable[[int, int], None], *, synced: bool = False) 
 
 
 def run(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
-    if case.what.startswith("killed"):
+    if case.what.startswith(("killed", "SIG")):
         return _killed(case, rehearsal, folder)
     if case.what.startswith("disk full"):
         return _disk_full(case, rehearsal, folder)
@@ -90,14 +106,15 @@ def run(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
 # ---- deaths -------------------------------------------------------------------------------------------
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _die(ending: signal.Signals, struck: Path) -> None:
+    struck.touch()
+    os.kill(os.getpid(), ending)
 
 
 def _killed(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
     scene = Scene.fresh(case.cloud, rehearsal, folder)
-    status = _in_child(lambda: _doomed(case, scene))
-    if not os.WIFSIGNALED(status):
+    _in_child(lambda: _doomed(case, scene))
+    if not _struck(scene).exists():
         return Verdict(struck=False)
     with staged(scene):
         if case.then == "rerun":
@@ -114,19 +131,27 @@ def _killed(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
         return judge_healed(scene, verdict)
 
 
+def _struck(scene: Scene) -> Path:
+    return scene.folder / "struck"
+
+
 def _doomed(case: Case, scene: Scene) -> None:
-    """The cycle of a controller that is killed on its way."""
+    """The cycle of a controller that is ended on its way, with the handlers that a module has: Python's own."""
+    ending = next((number for number in SIGNALS if case.what.startswith(number.name)), signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
     def strike(number: int, handle: int) -> None:
         if number != case.at:
             return
         if "middle" in case.what:
             os.ftruncate(handle, os.fstat(handle).st_size - 12)
-        _die()
+        _die(ending, _struck(scene))
 
     with staged(scene):
         if "call" in case.what:
-            (scene.before if "before" in case.what else scene.after)[case.at] = _die
+            (scene.before if "before" in case.what else scene.after)[case.at] = lambda: _die(ending, _struck(scene))
             scene.cycle()
         else:
             with watched_writes(strike, synced="after" in case.what):

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaos.scene import REQUEST_TIMEOUT, Scene, Verdict, judge, judge_healed, staged
+from chaos.scene import REQUEST_TIMEOUT, RUN, Scene, Verdict, judge, judge_healed, staged
 
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _ssh
 from support.harness import Rehearsal
 
 SILENCE = REQUEST_TIMEOUT + 0.5
@@ -22,28 +24,28 @@ FOREVER = None
 
 @dataclass(frozen=True)
 class Kind:
-    """Something that goes wrong at one call. `survived`: the run must end well, for a call with this method."""
+    """Something that goes wrong at one call. `survived`: the run must end well, for a call with this method.
+
+    `sure`: it strikes at whatever call it is armed for; others need a call of their own kind to come.
+    """
 
     name: str
     arm: Callable[[Scene, int], None]
     methods: tuple[str, ...] = ("GET", "POST", "DELETE")
     survived: tuple[str, ...] = ()
+    sure: bool = False
 
 
 def server(kind: str, times: int | None = 1, **params: Any) -> Callable[[Scene, int], None]:
-    """A fault of the rehearsal cloud at the n-th request, whatever it is; strangers' requests came before."""
-
-    def arm(scene: Scene, call: int) -> None:
-        scene.rehearsal.fault(kind, match=ANY, times=times, after_n=call, params=params)
-
-    return arm
+    """A fault of the rehearsal cloud at a request, whatever it is; one that spoils an effect waits for the next that has one."""
+    return armed_at(kind, times, ANY, **params)
 
 
-def armed_at(kind: str, times: int | None = 1, **params: Any) -> Callable[[Scene, int], None]:
+def armed_at(kind: str, times: int | None = 1, match: dict[str, str] | None = None, **params: Any) -> Callable[[Scene, int], None]:
     """A fault that hits the calls that it is made for, from this call on."""
 
     def arm(scene: Scene, call: int) -> None:
-        scene.before[call] = lambda: scene.rehearsal.fault(kind, times=times, params=params)
+        scene.at(call, lambda: scene.rehearsal.fault(kind, match=match or {}, times=times, params=params))
 
     return arm
 
@@ -59,10 +61,11 @@ def restart(scene: Scene, call: int) -> None:
     """The cloud's API crashes and comes back; its pods go on."""
 
     def crash() -> None:
+        scene.hits += 1
         scene.rehearsal.kill()
         scene.rehearsal.start()
 
-    scene.before[call] = crash
+    scene.at(call, crash)
 
 
 def act(verb: str) -> Callable[[Scene, int], None]:
@@ -72,9 +75,10 @@ def act(verb: str) -> Callable[[Scene, int], None]:
         def strike() -> None:
             for pod in scene.ours():
                 if verb != "preempt" or pod["status"] == "RUNNING":
+                    scene.hits += 1
                     scene.rehearsal.control("POST", f"/pods/{pod['id']}/{verb}", {})
 
-        scene.before[call] = strike
+        scene.at(call, strike)
 
     return arm
 
@@ -84,36 +88,57 @@ def namesake(scene: Scene, call: int) -> None:
 
     def strike() -> None:
         for lease in scene.ledger().leases()[-1:]:
+            scene.hits += 1
             scene.strangers.append(scene.stranger(str(lease.stamp)))
 
-    scene.before[call] = strike
+    scene.at(call, strike)
+
+
+def login(answer: Callable[[str, float, float], str]) -> Callable[[Scene, int], None]:
+    """From a call on, every SSH login to a pod meets `answer`, which gets its id, the time, and the time of its first login."""
+
+    def arm(scene: Scene, call: int) -> None:
+        scene.sshd = lambda pod_id, now: ""
+        began: dict[str, float] = {}
+
+        def troubled(pod_id: str, now: float) -> str:
+            scene.hits += 1
+            return answer(pod_id, now, began.setdefault(pod_id, now))
+
+        scene.at(call, lambda: setattr(scene, "sshd", troubled))
+
+    return arm
+
+
+def another_key(pod_id: str, now: float, began: float) -> str:
+    raise errors.StrangeHostKey(_ssh.identity_trouble("Host key verification failed", pod_id, "known_hosts", RUN), pod_id=pod_id)
 
 
 READS = ("GET",)
 KINDS = (
-    Kind("connection refused", refuse(1), survived=("GET", "POST", "DELETE")),
-    Kind("connection refused for ever", refuse(10_000)),
-    Kind("the cloud's API crashes and restarts", restart, survived=("GET", "POST", "DELETE")),
-    Kind("time-out before the effect", server("timeout_before_effect", seconds=SILENCE), survived=READS),
-    Kind("time-out after the effect", server("no_reply", seconds=SILENCE), survived=("GET", "POST", "DELETE")),
-    Kind("hung up before the effect", server("timeout_before_effect", seconds=0), survived=READS),
-    Kind("hung up before the effect, for ever", server("timeout_before_effect", FOREVER, seconds=0)),
-    Kind("hung up after the effect", server("no_reply", seconds=0), survived=("GET", "POST", "DELETE")),
-    Kind("hung up after the effect, for ever", server("no_reply", FOREVER, seconds=0)),
-    Kind("reply cut at byte 0", server("reply_cut", bytes=0), survived=("GET", "POST", "DELETE")),
-    Kind("reply cut at byte 1", server("reply_cut", bytes=1), survived=("GET", "POST", "DELETE")),
-    Kind("reply cut at byte 40", server("reply_cut", bytes=40), survived=("GET", "POST", "DELETE")),
-    Kind("500 without effect", server("error_500"), survived=READS),
-    Kind("500 four times", server("error_500", 4)),
-    Kind("500 for ever", server("error_500", FOREVER)),
-    Kind("500 although it took effect", server("error_500_after_effect"), survived=("GET", "POST", "DELETE")),
-    Kind("500 although it took effect, for ever", server("error_500_after_effect", FOREVER)),
-    Kind("429 with Retry-After", server("429", retry_after=7), survived=("GET", "POST", "DELETE")),
-    Kind("429 without Retry-After", server("429", retry_after=None), survived=("GET", "POST", "DELETE")),
-    Kind("429 for ever", server("429", FOREVER, retry_after=None)),
-    Kind("401 in mid-run", server("error_401")),
-    Kind("401 for ever", server("error_401", FOREVER)),
-    Kind("a proxy's 403", server("proxy_403")),
+    Kind("connection refused", refuse(1), survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("connection refused for ever", refuse(10_000), sure=True),
+    Kind("the cloud's API crashes and restarts", restart, survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("time-out before the effect", server("timeout_before_effect", seconds=SILENCE), survived=READS, sure=True),
+    Kind("time-out after the effect", server("no_reply", seconds=SILENCE), survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("hung up before the effect", server("timeout_before_effect", seconds=0), survived=READS, sure=True),
+    Kind("hung up before the effect, for ever", server("timeout_before_effect", FOREVER, seconds=0), sure=True),
+    Kind("hung up after the effect", server("no_reply", seconds=0), survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("hung up after the effect, for ever", server("no_reply", FOREVER, seconds=0), sure=True),
+    Kind("reply cut at byte 0", server("reply_cut", bytes=0), survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("reply cut at byte 1", server("reply_cut", bytes=1), survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("reply cut at byte 40", server("reply_cut", bytes=40), survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("500 without effect", server("error_500"), survived=READS, sure=True),
+    Kind("500 four times", server("error_500", 4), sure=True),
+    Kind("500 for ever", server("error_500", FOREVER), sure=True),
+    Kind("500 although it took effect", server("error_500_after_effect"), survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("500 although it took effect, for ever", server("error_500_after_effect", FOREVER), sure=True),
+    Kind("429 with Retry-After", server("429", retry_after=7), survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("429 without Retry-After", server("429", retry_after=None), survived=("GET", "POST", "DELETE"), sure=True),
+    Kind("429 for ever", server("429", FOREVER, retry_after=None), sure=True),
+    Kind("401 in mid-run", server("error_401"), sure=True),
+    Kind("401 for ever", server("error_401", FOREVER), sure=True),
+    Kind("a proxy's 403", server("proxy_403"), sure=True),
     Kind("402, no balance", armed_at("balance_402")),
     Kind("the id is missing", armed_at("schema_changed", drop=["id"])),
     Kind("the id is missing for ever", armed_at("schema_changed", FOREVER, drop=["id"])),
@@ -136,6 +161,12 @@ KINDS = (
     Kind("delete refused for ever", armed_at("delete_refused", FOREVER, status=409)),
     Kind("delete forbidden", armed_at("delete_refused", FOREVER, status=403)),
 )
+# Behind the pairs, so that the numbers of all that came before stay.
+LATER_KINDS = (
+    Kind("RUNNING without SSH for ever", login(lambda pod_id, now, began: "no SSH at 192.0.2.1:22 (timed out)")),
+    Kind("SSH comes a minute late", login(lambda pod_id, now, began: "" if now - began >= 60 else "no SSH yet"), survived=("GET", "POST", "DELETE")),
+    Kind("another host key answers", login(another_key)),
+)
 
 
 @dataclass
@@ -146,6 +177,14 @@ class Case:
     cloud: str
     strikes: list[tuple[Kind, int]] = field(default_factory=list)
     must_pass: bool = False
+
+    @property
+    def kind(self) -> str:
+        return self.strikes[0][0].name if len(self.strikes) == 1 else "pairs"
+
+    @property
+    def must_strike(self) -> bool:
+        return len(self.strikes) == 1 and self.strikes[0][0].sure
 
     @property
     def title(self) -> str:
@@ -170,12 +209,17 @@ def _undisturbed(cloud: str, rehearsal: Rehearsal, folder: Path) -> list[tuple[s
 
 
 def matrix(cloud: str, calls: list[tuple[str, str]], seed: int, pairs: int) -> list[Case]:
-    """Each kind at each call, then seeded pairs of kinds."""
-    cases = [Case(0, cloud, [(kind, call)], method in kind.survived) for kind in KINDS for call, (method, _path) in enumerate(calls)]
+    """Each kind at each call, then seeded pairs of kinds, then the kinds that came later."""
+
+    def singles(kinds: tuple[Kind, ...]) -> list[Case]:
+        return [Case(0, cloud, [(kind, call)], method in kind.survived) for kind in kinds for call, (method, _path) in enumerate(calls)]
+
+    cases = singles(KINDS)
     dice = random.Random(seed)
     for _turn in range(pairs):
         strikes = sorted(((dice.choice(KINDS), dice.randrange(len(calls))) for _strike in range(2)), key=lambda strike: strike[1])
         cases.append(Case(0, cloud, strikes))
+    cases += singles(LATER_KINDS)
     for number, case in enumerate(cases):
         case.number = number
     return cases
@@ -188,4 +232,5 @@ def run(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
         kind.arm(scene, call)
     with staged(scene):
         verdict = judge(scene, scene.cycle(), must_pass=case.must_pass)
+        verdict.struck = scene.struck()
         return judge_healed(scene, verdict)

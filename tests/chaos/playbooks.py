@@ -10,9 +10,11 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-from chaos.scene import Verdict
+from chaos.scene import OTHER_OWNER, Verdict, judge_lives
 
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Stamp
 from support.world import Running, World, make_world, until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
@@ -25,52 +27,71 @@ HELD = {
     "stop, delete not yet in effect": {"match": {"method": "DELETE", "path": "/v2/pods"}, "when": "before"},
     "stop, delete in effect, answer under way": {"match": {"method": "DELETE", "path": "/v2/pods"}, "when": "after"},
 }
+# Faults of the pod instead of a signal; the first three are armed before the first run.
+SSH_FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "RUNNING without SSH for ever": ("running_without_ssh", {"times": None}),
+    "SSH late": ("slow_ssh", {"params": {"seconds": 4}}),
+    "another host key after first contact": ("wrong_host_key", {"params": {"seconds": 2}}),
+}
+GONE_IN = ("push", "collect", "validate")
 BEGUN = ("converge", "push", "train", "collect", "validate")
 
 
 @dataclass
 class Case:
+    """A signal in a stage; or, without one, a fault of the pod."""
+
     number: int
     where: str
-    number_of_signal: signal.Signals
+    number_of_signal: signal.Signals | None
     then: str
+    must_strike: bool = True
+
+    @property
+    def kind(self) -> str:
+        return self.number_of_signal.name if self.number_of_signal else self.where
 
     @property
     def title(self) -> str:
-        return f"{self.number_of_signal.name} in {self.where}, then {self.then}"
+        return f"{self.number_of_signal.name} in {self.where}, then {self.then}" if self.number_of_signal else f"{self.where}, then {self.then}"
 
 
 def matrix() -> list[Case]:
     places = (*HELD, *BEGUN)
     rows = [(place, number, then) for place in places for number in SIGNALS for then in FOLLOW_UPS]
-    return [Case(number, *row) for number, row in enumerate(rows)]
+    faults = [*SSH_FAULTS, *(f"pod gone in {stage}" for stage in GONE_IN)]
+    return [Case(number, *row) for number, row in enumerate([*rows, *((fault, None, "rerun") for fault in faults)])]
 
 
-def run(case: Case) -> tuple[Verdict, bool]:
-    """The verdict, and whether artifacts that had come into being were lost."""
+def run(case: Case) -> tuple[Verdict, bool | None]:
+    """The verdict, and whether artifacts that had come into being were lost; None where that is not judged."""
     world = make_world(f"chaos{case.number}")
     verdict = Verdict()
-    lost = False
+    lost: bool | None = None
     try:
         world.start_cloud()
-        first = _strike(world, case)
-        if first.process.returncode == 0:
+        strangers = [_stranger(world, name) for name in ("somebody-elses-pod", str(Stamp("chaos", "pod", 0, OTHER_OWNER, "12345678")))]
+        if case.number_of_signal is None:
+            _fail(world, case, verdict)
+        elif _strike(world, case, case.number_of_signal).process.returncode == 0:
             verdict.blame("the interrupted run ended with status 0")
         if case.then == "rerun":
             lost = _rerun(world, verdict)
         else:
             _reap(world, verdict)
-        if world.live():
-            verdict.leaked += len(world.live())
-            verdict.blame(f"alive at the end: {[pod['id'] for pod in world.live()]}")
-        if world.control("GET", "/meter")["open"]:
+        everybodys = world.control("GET", "/pods")["pods"]
+        ours = [pod for pod in everybodys if pod["id"] not in strangers]
+        left = [pod["id"] for pod in ours if pod["status"] != "TERMINATED"]
+        if left:
+            verdict.leaked += len(left)
+            verdict.blame(f"alive at the end: {left}")
+        if set(world.control("GET", "/meter")["open"]) - set(strangers):
             verdict.blame("the meter still runs")
+        judge_lives(ours, verdict)
+        touched = {pod["id"]: pod["status"] for pod in everybodys if pod["id"] in strangers and pod["status"] != "RUNNING"}
+        if touched:
+            verdict.blame(f"strangers' pods were touched: {touched}")
         made = [entry for entry in world.posts() if entry["path"] == "/v2/pods" and entry["status"] in (201, None)]
-        pods = world.control("GET", "/pods")["pods"]
-        names = [pod["name"] for pod in pods]
-        if len(set(names)) != len(names):
-            verdict.duplicates += len(names) - len(set(names))
-            verdict.blame(f"two pods of one name: {names}")
         verdict.calls = len(made)
     except AssertionError as error:
         verdict.blame(str(error)[-1500:])
@@ -79,7 +100,32 @@ def run(case: Case) -> tuple[Verdict, bool]:
     return verdict, lost
 
 
-def _strike(world: World, case: Case) -> Running:
+def _stranger(world: World, name: str) -> str:
+    return str(world.control("POST", "/pods/bulk", {"names": [name]})["first"])
+
+
+def _fail(world: World, case: Case, verdict: Verdict) -> None:
+    """A run whose pod fails it: it ends well, or says in which stage it failed; its pod is given back either way."""
+    stage = case.where.removeprefix("pod gone in ")
+    waits = {"sshd": 8}
+    if case.where in SSH_FAULTS:
+        kind, more = SSH_FAULTS[case.where]
+        world.control("POST", "/faults", {"kind": kind, **more})
+    running = world.begin("cycle.yml", run_id="chaos", train_seconds=TRAIN_SECONDS, waits=waits)
+    if stage in GONE_IN:
+        until(lambda: world.event("chaos", stage, "started") or running.process.poll() is not None, 150, f"the stage {stage}")
+        for pod_id in world.pod_ids("chaos"):
+            world.control("POST", f"/pods/{pod_id}/remove", {})
+    ended = running.end(240)
+    verdict.struck = stage in GONE_IN or any(fault["fired"] for fault in world.control("GET", "/faults")["faults"])
+    world.control("DELETE", "/faults")
+    if case.where == "SSH late" and ended.code:
+        verdict.blame(f"late SSH should have been waited for: {ended.text[-1500:]}")
+    if ended.code and "type" not in ended.flat and "ansible-playbook" not in ended.flat:
+        verdict.blame(f"it failed without saying what to type: {ended.text[-1500:]}")
+
+
+def _strike(world: World, case: Case, ending: signal.Signals) -> Running:
     """The cycle up to its place, and the signal, as a terminal or the kernel sends it."""
     if case.where in HELD:
         world.control("POST", "/hold", HELD[case.where])
@@ -89,10 +135,10 @@ def _strike(world: World, case: Case) -> Running:
     else:
         until(lambda: world.event("chaos", case.where, "started") or running.process.poll() is not None, 150, f"the stage {case.where}")
     assert running.process.poll() is None, f"it ended before {case.where}: {running.text[-1500:]}"
-    if case.number_of_signal == signal.SIGKILL:
+    if ending == signal.SIGKILL:
         running.process.kill()
     else:
-        running.signal_group(case.number_of_signal)
+        running.signal_group(ending)
     # A module that waits for an answer is waited for: its request times out after 30 s.
     running.end(90)
     if case.where in HELD:
@@ -124,15 +170,14 @@ def _reap(world: World, verdict: Verdict) -> None:
         verdict.blame(f"reap.yml ended with status {done.code}: {done.text[-1500:]}")
 
 
-def run_all(options: argparse.Namespace, workers: int, told: Callable[[str], None]) -> tuple[list[tuple[Case, Verdict]], int]:
-    """Each case with its verdict, and how many artifacts were lost."""
+def run_all(options: argparse.Namespace, workers: int, told: Callable[[str], None]) -> list[tuple[Case, Verdict, bool | None]]:
+    """Each case with its verdict, and whether artifacts were lost."""
     cases = [case for case in matrix() if not options.case or case.number in options.case]
 
-    def one(case: Case) -> tuple[Case, Verdict, bool]:
+    def one(case: Case) -> tuple[Case, Verdict, bool | None]:
         verdict, lost = run(case)
         told(f"playbooks case {case.number}: {case.title}: {'ok' if not verdict.faults else verdict.faults[0][:200]}")
         return case, verdict, lost
 
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(one, cases))
-    return [(case, verdict) for case, verdict, _lost in found], sum(lost for _case, _verdict, lost in found)
+        return list(pool.map(one, cases))

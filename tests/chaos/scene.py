@@ -10,6 +10,7 @@ look, give back, audit. A step that fails does not end the cycle: the playbooks 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
-from ansible_collections.podcycle.gpu.plugins.module_utils import _leases, _listing, _pods
+from ansible_collections.podcycle.gpu.plugins.module_utils import _leases, _listing, _pods, _ssh
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient, RawReply
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
-from ansible_collections.podcycle.gpu.plugins.module_utils._model import Stamp
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint, Stamp
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir
 from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import SystemClock
@@ -32,6 +33,8 @@ RUN = "chaos"
 # Shorter than a fault's silence, longer than an answer of the rehearsal cloud under load.
 REQUEST_TIMEOUT = 1.0
 DEAD_PORT = 9  # discard: nothing listens there, so a connection is refused
+# An id in a request's URL says nothing of a pod's life: only this sentence does, with what to type.
+STILL_BILLED = re.compile(r"pods that may still be billed: ([^;]+); [^;]*ansible-playbook playbooks/(?:stop|reap)\.yml")
 OTHER_OWNER = "0badc0de"
 
 
@@ -64,6 +67,10 @@ class Scene:
     refused: frozenset[int] = frozenset()
     strangers: list[str] = field(default_factory=list)
     run_id: str = RUN
+    # What came of the strikes that are not the cloud's own.
+    hits: int = 0
+    # What an SSH login to a pod meets; None where the cycle has no SSH at all.
+    sshd: Callable[[str, float], str] | None = None
 
     @classmethod
     def fresh(cls, cloud: str, rehearsal: Rehearsal, folder: Path) -> Scene:
@@ -91,6 +98,20 @@ class Scene:
     def ledger(self) -> Ledger:
         return open_session(self.options("audit")).ledger
 
+    def at(self, call: int, work: Callable[[], None]) -> None:
+        """Do something right before a call, after what is to be done there already."""
+        earlier = self.before.get(call, lambda: None)
+
+        def both() -> None:
+            earlier()
+            work()
+
+        self.before[call] = both
+
+    def struck(self) -> bool:
+        """Whether anything that was armed has happened."""
+        return self.hits > 0 or any(fault["fired"] for fault in self.rehearsal.control("GET", "/faults")["faults"])
+
     # ---- the cycle ------------------------------------------------------------------------------
 
     def options(self, step: str) -> dict[str, Any]:
@@ -107,7 +128,8 @@ class Scene:
         state = {"stop": "stopped", "give back": "absent"}.get(step, "running")
         wish = {"gpu": ["RTX 4090", "RTX 3090"], "max_usd_per_hour": "1.50", "image": "runpod/base:1", "disk_gib": 20, "volume_gib": 10}
         waits = {"boot": 900.0, "endpoint": 300.0, "sshd": 300.0, "stop": 600.0, "release": 120.0, "settle": 3.0, "capacity": 0.0}
-        return {**defaults, **common, **wish, "state": state, "ssh_public_key": "ssh-ed25519 AAAA me", "waits": waits}
+        files = {"ssh_private_key_file": str(self.folder / "key"), "known_hosts_file": str(self.folder / "known_hosts")} if self.sshd else {}
+        return {**defaults, **common, **wish, **files, "state": state, "ssh_public_key": "ssh-ed25519 AAAA me", "waits": waits}
 
     def steps(self) -> list[tuple[str, Callable[[], Any]]]:
         return [
@@ -135,7 +157,7 @@ class Scene:
 
     def heal(self) -> None:
         """What the messages tell people to type, once the weather is fair: stop.yml, then reap.yml."""
-        self.before, self.after, self.refused = {}, {}, frozenset()
+        self.before, self.after, self.refused, self.sshd = {}, {}, frozenset(), None
         self.rehearsal.control("DELETE", "/faults")
         _pods.converge(self.options("give back"), check_mode=False)
         self.reap()
@@ -166,18 +188,26 @@ def staged(scene: Scene) -> Iterator[None]:
         if number in scene.before:
             scene.before[number]()
         if number in scene.refused:
+            scene.hits += 1
             client = HttpClient(f"http://127.0.0.1:{DEAD_PORT}/v2", client.key, client.label, clock=client.clock)
         reply = send(client, method, path, body)
         if number in scene.after:
             scene.after[number]()
         return reply
 
+    def probe(access: _ssh.SshAccess, pod_id: str, endpoint: Endpoint, timeout_seconds: float = 10.0, run_id: str = "") -> str:
+        return scene.sshd(pod_id, clock.monotonic()) if scene.sshd else ""
+
+    probed, masters = _ssh.SshAccess.probe, _ssh.masters_base
+    _ssh.SshAccess.probe = probe  # type: ignore[method-assign]
+    _ssh.masters_base = lambda: _ssh._private(scene.folder / "masters")
     HttpClient._send = counted  # type: ignore[method-assign]
     SystemClock.monotonic = lambda self: clock.monotonic()  # type: ignore[method-assign]
     SystemClock.sleep = lambda self, seconds: clock.sleep(seconds)  # type: ignore[method-assign]
     try:
         yield
     finally:
+        _ssh.SshAccess.probe, _ssh.masters_base = probed, masters  # type: ignore[method-assign]
         HttpClient._send = send  # type: ignore[method-assign]
         SystemClock.monotonic, SystemClock.sleep = monotonic, sleep  # type: ignore[method-assign]
 
@@ -190,16 +220,17 @@ def judge(scene: Scene, failed: dict[str, errors.PodcycleError], *, must_pass: b
     verdict = Verdict(calls=scene.calls, said=[f"{step}: {err}" for step, err in failed.items()])
     words = " ".join(verdict.said)
     alive = scene.ours()
+    told = " ".join(clause for err in failed.values() for clause in STILL_BILLED.findall(str(err)))
     for pod in alive:
-        if pod["id"] not in words and pod["name"] not in words:
+        if pod["id"] not in told and pod["name"] not in told:
             verdict.leaked += 1
-            verdict.blame(f"pod {pod['id']} lives and nobody says so; said: {words or 'nothing'}")
+            verdict.blame(f"pod {pod['id']} lives, and nobody says that it is billed and what to type; said: {words or 'nothing'}")
     for step, err in failed.items():
         if not err.hint:
             verdict.blame(f"{step} failed without saying what to do next: {err}")
     if must_pass and failed:
         verdict.blame(f"should have been survived: {words}")
-    _judge_intents(scene, verdict)
+    judge_lives(scene.ours(ended=True), verdict)
     _judge_strangers(scene, verdict)
     return verdict
 
@@ -224,9 +255,10 @@ def judge_healed(scene: Scene, verdict: Verdict) -> Verdict:
     return verdict
 
 
-def _judge_intents(scene: Scene, verdict: Verdict) -> None:
+def judge_lives(pods: list[dict[str, Any]], verdict: Verdict) -> None:
+    """Of all pods that a place of a run ever had: one for each intent, and never two at a time."""
     spans: dict[str, list[tuple[str, str, str]]] = {}
-    for pod in scene.ours(ended=True):
+    for pod in pods:
         spans.setdefault(pod["name"], []).append((pod["created_at"], pod["ended_at"] or "9", pod["id"]))
     for name, made in spans.items():
         if len(made) > 1:

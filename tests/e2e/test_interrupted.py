@@ -51,3 +51,14 @@ def test_interrupt_then_keeper_gives_back(world: Any, wait_until: Any) -> None:
     world.nothing_bills()
     shown = world.play("playbooks/leases.yml").ok()
     assert pod_id not in shown.text and "open_leases: []" in shown.text
+
+
+def test_a_keeper_that_cannot_give_back_lets_stop_do_it(world: Any, wait_until: Any) -> None:
+    """The keeper's key is refused: it waits for its next attempt, and whoever has a good key gives back meanwhile."""
+    world.play("playbooks/start.yml", run_id="refused", interrupt_grace_minutes=0.05).ok()
+    world.control("POST", "/faults", {"kind": "error_401", "times": None})
+    log = world.state / "runs" / "refused" / "keeper.log"
+    wait_until(lambda: "revoked" in log.read_text(encoding="utf-8"), 30, "the keeper was refused")
+    world.control("DELETE", "/faults")
+    world.play("playbooks/stop.yml", run_id="refused").ok()
+    world.nothing_bills()

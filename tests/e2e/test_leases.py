@@ -37,6 +37,7 @@ def test_fail_over_then_reap_the_orphan_alone(world: Any) -> None:
     assert pod["id"] in done.text.partition("left_alone")[0]
     assert [one["id"] for one in world.live()] == [stranger]
     assert world.control("GET", "/meter")["open"] == [stranger]
+    assert "reap_now=true" not in world.play("playbooks/reap.yml").ok().text, "nothing to give back, nothing to type"
 
 
 def test_a_lost_ledger_is_replaced_by_the_stamp_once_confirmed(world: Any) -> None:

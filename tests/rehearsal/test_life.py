@@ -61,10 +61,10 @@ def test_refusals(own_cloud: Any, tmp_path: Path) -> None:
         other.bind(("127.0.0.1", own_cloud.port))
         other.listen()
         done = rehearse("start", "--state-dir", str(own_cloud.state_dir), "--port", str(own_cloud.port))
-        assert done.returncode == 1 and f"held by process {os.getpid()}" in done.stderr
+        assert done.returncode == 1 and f"held by process {os.getpid()}" in done.stderr and "PODCYCLE_REHEARSAL_PORT=N" in done.stderr
     own_cloud.start()
     done = rehearse("start", "--state-dir", str(tmp_path / "second"), "--port", str(own_cloud.port))
-    assert done.returncode == 1 and str(own_cloud.state_dir) in done.stderr
+    assert done.returncode == 1 and str(own_cloud.state_dir) in done.stderr and "PODCYCLE_REHEARSAL_PORT=N" in done.stderr
 
 
 def test_a_killed_server_cuts_no_ssh(own_cloud: Any) -> None:

@@ -8,20 +8,24 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ansible_collections.podcycle.gpu.plugins.module_utils import _keeper, _leases, _state
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError
-from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import ensure_keeper
+from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import Keeper, ensure_keeper
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import rfc3339, utc_now
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir, start_ticks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,10 +43,13 @@ class Controller:
         state.take_run(run_id, holder)
         self.options = {"cloud": "runpod", "endpoint": url, "api_key": key, "account": "default", "state_dir": str(state.path), "request_timeout": 30}
         self.grace = grace
+        self.started: set[int] = set()
         self.keeper = self.ensure()
 
     def ensure(self) -> int:
-        return ensure_keeper(ROOT, self.options, self.state, self.run_id, self.grace)
+        pid = ensure_keeper(ROOT, self.options, self.state, self.run_id, self.grace)
+        self.started.add(pid)
+        return pid
 
     @property
     def log(self) -> str:
@@ -74,12 +81,25 @@ def control(state: StateDir, rehearsal: Any) -> Iterator[Callable[..., Controlle
 
     yield make
     for one in made:
-        for pid in (one.process.pid, one.keeper):
+        for pid in (one.process.pid, *one.started):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         one.process.wait(timeout=10)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(one.keeper, 0)
+        for pid in one.started:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        assert not [pid for pid in one.started if start_ticks(pid) is not None]
+
+
+def wait_log(controller: Controller, text: str) -> str:
+    wait_until(lambda: text in controller.log, 20, lambda: controller.log)
+    return controller.log
+
+
+def me() -> ProcessId:
+    found = ProcessId.of(os.getpid())
+    assert found is not None
+    return found
 
 
 def rent(engine: Engine, make_wish: Callable[..., Any], run_id: str) -> Any:
@@ -120,9 +140,7 @@ def test_a_takeover_a_kept_lease_and_a_deadline(
         return dict(engine.ledger.of_run(name)[0].marks)
 
     wait_until(lambda: bool(marks("taken").get("gives_back_at")), 20, lambda: taken.log)
-    me = ProcessId.of(os.getpid())
-    assert me is not None
-    before = state.take_run("taken", me)
+    before = state.take_run("taken", me())
     assert before is not None and before.pid == taken.process.pid
     wait_until(lambda: marks("taken") == {"orphaned_at": None, "gives_back_at": None}, 20, lambda: taken.log)
     assert taken.ensure() == taken.keeper, "the keeper that lives goes on"
@@ -156,6 +174,133 @@ def test_a_keeper_with_another_grace_or_key_is_replaced(control: Callable[..., C
     controller.options["api_key"] = "rpa_rehearsal_readonly"
     third = controller.ensure()
     assert third != second and start_ticks(second) is None and start_ticks(third) is not None
+
+
+def test_a_keeper_that_cannot_give_back_locks_nobody_out(
+    control: Callable[..., Controller], engine: Engine, rehearsal: Any, make_wish: Callable[..., Any], state: StateDir
+) -> None:
+    controller = control("r1", 0.2)
+    pod = rent(engine, make_wish, "r1")
+    rehearsal.fault("error_401", times=None)
+    controller.end(signal.SIGKILL)
+    wait_until(lambda: "revoked" in controller.log, 20, lambda: controller.log)
+    wait_until(lambda: (holder := state.run_holder("r1")) is not None and not holder.alive, 5, lambda: controller.log)
+    judged = _leases.verdict(Session(engine.cloud, engine.ledger, state), engine.ledger.of_run("r1")[0], utc_now())
+    assert judged["over"] and f"process {controller.process.pid}" in judged["why"], "reap.yml takes it too"
+    rehearsal.control("DELETE", "/faults")
+    before = state.take_run("r1", me())
+    assert before is not None and before.pid == controller.process.pid
+    (slot,) = engine.release_run("r1")
+    assert slot.error is None and slot.before is not None and slot.before.id == pod.id and rehearsal.pods() == []
+    # The new controller lives as long as this test.
+    assert start_ticks(controller.keeper) is not None and "run taken over by" in wait_log(controller, "run taken over by")
+
+
+class Stopped(Exception):
+    """The keeper has slept long enough for a test."""
+
+
+def keeper_here(engine: Engine, state: StateDir, monkeypatch: pytest.MonkeyPatch, turns: list[Callable[[], None]]) -> Keeper:
+    """A keeper in this process; each of its sleeps takes the next turn, and Stopped ends it after the last."""
+
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if not turns:
+            raise Stopped
+        slept.append(seconds)
+        turns.pop(0)()
+
+    monkeypatch.setattr(_keeper, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: sum(slept)))
+    keeper = Keeper(Session(engine.cloud, engine.ledger, state), "r1", 0.0)
+    monkeypatch.setattr(keeper, "_desk", lambda: engine)
+    return keeper
+
+
+def first_process() -> ProcessId:
+    """One that lives for as long as the machine."""
+    found = ProcessId.of(1)
+    assert found is not None
+    return found
+
+
+def gone() -> ProcessId:
+    return ProcessId(socket.gethostname(), 999_999_999, 1)
+
+
+def test_whoever_took_over_and_died_leaves_a_keeper_behind(
+    engine: Engine, rehearsal: Any, make_wish: Callable[..., Any], state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = rent(engine, make_wish, "r1")
+    state.take_run("r1", gone())
+    rehearsal.fault("error_401", times=None)
+
+    def die() -> None:
+        state.leave_run("r1", first_process(), gone())
+        rehearsal.control("DELETE", "/faults")
+
+    def take_over() -> None:
+        assert state.take_run("r1", first_process()) == gone()
+
+    keeper = keeper_here(engine, state, monkeypatch, [lambda: None, take_over, die])
+    assert keeper.watch() == "gave back 1 pods"
+    assert rehearsal.pods() == [] and engine.ledger.of_run("r1")[0].pod_id == pod.id
+
+
+def test_who_meets_a_keeper_at_work_is_told_so(engine: Engine, make_wish: Callable[..., Any], state: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    rent(engine, make_wish, "r1")
+    state.take_run("r1", gone())
+    keeper = keeper_here(engine, state, monkeypatch, [])
+    other = first_process()
+    met: list[str] = []
+    release = engine.release_run
+
+    def meet(run_id: str) -> Any:
+        with pytest.raises(StateError) as caught:
+            state.take_run(run_id, other)
+        met.append(str(caught.value))
+        met.append(_leases.verdict(keeper.session, engine.ledger.of_run("r1")[0], utc_now())["why"])
+        return release(run_id)
+
+    monkeypatch.setattr(engine, "release_run", meet)
+    assert keeper.watch() == "gave back 1 pods"
+    for part in ("its keeper", f"process {os.getpid()}", "keeper.log", "type the same command again"):
+        assert part in met[0]
+    assert "its keeper" in met[1]
+    assert state.take_run("r1", other) == gone(), "given back, and the run is free"
+
+
+def test_a_full_disk_keeps_no_pod_from_the_keeper(
+    engine: Engine, rehearsal: Any, make_wish: Callable[..., Any], state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rent(engine, make_wish, "r1")
+    state.take_run("r1", gone())
+
+    def full(*words: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_state, "write_atomic", full)
+    monkeypatch.setattr(engine.ledger, "_append", full)
+    keeper = keeper_here(engine, state, monkeypatch, [lambda: None])
+    assert keeper.watch() == "gave back 1 pods" and rehearsal.pods() == []
+    assert state.run_holder("r1") == gone()
+
+
+def test_a_lock_that_is_not_had_is_no_takeover(
+    engine: Engine, rehearsal: Any, make_wish: Callable[..., Any], state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rent(engine, make_wish, "r1")
+    state.take_run("r1", gone())
+    take, troubled = state.take_run, iter([True])
+
+    def taking(*words: Any, **more: Any) -> Any:
+        if next(troubled, False):
+            raise StateError("waited 60 s for the lock")
+        return take(*words, **more)
+
+    monkeypatch.setattr(state, "take_run", taking)
+    keeper = keeper_here(engine, state, monkeypatch, [lambda: None] * 100)
+    assert keeper.watch() == "gave back 1 pods" and rehearsal.pods() == []
 
 
 def test_without_a_keeper_nothing_is_rented(state: StateDir, control: Callable[..., Controller], rehearsal: Any) -> None:

@@ -122,6 +122,27 @@ def test_another_key_than_the_leases_never_proves_absence(make_engine: Callable[
     assert isinstance(again.error, errors.LeaseUnknown), "nor is another pod rented in its place"
 
 
+@pytest.mark.parametrize("doubt", [False, True], ids=["known", "in doubt"])
+def test_the_key_that_replaced_a_revoked_one_gives_back(
+    make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch, doubt: bool
+) -> None:
+    engine = make_engine()
+    with monkeypatch.context() as past:
+        past.setattr(RunPod, "key_id", "0123456789ab")
+        if doubt:
+            lease = engine.ledger.begin("r1", "pod", 0, engine.cloud.key_id, {}, utc_now() + timedelta(hours=1))
+            engine.ledger.write(lease.stamp, "doubt", said="no answer")
+            rehearsal.control("POST", "/pods/bulk", {"names": [str(lease.stamp)]})
+        else:
+            rent(engine, make_wish())
+    (lease,) = engine.ledger.leases()
+    assert lease.key_id != engine.cloud.key_id
+    rehearsal.control("POST", "/pods/bulk", {"names": ["somebody"]})
+    (slot,) = engine.release_run("r1")
+    assert slot.error is None and slot.changed and slot.notes == ["not found by id"]
+    assert [pod["name"] for pod in rehearsal.pods()] == ["somebody"] and not engine.ledger.leases()[0].open
+
+
 def test_a_pod_presumed_void_that_arrives_late_is_given_back(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
     rehearsal.fault("no_reply")
     rehearsal.fault("list_lag", params={"requests": 14})
@@ -150,6 +171,15 @@ def test_strangers_are_never_touched(engine: Engine, rehearsal: Any, make_wish: 
     slots = engine.release_run("r1", known=[(next(iter(others)), "a name of another pod"), ("gone", "podcycle-r1-pod-0-ffffffff-00000000")])
     assert {slot.before.id for slot in slots} == {pod.id}
     assert {row["id"] for row in rehearsal.pods()} == others
+
+
+def test_who_bears_the_name_of_a_refused_create_is_a_stranger(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    rehearsal.fault("no_capacity", times=None)
+    (slot,) = engine.rent(make_wish(), check_mode=False)
+    assert isinstance(slot.error, errors.NoCapacity)
+    (lease,) = engine.ledger.leases()
+    rehearsal.control("POST", "/pods/bulk", {"names": [str(lease.stamp)]})
+    assert engine.release_run("r1") == [] and len(rehearsal.pods()) == 1
 
 
 def test_a_lost_ledger_gives_back_what_the_run_folder_knows(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
@@ -323,9 +353,10 @@ def test_reap_of_all_leaves_what_a_live_controller_drives(
 
 
 def test_reap_reports_what_it_could_not_end(engine: Engine, rehearsal: Any, make_wish: MakeWish, session: Callable[..., dict[str, Any]]) -> None:
-    rent(engine, make_wish(run_id="over"))
+    pod = rent(engine, make_wish(run_id="over"))
     age(engine, "over")
-    with pytest.raises(errors.LeaseUnknown, match="another key"):
+    billed = f"could not be given back.*; pods that may still be billed: {pod.id}; .*ansible-playbook playbooks/reap.yml -e reap_now=true"
+    with pytest.raises(errors.StillAlive, match=billed):
         _leases.reap(session(api_key="rpa_rehearsal_readonly"), check_mode=False)
     assert len(rehearsal.pods()) == 1 and engine.ledger.leases()[0].open
 

@@ -110,7 +110,8 @@ def test_a_changed_host_key_is_refused_with_the_way_out(access: SshAccess, start
     machine.change_key()
     machine.commands.clear()
     with pytest.raises(errors.StrangeHostKey) as caught:
-        access.probe(POD, endpoint)
+        access.probe(POD, endpoint, run_id="r1")
+    assert "give the pod back: ansible-playbook playbooks/stop.yml -e run_id=r1" in str(caught.value)
     assert str(caught.value).startswith(f"the SSH host key of pod {POD} is not the one seen at first contact") and machine.commands == []
     advised = re.search(r"forget the old key: (.*), and run again", str(caught.value))
     assert advised

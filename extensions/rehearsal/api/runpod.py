@@ -152,6 +152,7 @@ class RunPodApi:
             note_fault(request, "empty_list")
             return []
         for fault in faults.peek("list_lag"):
+            shown = len(pods)
             if "requests" in fault.params:
                 looks = fault.params.setdefault("_looks", {})
                 for pod in pods:
@@ -159,6 +160,7 @@ class RunPodApi:
                 pods = [pod for pod in pods if looks[pod.id] > int(fault.params["requests"])]
             else:
                 pods = [pod for pod in pods if now() - pod.created_at > float(fault.params.get("seconds", 3.0))]
+            fault.fired += len(pods) < shown
         return pods
 
     async def get_pod(self, request: Request, key: Key) -> Response:
