@@ -9,6 +9,7 @@ write and changes no file, says what the real run then does, and the second run 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -44,7 +45,7 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     stack: Args = {"workspace": "{{ workspace }}/steps"}
     # The GPU that the stand-in for nvidia-smi shows runs no kernel.
     cuda: Args = {**stack, "scope": "user", "reuse": False, "accept_old_driver": True}
-    cutlass: Args = {**stack, "scope": "user", "compile": False, "version": "v4.1.0", "repo": f"file://{cutlass_repo(world.path / 'cutlass')}"}
+    cutlass: Args = {**stack, "scope": "user", "compile": False, "version": "v4.1.0", "repo": "file://{{ workspace }}/source/cutlass"}
     return [
         Walk(
             "lease_guard",
@@ -119,6 +120,15 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     ]  # fmt: skip
 
 
+def bring_repository(world: World) -> list[Args]:
+    """A small CUTLASS onto the pod itself: a pod sees nothing of this machine's /tmp, where this checkout may lie."""
+    archive = shutil.make_archive(str(world.path / "repository"), "tar", cutlass_repo(world.path / "source" / "cutlass").parent)
+    return [
+        {"name": "make room", "ansible.builtin.file": {"path": "{{ workspace }}/source", "state": "directory", "mode": "0755"}},
+        {"name": "bring a repository", "ansible.builtin.unarchive": {"src": archive, "dest": "{{ workspace }}/source"}},
+    ]
+
+
 @pytest.fixture(scope="module", params=CLOUDS)
 def walked(request: pytest.FixtureRequest, house_python: str) -> Iterator[tuple[list[Walk], dict[str, Args]]]:
     """The walks, and what each of their tasks did, on one cloud."""
@@ -129,7 +139,8 @@ def walked(request: pytest.FixtureRequest, house_python: str) -> Iterator[tuple[
         stage = Stage(world, request.param)
         walks = pod_walks(world, house_python)
         roots = [world.state, world.path / "artifacts", world.cloud_dir / "pods" / "*" / "workspace" / "steps"]
-        plays = [stage.renting("steps"), {"hosts": "run_steps", **stage.defaults, "vars": {"endpoint": stage.account["endpoint"]}, "tasks": tasks_of(walks)}]
+        tasks = [*bring_repository(world), *tasks_of(walks)]
+        plays = [stage.renting("steps"), {"hosts": "run_steps", **stage.defaults, "vars": {"endpoint": stage.account["endpoint"]}, "tasks": tasks}]
         rows = stage.play(plays, world.path / "inventory", roots)
         yield walks, {row["task"]: row for row in rows}
     finally:
