@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ._aside import locked, made_aside, point_link, put_in_place, write_json
-from ._cutlass_tree import SCHEMA, STAMP, VERSION_HEADER, head_commit, manifest, read_stamp, tree_trouble, tree_version
+from ._cutlass_tree import SCHEMA, STAMP, VERSION_HEADER, every_file, head_commit, holds_only_what_came, manifest, read_stamp, tree_trouble, tree_version
 from ._errors import PodcycleError
 from ._git import Git, bare_url
 from ._machine import free_gib
@@ -153,7 +153,7 @@ class Cutlass:
                 self._compile(tree)
             record = {
                 "schema": SCHEMA, "source": self.wish.source, "ref": self.wish.version, "commit": head_commit(tree), "version": version,
-                "compiled": self._compiled() if self.wish.compile else None, "files": manifest(tree),
+                "compiled": self._compiled() if self.wish.compile else None, "files": manifest(tree), "came": every_file(tree),
             }  # fmt: skip
             write_json(tree / STAMP, record)
             self._keep_replaced()
@@ -165,13 +165,12 @@ class Cutlass:
             raise CutlassError(f"{self.wish.what}: {dest} is there already, is not empty and is no CUTLASS; name another folder with cutlass_dest")
 
     def _keep_replaced(self) -> None:
-        """A tree that somebody has worked in goes beside, in the place of the last one that did."""
+        """A tree that is not surely as it came goes beside, under a name that nothing has yet."""
         dest = self.wish.dest
-        record = read_stamp(dest)
-        if not dest.exists() or (record and tree_trouble(dest, record) is None):
+        if not dest.exists() or holds_only_what_came(dest):
             return
-        kept = dest.with_name(f"{dest.name}.replaced")
-        shutil.rmtree(kept, ignore_errors=True)
+        name = f"{dest.name}.replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        kept = next(path for number in range(1000) if not os.path.lexists(path := dest.with_name(f"{name}-{number}" if number else name)))
         dest.rename(kept)
         self.replaced = kept
 

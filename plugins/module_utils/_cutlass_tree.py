@@ -59,6 +59,31 @@ def manifest(tree: Path) -> dict[str, int]:
     return found
 
 
+def every_file(tree: Path) -> dict[str, list[int]]:
+    """Size and time of each file but git's own and the stamp."""
+    found: dict[str, list[int]] = {}
+    base = str(tree)
+    for folder, folders, names in os.walk(base):
+        if folder == base and ".git" in folders:
+            folders.remove(".git")
+        for name in names:
+            status = os.lstat(os.path.join(folder, name))
+            found[os.path.join(folder, name)[len(base) + 1 :]] = [status.st_size, status.st_mtime_ns]
+    found.pop(STAMP, None)
+    return found
+
+
+def holds_only_what_came(tree: Path) -> bool:
+    """Whether nothing in a tree can be somebody's work: no file that is new or changed, no other commit, no branch, no stash."""
+    record = read_stamp(tree)
+    if record is None or not isinstance(record.get("came"), dict) or head_commit(tree) != record.get("commit"):
+        return False
+    git = tree / ".git"
+    if (git / "refs" / "stash").exists() or any(path.is_file() for path in (git / "refs" / "heads").rglob("*")):
+        return False
+    return all(record["came"].get(name) == mark for name, mark in every_file(tree).items())
+
+
 def tree_trouble(tree: Path, record: dict[str, Any]) -> str | None:
     """What is no longer as it was stamped, else None."""
     commit = head_commit(tree)

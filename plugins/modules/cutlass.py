@@ -158,7 +158,7 @@ cutlass:
       description: Where an earlier tree that was not as it had been fetched was moved to, else null.
       type: str
       returned: always
-      sample: /workspace/cutlass.replaced
+      sample: /workspace/cutlass.replaced-20261122T101500Z
     environment:
       description: What shells need, in the terms of M(podcycle.gpu.shell_env).
       type: dict

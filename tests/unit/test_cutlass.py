@@ -101,9 +101,39 @@ def test_a_tree_that_is_not_as_it_was_fetched_heals_and_is_kept_beside(tmp_path:
     else:
         (tree / ".podcycle-cutlass.json").unlink()
     changed, found = converge(tmp_path)
-    assert (changed, found["version"], found["replaced"]) == (True, "4.2.0", f"{tree}.replaced")
-    assert (tree.with_name("cutlass.replaced") / "include").is_dir()
+    assert (changed, found["version"]) == (True, "4.2.0")
+    if harm == "deleted":
+        assert found["replaced"] is None, "what is lost is nobody's work"
+    else:
+        assert found["replaced"].startswith(f"{tree}.replaced-") and (Path(found["replaced"]) / "include").is_dir()
     assert converge(tmp_path)[0] is False
+
+
+@pytest.mark.parametrize("work", ["a file that is no header", "a changed document", "a branch", "a stash"])
+def test_a_moved_pin_keeps_whatever_may_be_somebodys_work(tmp_path: Path, repo: Path, work: str) -> None:
+    (repo / "README.md").write_text("one\n", encoding="utf-8")
+    release(repo, "4.3.0")
+    converge(tmp_path, version="v4.3.0")
+    tree = tmp_path / "ws" / "cutlass"
+    if work == "a file that is no header":
+        (tree / "mine.cu").write_text("// mine\n", encoding="utf-8")
+    elif work == "a branch":
+        git(tree, "branch", "mine")
+    else:
+        (tree / "README.md").write_text("two\n", encoding="utf-8")
+        if work == "a stash":
+            git(tree, "stash")
+    kept = converge(tmp_path)[1]["replaced"]
+    assert kept and (Path(kept) / ".git").is_dir()
+
+
+def test_each_kept_tree_has_a_name_of_its_own(tmp_path: Path, repo: Path) -> None:
+    kept = set()
+    for number in range(3):
+        converge(tmp_path)
+        (tmp_path / "ws" / "cutlass" / "include" / "cutlass" / "gemm.h").write_text(f"// work {number}\n", encoding="utf-8")
+        kept.add(converge(tmp_path)[1]["replaced"])
+    assert sorted((Path(path) / "include" / "cutlass" / "gemm.h").read_text(encoding="utf-8") for path in kept) == [f"// work {number}\n" for number in range(3)]
 
 
 def test_a_ref_that_does_not_exist_is_named_beside_those_that_do(tmp_path: Path, repo: Path) -> None:

@@ -297,7 +297,7 @@ class Login:
         self.forgotten: list[str] = []
         self.known_hosts_file = "/dev/null"
 
-    def probe(self, pod_id: str, endpoint: Any) -> str:
+    def probe(self, pod_id: str, endpoint: Any, run_id: str) -> str:
         if pod_id not in self.ids:
             self.ids.append(pod_id)
         return "connection refused" if self.ids.index(pod_id) < self.deaf else ""

@@ -71,7 +71,7 @@ def test_ssh_masters_end_with_every_stop_start_and_give_back(
 ) -> None:
     closed: list[str] = []
     monkeypatch.setattr(_pods, "close_masters", lambda folder: closed.append(folder.name))
-    monkeypatch.setattr("ansible_collections.podcycle.gpu.plugins.module_utils._ssh.SshAccess.probe", lambda *args: "")
+    monkeypatch.setattr("ansible_collections.podcycle.gpu.plugins.module_utils._ssh.SshAccess.probe", lambda *args, run_id: "")
     ssh = {"ssh_private_key_file": str(tmp_path / "key"), "known_hosts_file": str(tmp_path / "known hosts")}
     row = pod(**ssh)["pods"][0]
     assert closed == [] and str(tmp_path / "known hosts") in row["ssh_args"]

@@ -88,7 +88,7 @@ def readiness(state: Any, clock: Any) -> Callable[..., Any]:
     def make(*steps: Any, probe: Callable[[], str] | None = None, waits: tuple[float, float, float] = (100, 30, 10)) -> Any:
         lease = ledger.begin("r1", "pod", 0, "key", {}, model.utc_now() + timedelta(hours=1))
         told: list[str] = []
-        ssh = SimpleNamespace(probe=lambda pod_id, endpoint: probe()) if probe else None
+        ssh = SimpleNamespace(probe=lambda pod_id, endpoint, run_id: probe()) if probe else None
         ready = Readiness(Scripted(*steps), ledger, ssh, clock, *waits, told.append)  # type: ignore[arg-type]
         return SimpleNamespace(go=lambda: ready.wait_ready(lease, STARTING), told=told, cloud=ready.cloud, lease=lambda: ledger.lease(lease.stamp))
 
