@@ -120,8 +120,13 @@ def runtime_files(collection: Path) -> list[str]:
 
 
 def _role_files(role: Path) -> list[Path]:
-    left_out = ("tests", "molecule", "__pycache__", "smoke")
-    return [path for path in sorted(role.rglob("*")) if path.is_file() and path.name != "README.md" and not set(path.relative_to(role).parts) & set(left_out)]
+    """What a role needs at work; caches of checkers and other hidden things lie about in a checkout."""
+    left_out = {"tests", "molecule", "__pycache__", "smoke", "README.md"}
+
+    def needed(path: Path) -> bool:
+        return path.is_file() and not any(part in left_out or part.startswith(".") for part in path.relative_to(role).parts)
+
+    return [path for path in sorted(role.rglob("*")) if needed(path)]
 
 
 def _imported(source: Path, utils: Path) -> Iterator[Path]:

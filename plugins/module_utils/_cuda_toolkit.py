@@ -111,6 +111,11 @@ class CudaToolkit:
         wish, driver = self.wish, self.driver
         if not wish.version.startswith("13."):
             raise CudaMismatch(f"install CUDA {wish.version}: only CUDA 13 comes in one piece; name a cuda13_version such as 13.0.2")
+        if wish.version.split(".")[:2] != wish.nvcc_version.split(".")[:2]:
+            raise CudaMismatch(
+                f"install CUDA {wish.version}: nvcc {wish.nvcc_version} is of another series; cuda13_version 13.0.2 comes with cuda13_nvcc_version 13.0.88, "
+                "and a newer version wants both named"
+            )
         if driver.capabilities and number(self.capability) < LEAST_CAPABILITY:
             raise CudaMismatch(
                 f"install CUDA {wish.version}: this machine's GPU has compute capability {self.capability}, and CUDA 13 begins at 7.5",
@@ -133,7 +138,8 @@ class CudaToolkit:
         trouble = own_trouble(own, wish)
         if trouble is None:
             return Found("nothing" if self._proven(own) else "proof", own)
-        if wish.reuse or wish.method != "wheels":
+        # Packages go where they are made for, so a toolkit of apt's is never our own.
+        if wish.reuse or wish.method == "apt":
             for toolkit in find_toolkits(wish.workspace):
                 path = Path(toolkit.path)
                 if path != own.resolve() and toolkit.version == wish.nvcc_version and lacking(toolkit, wish.components) is None:

@@ -152,6 +152,20 @@ def variables(setup: Setup) -> dict[str, Any]:
     }
 
 
+def typed_values(extra: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The plain NAME=VALUE of the command line, and the words that are something else."""
+    typed: dict[str, str] = {}
+    others: list[str] = []
+    for word in extra:
+        found = re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)=(\S*)", word)
+        if found and others[-1:] == ["-e"]:
+            others.pop()
+            typed[found.group(1)] = found.group(2)
+        else:
+            others.append(word)
+    return typed, others
+
+
 def converge(setup: Setup, timeout: float) -> int:
     """Exit status of ansible-playbook; what it says goes to the terminal and to the log."""
     playbook = setup.collection / "playbooks" / "bootstrap.yml"
@@ -159,9 +173,14 @@ def converge(setup: Setup, timeout: float) -> int:
     write_whole(given, json.dumps(variables(setup), sort_keys=True) + "\n", 0o600)
     # Ours, even if empty, so that no ansible.cfg of the machine is read.
     write_whole(setup.state / "ansible" / "ansible.cfg", "[defaults]\n")
+    typed, others = typed_values(setup.extra)
+    if typed:
+        # A value may be a key: it stands in a file of ours and in no process list and no log.
+        write_whole(setup.state / "typed.json", json.dumps(typed, sort_keys=True) + "\n", 0o600)
+        others = ["-e", f"@{setup.state / 'typed.json'}", *others]
     program = [str(setup.venv / "bin" / "python"), str(setup.venv / "bin" / "ansible-playbook")]
-    command = [*program, "-c", "local", "-i", "localhost,", str(playbook), "-e", f"@{given}", *setup.extra, *(["--check", "--diff"] if setup.check else [])]
-    setup.log(shlex.join(command))
+    command = [*program, "-c", "local", "-i", "localhost,", str(playbook), "-e", f"@{given}", *others, *(["--check", "--diff"] if setup.check else [])]
+    setup.log(shlex.join(command[: len(program) + 6]) + (f" and {', '.join(typed)}" if typed else ""))
     # The lock goes along: while a playbook works whose script was killed, no other begins.
     keep = (LOCK_FD,) if os.path.exists(f"/proc/self/fd/{LOCK_FD}") else ()
     child = subprocess.Popen(
@@ -176,10 +195,13 @@ def converge(setup: Setup, timeout: float) -> int:
         text=True,
         errors="replace",
     )
-    with ended_with_us(child, timeout):
-        for line in child.stdout or ():
-            follow(setup, line.rstrip("\n"))
-        return child.wait()
+    try:
+        with ended_with_us(child, timeout):
+            for line in child.stdout or ():
+                follow(setup, line.rstrip("\n"))
+            return child.wait()
+    finally:
+        (setup.state / "typed.json").unlink(missing_ok=True)
 
 
 def follow(setup: Setup, line: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any
 from ._aside import locked, write_json
 from ._gpu_driver import Driver, uncovered
 from ._machine import free_gib, nearest
-from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp, venv_python_version
+from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp, site_packages, venv_python_version
 from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers
 from ._uv import NETWORK, Uv, install_wheels, last_words, run_program, uv_environment
 
@@ -88,15 +89,40 @@ class TorchEnv:
         with locked(self.wish.venv):
             if self.satisfied():
                 return self.record() or {}
-            fresh = not self.sound() or self._other_python()
+            fresh = not self._starts() or self._other_python()
             self.stamp.unlink(missing_ok=True)
-            if fresh:
-                self._room()
-                self._create(uv)
-            self._install(uv)
-            self._mend(uv)
-            proof = self._verify()
+            try:
+                proof = self._bring(uv, fresh=fresh)
+            except NotVerified:
+                if fresh:
+                    raise
+                # What cannot be mended in place is made anew.
+                proof = self._bring(uv, fresh=True)
             return self._write_stamp(uv, proof)
+
+    def _bring(self, uv: Uv, *, fresh: bool) -> dict[str, Any]:
+        """In place as long as the interpreter starts: people install packages of their own into this environment."""
+        if fresh:
+            self._keep_list(uv)
+            self._room()
+            self._create(uv)
+        self._install(uv)
+        self._mend(uv)
+        return self._verify()
+
+    def _starts(self) -> bool:
+        return (self.wish.venv / "pyvenv.cfg").exists() and run_program([str(self.python), "-IS", "-c", ""], self._environment(), timeout=60).returncode == 0
+
+    def _keep_list(self, uv: Uv) -> None:
+        """An environment that has to be made anew leaves the list of what was in it."""
+        if site_packages(self.wish.venv) is None:
+            return
+        done = uv.run(["pip", "freeze", "--quiet", "--path", str(site_packages(self.wish.venv))], self._environment())
+        listed = self.wish.venv.with_name(f"{self.wish.venv.name}.packages.txt")
+        if done.returncode == 0 and done.stdout.strip():
+            with contextlib.suppress(OSError):
+                listed.write_text(done.stdout, encoding="utf-8")
+                self.notes.append(f"{self.wish.venv} was made anew; what had been in it is listed in {listed}")
 
     def _other_python(self) -> bool:
         """Whether the environment's interpreter is older than the least one, and was not taken for want of another."""

@@ -296,3 +296,9 @@ def test_the_archive_holds_every_task_file_that_is_included(unpacked: Path) -> N
             if not ((folder / name).exists() or (path.parent / name).exists()):
                 missing.append(f"{path.relative_to(home)} includes {name}")
     assert missing == []
+
+
+def test_a_value_of_the_command_line_stands_in_no_log_and_no_process_list() -> None:
+    typed, others = pod_setup.typed_values(["-e", "node_tailscale_auth_key=tskey-1", "-e", "@more.yml", "-e", '{"a": 1}'])
+    assert typed == {"node_tailscale_auth_key": "tskey-1"}
+    assert others == ["-e", "@more.yml", "-e", '{"a": 1}']

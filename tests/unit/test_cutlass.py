@@ -133,7 +133,8 @@ def test_each_kept_tree_has_a_name_of_its_own(tmp_path: Path, repo: Path) -> Non
         converge(tmp_path)
         (tmp_path / "ws" / "cutlass" / "include" / "cutlass" / "gemm.h").write_text(f"// work {number}\n", encoding="utf-8")
         kept.add(converge(tmp_path)[1]["replaced"])
-    assert sorted((Path(path) / "include" / "cutlass" / "gemm.h").read_text(encoding="utf-8") for path in kept) == [f"// work {number}\n" for number in range(3)]
+    texts = [(Path(path) / "include" / "cutlass" / "gemm.h").read_text(encoding="utf-8") for path in kept]
+    assert sorted(texts) == [f"// work {number}\n" for number in range(3)]
 
 
 def test_a_ref_that_does_not_exist_is_named_beside_those_that_do(tmp_path: Path, repo: Path) -> None:

@@ -32,8 +32,8 @@ def wanted(pod: Path, **more: Any) -> dict[str, Any]:
     return {"tool": {"digest": "d1", "trees": [str(pod / "tool")], "paths": [str(pod / "note"), str(pod / "absent")], **more}}
 
 
-def look(pod: Path, stack: dict[str, Any] = STACK) -> dict[str, Any]:
-    found = _receipts.read_all(pod, _receipts.machine_of(stack["parts"]))
+def look(pod: Path, stack: dict[str, Any] | None = None) -> dict[str, Any]:
+    found = _receipts.read_all(pod, _receipts.machine_of((stack or STACK)["parts"]))
     return found["tool"]
 
 
