@@ -30,6 +30,7 @@ PARTS = ".podcycle/stack/parts.json"
 _RESTLESS = frozenset({"__pycache__", ".git"})
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
+
 def signature(path: str) -> list[Any] | None:
     """None for what is not there. Folders change with what is put into them, and are known by their mode and owner."""
     try:
