@@ -252,7 +252,8 @@ def set_up(setup: Setup, *, hooked: bool) -> int:
         raise SetupError(f"converge this machine: ansible-playbook ended with {code}", hint=hint)
     if not setup.check:
         if hooked:
-            hook(setup, Path.home())
+            for name in hook(setup, Path.home()):
+                setup.say(f"changed ~/{name}: one line at login")
         write_whole(Path(os.environ["PODCYCLE_MARK"]), f"{setup.settings['payload']}\n")
     for line in cost_lines(setup):
         setup.say(line)

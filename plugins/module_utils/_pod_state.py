@@ -133,6 +133,7 @@ def install_self(setup: Setup) -> bool:
         if setup.settings["kind"] == "pod_setup" and text.startswith("#!") and str(setup.settings["payload"]) in text:
             if not setup.script.exists() or setup.script.read_text(encoding="utf-8") != text:
                 write_whole(setup.script, text, 0o755)
+                setup.say(f"changed {setup.script}")
             return True
     return False
 

@@ -3,9 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import jinja2
+import pytest
 import yaml
 
 from support.world import ROOT
@@ -26,6 +30,45 @@ def tasks_of(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield task
         for part in ("block", "rescue", "always"):
             yield from tasks_of(task.get(part) or [])
+
+
+# Questions, and what only passes the word on.
+UNCHANGING = {"ansible.builtin.set_fact", "ansible.builtin.include_tasks", "ansible.builtin.fail", "ansible.builtin.assert", "ansible.builtin.debug"}
+
+
+def test_every_task_that_can_change_a_machine_is_counted() -> None:
+    """The summary reads what was registered under a role's prefix; a digest of inputs may not see it."""
+    for role in ("node", "cuda13", "cutlass", "pytorch", "cuda_watchdog", "chess_training"):
+        inputs = re.search(r"varnames', '(\^[^']+)'", (ROOT / f"roles/{role}/vars/main.yml").read_text(encoding="utf-8"))
+        assert inputs is not None, role
+        names = []
+        for path in sorted((ROOT / f"roles/{role}/tasks").glob("*.yml")):
+            for task in tasks_of(yaml.safe_load(path.read_text(encoding="utf-8"))):
+                if not UNCHANGING & set(task):
+                    names.append(task.get("register", ""))
+                    assert names[-1].lstrip("_").startswith(f"{role}_"), f"{path}: {task['name']}"
+                    assert not re.match(inputs.group(1), names[-1]), f"{path}: {task['name']}"
+        assert len(names) == len(set(names)), role
+
+
+@pytest.mark.parametrize(
+    ("registered", "told"),
+    [
+        ({"node_found": {"changed": False}, "__node_result_files": {"changed": False}}, []),
+        ({"__node_result_files": {"changed": True}, "__pytorch_result_shell": {"changed": True}, "pytorch_result": {"changed": True}}, ["node", "pytorch"]),
+        ({"bootstrap_look": {"changed": True}, "pod_setup_hook": {"changed": True}, "pod_setup_copy": {"skipped": True}}, ["python", "pod_setup"]),
+    ],
+)
+def test_the_summary_tells_all_that_has_changed(registered: dict[str, Any], told: list[str]) -> None:
+    play = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text(encoding="utf-8"))[1]
+    pattern = re.search(r"'(\^[^']+)'", play["vars"]["bootstrap_results"])
+    assert pattern is not None
+    environment = jinja2.Environment(autoescape=False)
+    environment.filters["to_json"] = json.dumps
+    template = environment.from_string((ROOT / "playbooks/templates/changed.j2").read_text(encoding="utf-8"))
+    known = {"bootstrap_look": {"changed": False}, **registered}
+    results = [name for name in known if re.match(pattern.group(1), name)]
+    assert json.loads(template.render(**known, bootstrap_results=results, lookup=lambda _plugin, name: known[name])) == told
 
 
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:
