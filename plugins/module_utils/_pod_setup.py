@@ -33,6 +33,7 @@ LOCK_FD = 9
 CONTROLLER_PYTHON = (3, 11)
 # The summary of playbooks/bootstrap.yml.
 PHASE_LINE = re.compile(r"\s*- ['\"]?phase (\w+) ([0-9.]+) s\b")
+BUILT_LINE = re.compile(r"\s*- ['\"]?did (?:nvcc|cutlass\.version|torch) .* -> (?!none\b)")
 
 
 class SetupError(PodcycleError):
@@ -186,6 +187,7 @@ def follow(setup: Setup, line: str) -> None:
     phase = PHASE_LINE.match(line)
     if phase:
         setup.note(phase.group(1), float(phase.group(2)), stage="converge")
+    setup.built = setup.built or BUILT_LINE.match(line) is not None
     recap = re.search(r"\bok=\d+\s+changed=(\d+)", line)
     if recap:
         setup.changed = int(recap.group(1))
