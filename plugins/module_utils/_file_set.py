@@ -214,6 +214,13 @@ def _block_at(lines: list[str], marker: str) -> tuple[int, int] | None:
     return None
 
 
+def block_of(text: str, marker: str) -> str | None:
+    """The block with its marks; None where there is none."""
+    lines = text.splitlines(keepends=True)
+    found = _block_at(lines, marker)
+    return None if found is None else "".join(lines[found[0] : found[1]])
+
+
 def remove_block(text: str, marker: str) -> str:
     lines = text.splitlines(keepends=True)
     while (found := _block_at(lines, marker)) is not None:

@@ -33,6 +33,7 @@ LOCK_FD = 9
 CONTROLLER_PYTHON = (3, 11)
 # The summary of playbooks/bootstrap.yml.
 PHASE_LINE = re.compile(r"\s*- ['\"]?phase (\w+) ([0-9.]+) s\b")
+BUILT_LINE = re.compile(r"\s*- ['\"]?did (?:nvcc|cutlass\.version|torch) .* -> (?!none\b)")
 
 
 class SetupError(PodcycleError):
@@ -208,6 +209,7 @@ def follow(setup: Setup, line: str) -> None:
     phase = PHASE_LINE.match(line)
     if phase:
         setup.note(phase.group(1), float(phase.group(2)), stage="converge")
+    setup.built = setup.built or BUILT_LINE.match(line) is not None
     recap = re.search(r"\bok=\d+\s+changed=(\d+)", line)
     if recap:
         setup.changed = int(recap.group(1))
@@ -274,7 +276,8 @@ def set_up(setup: Setup, *, hooked: bool) -> int:
         raise SetupError(f"converge this machine: ansible-playbook ended with {code}", hint=hint)
     if not setup.check:
         if hooked:
-            hook(setup, Path.home())
+            for name in hook(setup, Path.home()):
+                setup.say(f"changed ~/{name}: one line at login")
         write_whole(Path(os.environ["PODCYCLE_MARK"]), f"{setup.settings['payload']}\n")
     for line in cost_lines(setup):
         setup.say(line)

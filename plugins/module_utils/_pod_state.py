@@ -56,6 +56,8 @@ class Setup:
     # What converging consisted of.
     parts: list[tuple[str, float]] = field(default_factory=list)
     changed: int | None = None
+    # The toolkit, the headers or torch came, which by hand is the work.
+    built: bool = False
 
     @property
     def state(self) -> Path:
@@ -133,6 +135,7 @@ def install_self(setup: Setup) -> bool:
         if setup.settings["kind"] == "pod_setup" and text.startswith("#!") and str(setup.settings["payload"]) in text:
             if not setup.script.exists() or setup.script.read_text(encoding="utf-8") != text:
                 write_whole(setup.script, text, 0o755)
+                setup.say(f"changed {setup.script}")
             return True
     return False
 
@@ -162,7 +165,7 @@ def hook(setup: Setup, home: Path) -> list[str]:
 
 
 def cost_lines(setup: Setup) -> list[str]:
-    """What this run took and cost, beside doing it by hand."""
+    """What this run took and cost; beside doing it by hand, if it has built something."""
     told, parts = (", ".join(f"{name} {seconds:.1f} s" for name, seconds in rows) for rows in (setup.phases, setup.parts))
     told += f" ({parts})" if parts else ""
     lines = [f"{setup.seconds:.1f} s: {told}"]
@@ -171,12 +174,13 @@ def cost_lines(setup: Setup) -> list[str]:
     price = Decimal(0)
     with contextlib.suppress(InvalidOperation):
         price = Decimal(str(setup.settings.get("usd_per_hour") or setup.settings["variables"].get("usd_per_hour") or "0"))
-    if manual:
-        words = f"saved {saved:.1f} min against {manual:g} min by hand"
-        if price > 0:
-            cost = price * Decimal(str(setup.seconds)) / 3600
-            words = f"cost {cost:.4f} $ at {price} $/h; {words}, {price * Decimal(str(saved)) / 60:.4f} $"
-        lines.append(words)
+    words = []
+    if price > 0:
+        words.append(f"cost {price * Decimal(str(setup.seconds)) / 3600:.4f} $ at {price} $/h")
+    if manual and setup.built and not setup.check:
+        words.append(f"saved {saved:.1f} min against {manual:g} min by hand" + (f", {price * Decimal(str(saved)) / 60:.4f} $" if price > 0 else ""))
+    if words:
+        lines.append("; ".join(words))
     return lines
 
 

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a role has brought about on a machine, signed for, so that one look tells whether all of it still stands.
 
-A receipt holds the digest of what was wanted, and of every file of it the kind, mode, owner, size, time and target. A file that was changed,
-replaced or lost, another driver, a process that has ended: then it does not stand, and the role works. SCHEMA rises when the same wish
-would be brought about in another way.
+A receipt holds the digest of what was wanted, and of every file of it the kind, mode, owner, size, time and target; of a file that others
+write into as well only our block. A file that was changed, replaced or lost, another driver, a process that has ended: then it does not
+stand, and the role works. SCHEMA rises when the same wish would be brought about in another way, or is signed for in another way.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from typing import Any
 
 from ._aside import read_json, write_json
 from ._errors import UsageError
+from ._file_set import block_of
 from ._job_runner import process_started
+from ._shell_env import MARKER, SYSTEM_BASHRC, SYSTEM_PROFILE
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = ".podcycle/receipts"
 PARTS = ".podcycle/stack/parts.json"
 # Python and git write into these when they only read.
 _RESTLESS = frozenset({"__pycache__", ".git"})
+_MASKING = (".bash_profile", ".bash_login")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
@@ -67,10 +70,25 @@ def _entries(folder: str, below: str) -> Iterator[str]:
         yield f"{name}\0{status.st_mode}\0{status.st_uid}\0{status.st_size}\0{status.st_mtime_ns}\0{target}\n"
 
 
-def shell_files(workspace: str, home: str) -> list[str]:
-    """The files by which every shell learns of the stack, in either scope."""
-    names = (".bashrc", ".profile", ".bash_profile", ".bash_login")
-    return [f"{workspace}/.podcycle/env.sh", "/etc/profile.d/podcycle.sh", "/etc/bash.bashrc", *(f"{home}/{name}" for name in names)]
+def block_signature(path: str) -> str | None:
+    """Our block in a start file of the shells. Empty where a login file has none and keeps bash from the .profile that has it."""
+    try:
+        found = block_of(Path(path).read_text(encoding="utf-8", errors="surrogateescape"), MARKER)
+    except OSError:
+        return None
+    if found is None and os.path.basename(path) in _MASKING and block_signature(os.path.join(os.path.dirname(path), ".profile")):
+        return ""
+    return found
+
+
+def shell_files(workspace: str) -> list[str]:
+    """The files that are ours alone, by which every shell learns of the stack, in either scope."""
+    return [f"{workspace}/.podcycle/env.sh", SYSTEM_PROFILE]
+
+
+def shared_shell_files(home: str) -> list[str]:
+    """Those that others write into as well."""
+    return [SYSTEM_BASHRC, *(f"{home}/{name}" for name in (".bashrc", ".profile", *_MASKING))]
 
 
 def sign(workspace: Path, name: str, wanted: dict[str, Any], machine: dict[str, str]) -> dict[str, Any]:
@@ -79,8 +97,10 @@ def sign(workspace: Path, name: str, wanted: dict[str, Any], machine: dict[str, 
         raise UsageError(f"sign for {name!r}: a receipt's name is lower-case letters, digits and underscores")
     paths = list(wanted.get("paths") or [])
     trees = list(wanted.get("trees") or [])
+    blocks: list[str] = []
     if wanted.get("shell"):
-        paths += shell_files(str(workspace), os.path.expanduser("~"))
+        paths += shell_files(str(workspace))
+        blocks = shared_shell_files(os.path.expanduser("~"))
         trees.append(f"{workspace}/.podcycle/env.d")
     for path in (*paths, *trees):
         if not os.path.isabs(path):
@@ -91,6 +111,7 @@ def sign(workspace: Path, name: str, wanted: dict[str, Any], machine: dict[str, 
         "digest": str(wanted["digest"]),
         "machine": machine,
         "paths": {path: signature(path) for path in paths},
+        "blocks": {path: block_signature(path) for path in blocks},
         "trees": {tree: tree_digest(tree) for tree in trees},
         "processes": {str(pid): process_started(pid) for pid in pids},
     }
@@ -136,6 +157,9 @@ def differs(receipt: dict[str, Any], machine: dict[str, str]) -> str:
     for path, was in receipt["paths"].items():
         if signature(path) != was:
             return f"{path} was changed"
+    for path, block in receipt["blocks"].items():
+        if block_signature(path) != block:
+            return f"the block {MARKER} in {path} was changed"
     for tree, was in receipt["trees"].items():
         if was is None or tree_digest(tree) != was:
             return f"files below {tree} were changed"

@@ -258,7 +258,13 @@ def test_phases_and_cost_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pod_state.time, "time", lambda: 1120.0)
     with setup.phase("uv"):
         pass
-    for line in ("    - phase cuda13 4.5 s", "        - 'phase pytorch 61.0 s'", "a phase of the moon 3 s", "host : ok=29   changed=7    unreachable=0"):
+    for line in (
+        "    - did torch none -> 2.13.0",
+        "    - phase cuda13 4.5 s",
+        "        - 'phase pytorch 61.0 s'",
+        "a phase of the moon 3 s",
+        "host : ok=29   changed=7    unreachable=0",
+    ):
         pod_setup.follow(setup, line)
     with pytest.raises(errors.UsageError), setup.phase("converge"):
         raise errors.UsageError("no")
@@ -270,11 +276,23 @@ def test_phases_and_cost_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "120.0 s: uv 0.0 s, converge 0.0 s (cuda13 4.5 s, pytorch 61.0 s)",
         "cost 0.0900 $ at 2.70 $/h; saved 18.0 min against 20 min by hand, 0.8100 $",
     ]
+    # A check and a run that had nothing to build have saved nobody's work.
+    setup.check = True
+    assert pod_state.cost_lines(setup)[1:] == ["cost 0.0900 $ at 2.70 $/h"]
+    setup.check, setup.built = False, False
+    for line in ("    - did driver 570.1 -> 580.2", "    - did torch 2.13.0 -> none"):
+        pod_setup.follow(setup, line)
+    assert pod_state.cost_lines(setup)[1:] == ["cost 0.0900 $ at 2.70 $/h"]
+    del setup.settings["usd_per_hour"]
+    assert pod_state.cost_lines(setup)[1:] == []
 
 
 def test_the_summary_and_its_reader_agree() -> None:
     text = (ROOT / "playbooks/templates/summary.j2").read_text(encoding="utf-8")
     assert pod_setup.PHASE_LINE.match(yaml.safe_dump(["phase cuda13 4.5 s"]).rstrip()) and "phase {{ one[0] }} {{ '%.1f' |" in text
+    for part in ("nvcc", "cutlass.version", "torch"):
+        assert pod_setup.BUILT_LINE.match(yaml.safe_dump([f"did {part} none -> 1.0"]).rstrip())
+    assert "did {{ part }} {{ before.parts" in text
 
 
 def test_the_environment_of_the_machine_reaches_uv_and_not_ansible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

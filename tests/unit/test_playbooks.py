@@ -3,9 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import jinja2
+import pytest
 import yaml
 
 from support.world import ROOT
@@ -26,6 +35,72 @@ def tasks_of(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield task
         for part in ("block", "rescue", "always"):
             yield from tasks_of(task.get(part) or [])
+
+
+# Questions, and what only passes the word on.
+UNCHANGING = {"ansible.builtin.set_fact", "ansible.builtin.include_tasks", "ansible.builtin.fail", "ansible.builtin.assert", "ansible.builtin.debug"}
+
+
+def test_every_task_that_can_change_a_machine_is_counted() -> None:
+    """The summary reads what was registered under a role's prefix; a digest of inputs may not see it."""
+    for role in ("node", "cuda13", "cutlass", "pytorch", "cuda_watchdog", "chess_training"):
+        inputs = re.search(r"varnames', '(\^[^']+)'", (ROOT / f"roles/{role}/vars/main.yml").read_text(encoding="utf-8"))
+        assert inputs is not None, role
+        names = []
+        for path in sorted((ROOT / f"roles/{role}/tasks").glob("*.yml")):
+            for task in tasks_of(yaml.safe_load(path.read_text(encoding="utf-8"))):
+                if not UNCHANGING & set(task):
+                    names.append(task.get("register", ""))
+                    assert names[-1].lstrip("_").startswith(f"{role}_"), f"{path}: {task['name']}"
+                    assert not re.match(inputs.group(1), names[-1]), f"{path}: {task['name']}"
+        assert len(names) == len(set(names)), role
+
+
+@pytest.mark.parametrize(
+    ("registered", "told"),
+    [
+        ({"node_found": {"changed": False}, "__node_result_files": {"changed": False}}, []),
+        ({"__node_result_files": {"changed": True}, "__pytorch_result_shell": {"changed": True}, "pytorch_result": {"changed": True}}, ["node", "pytorch"]),
+        ({"bootstrap_look": {"changed": True}, "pod_setup_hook": {"changed": True}, "pod_setup_copy": {"skipped": True}}, ["python", "pod_setup"]),
+    ],
+)
+def test_the_summary_tells_all_that_has_changed(registered: dict[str, Any], told: list[str]) -> None:
+    play = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text(encoding="utf-8"))[1]
+    pattern = re.search(r"'(\^[^']+)'", play["vars"]["bootstrap_results"])
+    assert pattern is not None
+    environment = jinja2.Environment(autoescape=False)
+    environment.filters["to_json"] = json.dumps
+    template = environment.from_string((ROOT / "playbooks/templates/changed.j2").read_text(encoding="utf-8"))
+    known = {"bootstrap_look": {"changed": False}, **registered}
+    results = [name for name in known if re.match(pattern.group(1), name)]
+    assert json.loads(template.render(**known, bootstrap_results=results, lookup=lambda _plugin, name: known[name])) == told
+
+
+def refused(variables: dict[str, Any], tmp_path: Path) -> str:
+    """What the checks of tasks/look.yml, which come before anything is asked of the machine, say of these variables."""
+    checks = list(itertools.takewhile(lambda task: "ansible.builtin.fail" in task, yaml.safe_load((ROOT / "playbooks/tasks/look.yml").read_text("utf-8"))))
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [*checks, {"ansible.builtin.debug": {"msg": "goes on"}}]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml"), "-e", json.dumps(variables)]
+    done = subprocess.run(command, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == ("goes on" in done.stdout), done.stdout + done.stderr
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, ""),
+        ({"stack": "cpu", "stack_scope": "user", "stack_roles": ["node", "pod_setup"]}, ""),
+        ({"stack": "CPU"}, "none of full and cpu"),
+        ({"stack_scope": "users"}, "none of auto, system and user"),
+        ({"stack_roles": "cuda13"}, "no list out of node, cuda13"),
+        ({"stack_roles": ["node", "cuda"]}, "no list out of node, cuda13"),
+    ],
+)
+def test_what_is_mistyped_is_refused_first(variables: dict[str, Any], told: str, tmp_path: Path) -> None:
+    said = refused(variables, tmp_path)
+    assert told in said and bool(said) == bool(told), said
 
 
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _receipts
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
+from ansible_collections.podcycle.gpu.plugins.module_utils._shell_env import MARKER
 
-GPU = {"driver": "580.95.05", "gpu.count": "1", "gpu.names": "H100", "gpu.compute_capability": "9.0"}
 GPU = {"driver": "580.95.05", "gpu.count": "1", "gpu.names": "H100", "gpu.compute_capability": "9.0"}
 STACK: dict[str, Any] = {"parts": {"os": "debian 12", "arch": "x86_64", **GPU}}
 
@@ -75,6 +75,48 @@ def test_byte_code_that_an_import_writes_is_no_touch(pod: Path) -> None:
     (pod / "tool" / "lib" / "__pycache__").mkdir()
     (pod / "tool" / "lib" / "__pycache__" / "a.pyc").write_bytes(b"")
     assert look(pod)["stands"]
+
+
+BLOCK = f"# BEGIN {MARKER}\nif [ -r /w/env.sh ]; then . /w/env.sh; fi\n# END {MARKER}\n"
+# What somebody does to the shells' start files.
+SHELL_TOUCHES: dict[str, dict[str, str]] = {
+    "an alias beside the block": {".bashrc": f"{BLOCK}alias ll='ls -l'\n"},
+    "a block of another kind": {".bashrc": f"{BLOCK}# BEGIN another\ntrue\n# END another\n", ".profile": f"{BLOCK}# BEGIN another\ntrue\n# END another\n"},
+    "the block removed": {".bashrc": "alias l=ls\n"},
+    "the block edited": {".bashrc": BLOCK.replace("/w/", "/v/")},
+    "the block cut short": {".bashrc": BLOCK.rpartition("# END")[0]},
+    "a login file that hides .profile": {".bash_profile": "alias l=ls\n"},
+}
+STANDING = ("an alias beside the block", "a block of another kind")
+
+
+@pytest.mark.parametrize("touch", SHELL_TOUCHES)
+def test_only_our_own_block_counts_in_files_that_others_write_into(pod: Path, monkeypatch: pytest.MonkeyPatch, touch: str) -> None:
+    home = pod / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in (".bashrc", ".profile"):
+        (home / name).write_text(BLOCK, encoding="utf-8")
+    (pod / ".podcycle/env.d").mkdir(parents=True)
+    _receipts.sign_all(pod, wanted(pod, shell=True), dict(STACK), write=True)
+    assert look(pod)["stands"]
+    for name, text in SHELL_TOUCHES[touch].items():
+        (home / name).write_text(text, encoding="utf-8")
+    found = look(pod)
+    assert found["stands"] is (touch in STANDING), found
+    assert found["stands"] or found["why"].startswith(f"the block {MARKER} in {home}/.bash")
+
+
+def test_a_start_file_that_comes_without_our_block_is_no_touch(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under root our block is in /etc/bash.bashrc, and the files of the home are all the user's."""
+    monkeypatch.setenv("HOME", str(pod))
+    (pod / ".podcycle/env.d").mkdir(parents=True)
+    _receipts.sign_all(pod, wanted(pod, shell=True), dict(STACK), write=True)
+    for name in (".bashrc", ".profile", ".bash_profile"):
+        (pod / name).write_text("alias l=ls\n", encoding="utf-8")
+    assert look(pod)["stands"]
+    (pod / ".podcycle/env.sh").write_text("true\n", encoding="utf-8")
+    assert look(pod)["why"] == f"{pod}/.podcycle/env.sh was changed", "this one is ours alone"
 
 
 def test_a_volume_on_another_machine_stands_for_nothing(pod: Path) -> None:
