@@ -114,3 +114,19 @@ def test_the_controllers_own_shells_and_services_are_left_alone() -> None:
                 seen += 1
                 assert task["vars"]["pytorch_environment"] is False, f"{name}: {task['name']}"
     assert seen >= 2
+
+
+def test_editor_files_are_written_on_the_controller_whatever_the_inventory_says(tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).parent / "ansible-playbook"),
+        "-i",
+        "localhost,pod1,",
+        str(ROOT / "playbooks/ide.yml"),
+        "-e",
+        f"ide_dir={tmp_path / 'ide'}",
+    ]
+    (tmp_path / "ide").mkdir()
+    env = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "unreachable=0" in done.stdout, done.stdout + done.stderr
+    assert "pod1" in (tmp_path / "ide/.cursor/ssh_config").read_text(encoding="utf-8")
