@@ -152,3 +152,10 @@ def test_damage_is_drift_although_every_version_is_right(pod: Path) -> None:
     rewrite_in_place(pod)
     found = _receipts.read_all(pod, _receipts.machine_of(STACK["parts"]))
     assert _receipts.broken(found) == [{"part": "tool", "expected": "as it was signed for", "found": f"files below {pod}/tool were changed"}]
+
+
+def test_a_folder_that_was_not_there_may_stay_away_and_not_appear(pod: Path) -> None:
+    _receipts.sign_all(pod, {"tool": {"digest": "d1", "trees": [str(pod / "later")]}}, dict(STACK), write=True)
+    assert look(pod)["stands"]
+    (pod / "later").mkdir()
+    assert not look(pod)["stands"]
