@@ -85,7 +85,8 @@ def answering() -> bool:
 
 def apt_install(*packages: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    # What these recommend (control groups mounted, the keyring of the archive) is what makes them work.
+    install = ["apt-get", "install", "-y", "-qq", *packages]
     if subprocess.run(install, capture_output=True, env=environment, check=False).returncode:
         subprocess.run(["apt-get", "update", "-qq"], capture_output=True, env=environment, check=False)
         done = subprocess.run(install, capture_output=True, text=True, env=environment, check=False)

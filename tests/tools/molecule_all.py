@@ -58,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("scenarios", nargs="*")
     parser.add_argument("--platforms", default=os.environ.get("PODCYCLE_PLATFORMS") or "debian12")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
     LOGS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
