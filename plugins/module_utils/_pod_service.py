@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def end_strays(service: Service) -> None:
             time.sleep(0.05)
 
 
-class Keeper:
+class ServiceManager(ABC):
     """One way to keep a service running."""
 
     kind = ""
@@ -133,28 +134,28 @@ class Keeper:
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def entries(self) -> list[Entry]:
-        raise NotImplementedError
+    @abstractmethod
+    def entries(self) -> list[Entry]: ...
 
-    def look(self, *, present: bool) -> Running:
-        raise NotImplementedError
+    @abstractmethod
+    def look(self, *, present: bool) -> Running: ...
 
-    def bring_up(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def bring_up(self) -> None: ...
 
-    def take_down(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def take_down(self) -> None: ...
 
     def clean(self) -> list[Entry]:
         """What goes with the service."""
         return [Entry(entry.path, "absent") for entry in self.entries()]
 
+    @abstractmethod
     def words(self) -> str:
         """What the service said last."""
-        raise NotImplementedError
 
 
-class Systemd(Keeper):
+class Systemd(ServiceManager):
     kind = "systemd"
 
     @property
@@ -209,35 +210,35 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace("%", "%%") + '"'
 
 
-def converge(keeper: Keeper, *, present: bool, check_mode: bool) -> tuple[list[Change], Running, bool]:
+def converge(manager: ServiceManager, *, present: bool, check_mode: bool) -> tuple[list[Change], Running, bool]:
     """The files that changed, the service as it is then, and whether it was started, restarted or ended."""
-    service = keeper.service
+    service = manager.service
     service.check(present=present)
-    before = keeper.look(present=present)
+    before = manager.look(present=present)
     if not present:
-        wanted = [*keeper.clean(), *(Entry(entry.path, "absent", recursive=True) for entry in reversed(service.files))]
+        wanted = [*manager.clean(), *(Entry(entry.path, "absent", recursive=True) for entry in reversed(service.files))]
         ended = before.state != "absent" or bool(service.command and strays(service))
         if ended and not check_mode:
-            keeper.take_down()
+            manager.take_down()
             if service.command:
                 end_strays(service)
         return FileSet(wanted, check_mode=check_mode).converge(), Running(), ended
-    changes = FileSet([*service.files, *keeper.entries()], check_mode=check_mode).converge()
+    changes = FileSet([*service.files, *manager.entries()], check_mode=check_mode).converge()
     if before.current:
         return changes, before, False
     if check_mode:
         return changes, Running(None, "running", True), True
-    keeper.bring_up()
-    return changes, _wait(keeper), True
+    manager.bring_up()
+    return changes, _wait(manager), True
 
 
-def _wait(keeper: Keeper) -> Running:
+def _wait(manager: ServiceManager) -> Running:
     end = time.monotonic() + START_SECONDS
     while True:
-        found = keeper.look(present=True)
+        found = manager.look(present=True)
         if found.current:
             return found
         if time.monotonic() >= end:
-            said = " ".join(keeper.words().split())[-300:] or "nothing"
-            raise ServiceError(f"start {keeper.service.name} with {keeper.kind}: it is {found.state} after {START_SECONDS:.0f} s; its last words: {said}")
+            said = " ".join(manager.words().split())[-300:] or "nothing"
+            raise ServiceError(f"start {manager.service.name} with {manager.kind}: it is {found.state} after {START_SECONDS:.0f} s; its last words: {said}")
         time.sleep(0.1)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ._file_set import Entry, FileSet
-from ._pod_service import Keeper, Running, Service, ServiceError, end_strays, is_current
+from ._pod_service import Running, Service, ServiceError, ServiceManager, end_strays, is_current
 from ._uv import find_uv, install_uv, run_program
 
 STAMP = ".podcycle-supervisor.json"
@@ -50,7 +50,7 @@ class _Transport(xmlrpc.client.Transport):
         return _Connection(self.path)
 
 
-class Supervisor(Keeper):
+class Supervisor(ServiceManager):
     kind = "supervisor"
 
     def __init__(self, service: Service, version: str, *, system: bool) -> None:

@@ -180,11 +180,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
 from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import entries_of
-from ansible_collections.podcycle.gpu.plugins.module_utils._pod_service import SYSTEMD_RUNS, Keeper, Service, ServiceError, Systemd, converge
+from ansible_collections.podcycle.gpu.plugins.module_utils._pod_service import SYSTEMD_RUNS, Service, ServiceError, ServiceManager, Systemd, converge
 from ansible_collections.podcycle.gpu.plugins.module_utils._supervisor import Supervisor
 
 
-def choose(params: dict[str, Any]) -> Keeper:
+def choose(params: dict[str, Any]) -> ServiceManager:
     system = os.geteuid() == 0 if params["scope"] == "auto" else params["scope"] == "system"
     service = Service(
         name=params["name"],
@@ -230,13 +230,13 @@ def main() -> None:
     )
     present = module.params["state"] == "present"
     try:
-        keeper = choose(module.params)
-        changes, running, restarted = converge(keeper, present=present, check_mode=module.check_mode)
+        manager = choose(module.params)
+        changes, running, restarted = converge(manager, present=present, check_mode=module.check_mode)
     except PodcycleError as error:
         module.fail_json(**failure(error))
     service = {
-        "name": keeper.service.name,
-        "supervisor": keeper.kind,
+        "name": manager.service.name,
+        "supervisor": manager.kind,
         "state": running.state,
         "pid": running.pid,
         "restarted": restarted,
