@@ -378,5 +378,25 @@ def _explained(verb: str, path: Path, error: OSError) -> FileSetError:
     return FileSetError(f"{verb} {path}: {error.strerror}", hint=hints.get(error.errno or 0, ""))
 
 
+# The option of the doc fragment podcycle.gpu.files.
+FILES: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "options": {
+        "path": {"type": "str", "required": True},
+        "state": {"type": "str", "choices": ["file", "folder", "link", "block", "absent"], "default": "file"},
+        "content": {"type": "str"},
+        "mode": {"type": "str"},
+        "owner": {"type": "str"},
+        "group": {"type": "str"},
+        "target": {"type": "str"},
+        "marker": {"type": "str"},
+        "text": {"type": "str"},
+        "at": {"type": "str", "choices": ["top", "bottom"], "default": "bottom"},
+        "recursive": {"type": "bool", "default": False},
+    },
+}
+
+
 def entries_of(rows: list[dict[str, Any]]) -> list[Entry]:
     return [Entry(**{key: value for key, value in row.items() if value is not None}) for row in rows]

@@ -29,6 +29,8 @@ from ._uv import run_program
 DIGEST = "PODCYCLE_SERVICE"
 OWNER = "PODCYCLE_SERVICE_OF"
 START_SECONDS = 20.0
+# A program that lives this long has read its files and started; supervisor says so only after a whole second.
+SETTLE_SECONDS = 0.4
 SYSTEMD_UNITS = "/etc/systemd/system"
 SYSTEMD_RUNS = Path("/run/systemd/system")
 # The program must not live in what it looks after, so an interpreter outside of any virtual environment.
@@ -215,6 +217,8 @@ def converge(manager: ServiceManager, *, present: bool, check_mode: bool) -> tup
     service = manager.service
     service.check(present=present)
     before = manager.look(present=present)
+    if present and before.state == "starting":
+        before = _settled(manager, 2 * SETTLE_SECONDS)
     if not present:
         wanted = [*manager.clean(), *(Entry(entry.path, "absent", recursive=True) for entry in reversed(service.files))]
         ended = before.state != "absent" or bool(service.command and strays(service))
@@ -233,12 +237,23 @@ def converge(manager: ServiceManager, *, present: bool, check_mode: bool) -> tup
 
 
 def _wait(manager: ServiceManager) -> Running:
-    end = time.monotonic() + START_SECONDS
+    found = _settled(manager, START_SECONDS)
+    if not found.current:
+        said = " ".join(manager.words().split())[-300:] or "nothing"
+        raise ServiceError(f"start {manager.service.name} with {manager.kind}: it is {found.state} after {START_SECONDS:.0f} s; its last words: {said}")
+    return found
+
+
+def _settled(manager: ServiceManager, seconds: float) -> Running:
+    """The service once one process of it has lived long enough, or as it is in the end."""
+    start = since = time.monotonic()
+    last = 0
     while True:
-        found = manager.look(present=True)
-        if found.current:
+        found, now = manager.look(present=True), time.monotonic()
+        if not found.pid or found.pid != last:
+            since, last = now, found.pid or 0
+        elif now - since >= SETTLE_SECONDS and is_current(found.pid, manager.service.digest):
+            return Running(found.pid, "running", True)
+        if now - start >= seconds:
             return found
-        if time.monotonic() >= end:
-            said = " ".join(manager.words().split())[-300:] or "nothing"
-            raise ServiceError(f"start {manager.service.name} with {manager.kind}: it is {found.state} after {START_SECONDS:.0f} s; its last words: {said}")
-        time.sleep(0.1)
+        time.sleep(0.05)

@@ -129,7 +129,10 @@ def sign_all(workspace: Path, wanted: dict[str, Any], stack: dict[str, Any], *, 
         write_json(workspace / FOLDER / f"{name}.json", receipts[name])
     if write:
         write_json(workspace / PARTS, {"schema": SCHEMA, "parts": stack["parts"]})
-        stack["receipts"] = read_all(workspace, machine)
+        # What was signed a moment ago stands, unless a process was gone by then.
+        for name, receipt in receipts.items():
+            gone = [pid for pid, started in receipt["processes"].items() if started is None]
+            stack.setdefault("receipts", {})[name] = {"digest": receipt["digest"], "stands": not gone, "why": f"process {gone[0]} has ended" if gone else ""}
     return signed
 
 

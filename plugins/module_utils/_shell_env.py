@@ -59,6 +59,7 @@ class ShellEnv:
     variables: dict[str, str] = field(default_factory=dict)
     path: list[str] = field(default_factory=list)
     library_path: list[str] = field(default_factory=list)
+    files: list[Entry] = field(default_factory=list)
     home: str = ""
     root: Path = Path("/")
 
@@ -131,7 +132,7 @@ class ShellEnv:
         if present:
             reader = _WRITTEN + _READER.format(folder=shlex.quote(self.folder))
             entries += [Entry(self.file, content=self.text(), mode="0644"), Entry(self.reader, content=reader, mode="0644")]
-            return [*entries, *(self._hooked(path) for path in self.places())]
+            return [*self.files, *entries, *(self._hooked(path) for path in self.places())]
         entries.append(Entry(self.file, "absent"))
         if set(self.others()) == set(stale):
             # The hook goes before what it reads.

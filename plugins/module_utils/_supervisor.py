@@ -23,7 +23,7 @@ from typing import Any
 
 from ._file_set import Entry, FileSet
 from ._pod_service import Running, Service, ServiceError, ServiceManager, end_strays, is_current
-from ._uv import find_uv, install_uv, run_program
+from ._uv import find_uv, install_uv
 
 STAMP = ".podcycle-supervisor.json"
 # A socket's path holds 107 bytes.
@@ -92,9 +92,10 @@ class Supervisor(ServiceManager):
         if info is None:
             return Running(state="stopped" if self.program.exists() else "absent")
         pid = int(info.get("pid") or 0)
+        state = str(info.get("statename", "unknown")).lower()
         if not pid:
-            return Running(state=str(info.get("statename", "unknown")).lower())
-        return Running(pid, "running", present and info.get("statename") == "RUNNING" and is_current(pid, self.service.digest))
+            return Running(state=state)
+        return Running(pid, state, present and state == "running" and is_current(pid, self.service.digest))
 
     def _info(self) -> dict[str, Any] | None:
         with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
@@ -107,7 +108,9 @@ class Supervisor(ServiceManager):
         if not self._answers():
             self._end()
             end_strays(self.service)
+            # It reads its files as they are now, and starts what stands in them.
             self._launch()
+            return
         try:
             self.rpc.reloadConfig()
             with contextlib.suppress(xmlrpc.client.Fault):
@@ -194,9 +197,6 @@ class Supervisor(ServiceManager):
             if done.returncode:
                 said = " ".join(done.stderr.split())[-300:]
                 raise ServiceError(f"install supervisor {self.version} into {self.venv}: {said}", hint="check the machine's network, or bring the uv cache")
-        done = run_program([str(self.venv / "bin" / "python"), str(self.venv / "bin" / "supervisord"), "--version"], timeout=60)
-        if done.returncode:
-            raise ServiceError(f"install supervisor {self.version} into {self.venv}: it does not start: {' '.join(done.stderr.split())[-300:]}")
         FileSet([Entry(str(self.venv / STAMP), content=json.dumps(wanted))]).converge()
 
 

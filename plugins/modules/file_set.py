@@ -14,6 +14,7 @@ description:
   - All of them are looked at before the first is written. Each file is written aside and renamed into place.
 extends_documentation_fragment:
   - podcycle.gpu.attributes
+  - podcycle.gpu.files
 attributes:
   check_mode:
     support: full
@@ -23,53 +24,7 @@ author: podcycle.gpu contributors (@podcycle)
 options:
   files:
     description: The wanted paths, in the order in which they are made.
-    type: list
-    elements: dict
     required: true
-    suboptions:
-      path:
-        description: Absolute path.
-        type: str
-        required: true
-      state:
-        description:
-          - What is to be there. V(block) is a marked part of a file that others may write too.
-          - V(absent) with O(files[].marker) takes only that block out; a file that held nothing else goes with it.
-          - A folder is never replaced by something else, and nothing else by a folder.
-        type: str
-        choices: [file, folder, link, block, absent]
-        default: file
-      content:
-        description: The whole content for O(files[].state=file). An existing content is left when not given.
-        type: str
-      mode:
-        description: Permissions as an octal number in quotes, such as V('0640'). Left as they are when not given.
-        type: str
-      owner:
-        description: Name or number of the owner. Left as it is when not given.
-        type: str
-      group:
-        description: Name or number of the group. Left as it is when not given.
-        type: str
-      target:
-        description: What O(files[].state=link) points to.
-        type: str
-      marker:
-        description: Name of the block, in one line.
-        type: str
-      text:
-        description: Lines of O(files[].state=block).
-        type: str
-      at:
-        description:
-          - Where a new block goes. With V(top), a block that has fallen below other lines moves up again; comments and other marked blocks may stand above it.
-        type: str
-        choices: [top, bottom]
-        default: bottom
-      recursive:
-        description: Let O(files[].state=absent) remove a folder with all that it holds.
-        type: bool
-        default: false
   root:
     description: Folder that is taken for C(/), for the file system of an image.
     type: path
@@ -135,30 +90,13 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
-from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import FileSet, entries_of
+from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import FILES, FileSet, entries_of
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "path": {"type": "str", "required": True},
-                    "state": {"type": "str", "choices": ["file", "folder", "link", "block", "absent"], "default": "file"},
-                    "content": {"type": "str"},
-                    "mode": {"type": "str"},
-                    "owner": {"type": "str"},
-                    "group": {"type": "str"},
-                    "target": {"type": "str"},
-                    "marker": {"type": "str"},
-                    "text": {"type": "str"},
-                    "at": {"type": "str", "choices": ["top", "bottom"], "default": "bottom"},
-                    "recursive": {"type": "bool", "default": False},
-                },
-            },
+            "files": {**FILES, "required": True},
             "root": {"type": "path", "default": "/"},
         },
         supports_check_mode=True,

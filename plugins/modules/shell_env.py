@@ -16,6 +16,7 @@ description:
   - Search path entries are put in front, each once, however often the files are read. Folders that do not exist are left out.
 extends_documentation_fragment:
   - podcycle.gpu.attributes
+  - podcycle.gpu.files
 attributes:
   check_mode:
     support: full
@@ -61,6 +62,9 @@ options:
     description: Folders to put in front of C(LD_LIBRARY_PATH), the first one foremost.
     type: list
     elements: str
+    default: []
+  files:
+    description: Paths that belong to the part, laid out before its environment, as M(podcycle.gpu.file_set) does it. They stay with O(state=absent).
     default: []
   home:
     description: Home folder for O(scope=user). That of the user who runs the task when not given.
@@ -149,6 +153,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
+from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import FILES, entries_of
 from ansible_collections.podcycle.gpu.plugins.module_utils._shell_env import ShellEnv
 
 
@@ -163,6 +168,7 @@ def main() -> None:
             "variables": {"type": "dict", "default": {}},
             "path": {"type": "list", "elements": "str", "default": []},
             "library_path": {"type": "list", "elements": "str", "default": []},
+            "files": {**FILES, "default": []},
             "home": {"type": "path"},
             "root": {"type": "path", "default": "/"},
         },
@@ -177,6 +183,7 @@ def main() -> None:
         variables={key: str(value) for key, value in given["variables"].items()},
         path=given["path"],
         library_path=given["library_path"],
+        files=entries_of(given["files"]),
         home=given["home"] or "",
         root=Path(given["root"]),
     )

@@ -85,7 +85,7 @@ def pod_walks(world: World, python: str) -> list[Walk]:
         ),
         Walk(
             "shell_env",
-            {"create": shell, "change": {**shell, "variables": {"A": "2"}}, "delete": {**shell, "state": "absent"}},
+            {"create": shell, "change": {**shell, "variables": {"A": "2"}, "files": [note]}, "delete": {**shell, "state": "absent"}},
             fails={**shell, "path": ["bin"]},
         ),
         Walk(

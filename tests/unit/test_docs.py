@@ -44,7 +44,10 @@ def fragments(names: list[str]) -> dict[str, Any]:
 def documentation(name: str) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load(constants(PLUGINS / "modules" / f"{name}.py")["DOCUMENTATION"])
     shared = fragments(found.get("extends_documentation_fragment") or [])
-    found["options"] = {**shared["options"], **(found.get("options") or {})}
+    options = {key: dict(value) for key, value in shared["options"].items()}
+    for key, value in (found.get("options") or {}).items():
+        options.setdefault(key, {}).update(value)
+    found["options"] = options
     attributes = {key: dict(value) for key, value in shared["attributes"].items()}
     for key, value in (found.get("attributes") or {}).items():
         attributes.setdefault(key, {}).update(value)
