@@ -23,6 +23,8 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -221,6 +223,17 @@ class HttpClient:
         if text.lstrip().startswith("<"):
             text = "a web page: " + " ".join(re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", text).split())
         return errors.clean_text(text, 200) or "an empty answer"
+
+    @contextmanager
+    def reading(self, method: str, path: str) -> Iterator[None]:
+        """What the answer to a request lacks is said with the request's name."""
+        try:
+            yield
+        except errors.SchemaError as err:
+            lead = self._tried(method, path)
+            if err.message.startswith(lead):
+                raise
+            raise errors.SchemaError(f"{lead} answered with {err.message}", effect=self._doubt(method)) from err
 
     def _tried(self, method: str, path: str) -> str:
         return f"{method} {path.split('?')[0]} on {self.label}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaos.scene import REQUEST_TIMEOUT, RUN, Scene, Verdict, judge, judge_healed, staged
+from chaos.scene import REQUEST_TIMEOUT, RUN, Scene, Verdict, judge, judge_cause, judge_healed, staged
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _ssh
@@ -27,6 +27,7 @@ class Kind:
     """Something that goes wrong at one call. `survived`: the run must end well, for a call with this method.
 
     `sure`: it strikes at whatever call it is armed for; others need a call of their own kind to come.
+    `cause`: words of which one stands in what a failing run says.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Kind:
     methods: tuple[str, ...] = ("GET", "POST", "DELETE")
     survived: tuple[str, ...] = ()
     sure: bool = False
+    cause: str = "none: every call of it is survived"
 
 
 def server(kind: str, times: int | None = 1, **params: Any) -> Callable[[Scene, int], None]:
@@ -117,55 +119,55 @@ def another_key(pod_id: str, now: float, began: float) -> str:
 READS = ("GET",)
 KINDS = (
     Kind("connection refused", refuse(1), survived=("GET", "POST", "DELETE"), sure=True),
-    Kind("connection refused for ever", refuse(10_000), sure=True),
+    Kind("connection refused for ever", refuse(10_000), sure=True, cause="Connection refused"),
     Kind("the cloud's API crashes and restarts", restart, survived=("GET", "POST", "DELETE"), sure=True),
     Kind("time-out before the effect", server("timeout_before_effect", seconds=SILENCE), survived=READS, sure=True),
     Kind("time-out after the effect", server("no_reply", seconds=SILENCE), survived=("GET", "POST", "DELETE"), sure=True),
     Kind("hung up before the effect", server("timeout_before_effect", seconds=0), survived=READS, sure=True),
-    Kind("hung up before the effect, for ever", server("timeout_before_effect", FOREVER, seconds=0), sure=True),
+    Kind("hung up before the effect, for ever", server("timeout_before_effect", FOREVER, seconds=0), sure=True, cause=r"no whole answer \(Remote end closed"),
     Kind("hung up after the effect", server("no_reply", seconds=0), survived=("GET", "POST", "DELETE"), sure=True),
-    Kind("hung up after the effect, for ever", server("no_reply", FOREVER, seconds=0), sure=True),
+    Kind("hung up after the effect, for ever", server("no_reply", FOREVER, seconds=0), sure=True, cause=r"no whole answer \(Remote end closed"),
     Kind("reply cut at byte 0", server("reply_cut", bytes=0), survived=("GET", "POST", "DELETE"), sure=True),
     Kind("reply cut at byte 1", server("reply_cut", bytes=1), survived=("GET", "POST", "DELETE"), sure=True),
     Kind("reply cut at byte 40", server("reply_cut", bytes=40), survived=("GET", "POST", "DELETE"), sure=True),
     Kind("500 without effect", server("error_500"), survived=READS, sure=True),
-    Kind("500 four times", server("error_500", 4), sure=True),
-    Kind("500 for ever", server("error_500", FOREVER), sure=True),
+    Kind("500 four times", server("error_500", 4), sure=True, cause="HTTP 500"),
+    Kind("500 for ever", server("error_500", FOREVER), sure=True, cause="HTTP 500"),
     Kind("500 although it took effect", server("error_500_after_effect"), survived=("GET", "POST", "DELETE"), sure=True),
-    Kind("500 although it took effect, for ever", server("error_500_after_effect", FOREVER), sure=True),
+    Kind("500 although it took effect, for ever", server("error_500_after_effect", FOREVER), sure=True, cause="HTTP 500"),
     Kind("429 with Retry-After", server("429", retry_after=7), survived=("GET", "POST", "DELETE"), sure=True),
     Kind("429 without Retry-After", server("429", retry_after=None), survived=("GET", "POST", "DELETE"), sure=True),
-    Kind("429 for ever", server("429", FOREVER, retry_after=None), sure=True),
-    Kind("401 in mid-run", server("error_401"), sure=True),
-    Kind("401 for ever", server("error_401", FOREVER), sure=True),
-    Kind("a proxy's 403", server("proxy_403"), sure=True),
-    Kind("402, no balance", armed_at("balance_402")),
-    Kind("the id is missing", armed_at("schema_changed", drop=["id"])),
-    Kind("the id is missing for ever", armed_at("schema_changed", FOREVER, drop=["id"])),
-    Kind("the status is missing", armed_at("schema_changed", drop=["status"])),
-    Kind("the name has another name", armed_at("schema_changed", 3, rename={"name": "label"})),
+    Kind("429 for ever", server("429", FOREVER, retry_after=None), sure=True, cause="HTTP 429: too many requests"),
+    Kind("401 in mid-run", server("error_401"), sure=True, cause="HTTP 401: .*key is invalid"),
+    Kind("401 for ever", server("error_401", FOREVER), sure=True, cause="HTTP 401: .*key is invalid"),
+    Kind("a proxy's 403", server("proxy_403"), sure=True, cause="HTTP 403 from something that is not the API"),
+    Kind("402, no balance", armed_at("balance_402"), cause="HTTP 402: .*balance is too low"),
+    Kind("the id is missing", armed_at("schema_changed", drop=["id"]), cause="without a usable id"),
+    Kind("the id is missing for ever", armed_at("schema_changed", FOREVER, drop=["id"]), cause="without a usable id"),
+    Kind("the status is missing", armed_at("schema_changed", drop=["status"]), cause="without a usable id, name or status"),
+    Kind("the name has another name", armed_at("schema_changed", 3, rename={"name": "label"}), cause="without a usable id, name"),
     Kind("an empty list", armed_at("empty_list")),
     Kind("empty lists for ever", armed_at("empty_list", FOREVER)),
     Kind("lists lag", armed_at("list_lag", requests=3)),
     Kind("lists lag for long", armed_at("list_lag", FOREVER, requests=1000)),
-    Kind("no capacity anywhere", armed_at("no_capacity", FOREVER)),
+    Kind("no capacity anywhere", armed_at("no_capacity", FOREVER), cause="no capacity for RTX 4090 .*RTX 3090"),
     Kind("no capacity for the first choice", armed_at("no_capacity", FOREVER, gpu="NVIDIA GeForce RTX 4090"), survived=("GET", "POST", "DELETE")),
     Kind("a stranger's pod bears our name", namesake),
-    Kind("our pod is gone", act("remove")),
-    Kind("our pod's host dies", act("kill_host")),
-    Kind("our pod is preempted", act("preempt")),
+    Kind("our pod is gone", act("remove"), cause="is gone while it was starting"),
+    Kind("our pod's host dies", act("kill_host"), cause="to show an SSH address"),
+    Kind("our pod is preempted", act("preempt"), cause="ended while it was starting: EXITED"),
     Kind("delete accepted, pod alive", armed_at("delete_accepted_but_alive", 3), survived=("GET", "POST", "DELETE")),
-    Kind("delete accepted, pod alive for ever", armed_at("delete_accepted_but_alive", FOREVER)),
+    Kind("delete accepted, pod alive for ever", armed_at("delete_accepted_but_alive", FOREVER), cause="is still there and may be billed"),
     Kind("delete refused for a while", armed_at("delete_refused", 3, status=409), survived=("GET", "POST", "DELETE")),
     Kind("delete fails for a while", armed_at("delete_refused", 3, status=500), survived=("GET", "POST", "DELETE")),
-    Kind("delete refused for ever", armed_at("delete_refused", FOREVER, status=409)),
-    Kind("delete forbidden", armed_at("delete_refused", FOREVER, status=403)),
+    Kind("delete refused for ever", armed_at("delete_refused", FOREVER, status=409), cause="HTTP 409"),
+    Kind("delete forbidden", armed_at("delete_refused", FOREVER, status=403), cause="HTTP 403: Forbidden"),
 )
 # Behind the pairs, so that the numbers of all that came before stay.
 LATER_KINDS = (
-    Kind("RUNNING without SSH for ever", login(lambda pod_id, now, began: "no SSH at 192.0.2.1:22 (timed out)")),
+    Kind("RUNNING without SSH for ever", login(lambda pod_id, now, began: "no SSH at 192.0.2.1:22 (timed out)"), cause="to accept an SSH login"),
     Kind("SSH comes a minute late", login(lambda pod_id, now, began: "" if now - began >= 60 else "no SSH yet"), survived=("GET", "POST", "DELETE")),
-    Kind("another host key answers", login(another_key)),
+    Kind("another host key answers", login(another_key), cause="not the one seen at first contact"),
 )
 
 
@@ -231,6 +233,8 @@ def run(case: Case, rehearsal: Rehearsal, folder: Path) -> Verdict:
     for kind, call in case.strikes:
         kind.arm(scene, call)
     with staged(scene):
-        verdict = judge(scene, scene.cycle(), must_pass=case.must_pass)
+        failed = scene.cycle()
+        verdict = judge(scene, failed, must_pass=case.must_pass)
         verdict.struck = scene.struck()
+        judge_cause(failed, [kind.cause for kind, _call in case.strikes], verdict)
         return judge_healed(scene, verdict)

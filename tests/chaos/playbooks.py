@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,8 @@ SSH_FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SSH late": ("slow_ssh", {"params": {"seconds": 4}}),
     "another host key after first contact": ("wrong_host_key", {"params": {"seconds": 2}}),
 }
+# What a run says that such a fault has ended.
+SAID = {"RUNNING without SSH for ever": "to accept an SSH login", "another host key after first contact": "not the one seen at first contact"}
 GONE_IN = ("push", "collect", "validate")
 BEGUN = ("converge", "push", "train", "collect", "validate")
 
@@ -121,8 +124,22 @@ def _fail(world: World, case: Case, verdict: Verdict) -> None:
     world.control("DELETE", "/faults")
     if case.where == "SSH late" and ended.code:
         verdict.blame(f"late SSH should have been waited for: {ended.text[-1500:]}")
-    if ended.code and "type" not in ended.flat and "ansible-playbook" not in ended.flat:
-        verdict.blame(f"it failed without saying what to type: {ended.text[-1500:]}")
+    if ended.code:
+        _judge_words(case.where, stage, ended.flat, verdict)
+
+
+def _judge_words(where: str, stage: str, flat: str, verdict: Verdict) -> None:
+    """A failed run says in which stage, of what, and what to type."""
+    # Another key can answer at any connection after the first.
+    stages = stage if stage in GONE_IN else "start" if where.startswith("RUNNING") else "start|converge|push"
+    words = {
+        "the stage": f"run chaos failed in stage (?:{stages})\\b",
+        "the cause": SAID.get(where, r"out of reach \(SSH\)"),
+        "what to type": "Next: .*type|ansible-playbook ",
+    }
+    for what, word in words.items():
+        if not re.search(word, flat):
+            verdict.blame(f"it failed without saying {what} ({word}): {flat[-1500:]}")
 
 
 def _strike(world: World, case: Case, ending: signal.Signals) -> Running:

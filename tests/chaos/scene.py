@@ -35,6 +35,8 @@ REQUEST_TIMEOUT = 1.0
 DEAD_PORT = 9  # discard: nothing listens there, so a connection is refused
 # An id in a request's URL says nothing of a pod's life: only this sentence does, with what to type.
 STILL_BILLED = re.compile(r"pods that may still be billed: ([^;]+); [^;]*ansible-playbook playbooks/(?:stop|reap)\.yml")
+# A request, or a pod by its id or name.
+TRIED = re.compile(r"(?:GET|POST|DELETE) /\S* on \w+|\bpod [a-z0-9]{14}\b|\bcreate pod \S+ of run |\bcreated podcycle-\S+")
 OTHER_OWNER = "0badc0de"
 
 
@@ -233,6 +235,15 @@ def judge(scene: Scene, failed: dict[str, errors.PodcycleError], *, must_pass: b
     judge_lives(scene.ours(ended=True), verdict)
     _judge_strangers(scene, verdict)
     return verdict
+
+
+def judge_cause(failed: dict[str, errors.PodcycleError], causes: list[str], verdict: Verdict) -> None:
+    """Every failure names the request or the pod that it came from, and one of them what has really gone wrong."""
+    for step, err in failed.items():
+        if not TRIED.search(err.message):
+            verdict.blame(f"{step} failed without saying at what: {err}")
+    if failed and not any(re.search(cause, err.message) for cause in causes for err in failed.values()):
+        verdict.blame(f"no word of the cause ({' or '.join(causes)}) in: {' '.join(verdict.said)}")
 
 
 def judge_healed(scene: Scene, verdict: Verdict) -> Verdict:

@@ -100,11 +100,14 @@ class RunPod(Cloud):
         if wanted in _CLOUD_TYPES:
             query["cloud"] = _CLOUD_TYPES[wanted]
         kinds = [wanted] if wanted in _CLOUD_TYPES else list(_CLOUD_TYPES)
-        found = [self._offer(row, kind, gpu_count) for row in self._catalog(query) for kind in kinds]
+        rows = self._catalog(query)
+        with self._http.reading("GET", "/catalog/gpus"):
+            found = [self._offer(row, kind, gpu_count) for row in rows for kind in kinds]
         return [offer for offer in found if offer is not None]
 
     def _catalog(self, query: dict[str, str]) -> list[dict[str, Any]]:
-        rows = _rows(self._http.get("/catalog/gpus", query or None).body, "gpus")
+        with self._http.reading("GET", "/catalog/gpus"):
+            rows = _rows(self._http.get("/catalog/gpus", query or None).body, "gpus")
         # The catalog lists a GPU named "unknown". An id goes back to the cloud as it came, so one that cannot be shown is left out.
         return [row for row in rows if isinstance(row.get("id"), str) and _plain_id(row["id"]) and row["id"] != "unknown"]
 
@@ -135,10 +138,8 @@ class RunPod(Cloud):
             raise
         except errors.Forbidden as err:
             raise self._forbidden(err) from err
-        try:
+        with self._http.reading("POST", "/pods"):
             return read_pod(reply.body)
-        except errors.SchemaError as err:
-            raise errors.SchemaError(f"create answered HTTP {reply.status}, but: {err.message}", effect=errors.EFFECT_UNKNOWN) from err
 
     @staticmethod
     def _body(wish: model.PodWish, stamp: model.Stamp, offer: model.Offer) -> dict[str, Any]:
@@ -165,10 +166,17 @@ class RunPod(Cloud):
         return body
 
     def get(self, pod_id: str) -> model.Pod:
-        return read_pod(self._http.get(f"/pods/{_safe_id(pod_id)}").body)
+        path = f"/pods/{_safe_id(pod_id)}"
+        with self._http.reading("GET", path):
+            return read_pod(self._http.get(path).body)
 
     def list(self) -> list[model.Pod]:
         pods: dict[str, model.Pod] = {}
+        with self._http.reading("GET", "/pods"):
+            self._read_pages(pods)
+        return [*pods.values()]
+
+    def _read_pages(self, pods: dict[str, model.Pod]) -> None:
         cursor: str | None = None
         for _page in range(1000):
             body = self._http.get("/pods", {"limit": "1000", **({"cursor": cursor} if cursor else {})}).body
@@ -177,14 +185,14 @@ class RunPod(Cloud):
                 pods[pod.id] = pod
             pagination = body.get("pagination") or {}
             if not isinstance(pagination, dict):
-                raise errors.SchemaError("the list of pods has a pagination that is no object")
+                raise errors.SchemaError("a pagination that is no object")
             following = pagination.get("nextCursor")
             if not pagination.get("hasNextPage"):
-                return list(pods.values())
+                return
             if not following or following == cursor:
-                raise errors.SchemaError("the list of pods announces another page and does not say where it is")
+                raise errors.SchemaError("the announcement of another page and no word where it is")
             cursor = str(following)
-        raise errors.SchemaError("the list of pods does not end after 1000 pages")
+        raise errors.SchemaError("a list that does not end after 1000 pages")
 
     def start(self, pod_id: str) -> None:
         self._act(pod_id, "start")
@@ -207,7 +215,7 @@ class RunPod(Cloud):
 def read_pod(body: Any) -> model.Pod:
     """A pod from the wire; raises SchemaError when it lacks what a pod must have."""
     if not isinstance(body, dict):
-        raise errors.SchemaError("a pod that is no object")
+        raise errors.SchemaError("what is no pod")
     pod_id, name, status = body.get("id"), body.get("name"), body.get("status")
     if not isinstance(pod_id, str) or not model.POD_ID.match(pod_id) or not isinstance(name, str) or not isinstance(status, str):
         raise errors.SchemaError(f"a pod without a usable id, name or status: {errors.clean_text({'id': pod_id, 'status': status}, 120)}")
@@ -262,7 +270,7 @@ def _public(host: str) -> bool:
 def _rows(body: Any, key: str) -> list[dict[str, Any]]:
     rows = body.get(key) if isinstance(body, dict) else None
     if not isinstance(rows, list) or any(not isinstance(row, dict) for row in rows):
-        raise errors.SchemaError(f"an answer without a list of {key}")
+        raise errors.SchemaError(f"no list of {key}")
     return rows
 
 
