@@ -13,12 +13,22 @@ from typing import Any
 
 EFFECT_NONE = "none"
 EFFECT_UNKNOWN = "unknown"
+_LONGEST = 8000
 
 
 def clean_text(value: object, limit: int = 400) -> str:
     """One printable line of at most `limit` characters, from text that a stranger sent: no control, no bidirectional and no half characters."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(value)[: 16 * limit]).strip()
     return text if len(text) <= limit else text[: limit - 1] + "\u2026"
+
+
+def clean_tree(value: Any, limit: int = 400) -> Any:
+    """The same with every text in it as `clean_text` leaves it, keys too."""
+    if isinstance(value, dict):
+        return {clean_text(key, limit): clean_tree(one, limit) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean_tree(one, limit) for one in value]
+    return clean_text(value, limit) if isinstance(value, str) else value
 
 
 class PodcycleError(Exception):
@@ -167,6 +177,7 @@ def failure(error: PodcycleError) -> dict[str, Any]:
     """The failure that a module hands to fail_json: O(msg) for people, O(failure) for programs."""
     details = {key: value for key, value in error.details.items() if value is not None}
     return {
-        "msg": str(error),
-        "failure": {"code": error.code, "message": error.message, "effect": error.effect, "details": details},
+        # Every error quotes somebody: a cloud, a pod, a program.
+        "msg": clean_text(error, _LONGEST),
+        "failure": {"code": error.code, "message": clean_text(error.message, _LONGEST), "effect": error.effect, "details": clean_tree(details, _LONGEST)},
     }

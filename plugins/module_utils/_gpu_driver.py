@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import _nvml
-from ._errors import PodcycleError
+from ._errors import PodcycleError, clean_tree
 
 MINIMUM_DRIVER = {"cu130": (580, 65, 6), "cu128": (525, 60, 13)}
 BACKENDS = ("cpu", *MINIMUM_DRIVER)
@@ -46,7 +46,7 @@ class Driver:
 
 
 def read_driver() -> Driver:
-    return driver_of(_nvml.read())
+    return driver_of(clean_tree(_nvml.read()))
 
 
 def driver_of(found: dict[str, Any]) -> Driver:

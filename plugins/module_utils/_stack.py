@@ -19,7 +19,7 @@ from typing import Any
 
 from . import _machine, _nvml, _receipts
 from ._cutlass_tree import read_tree
-from ._errors import clean_text
+from ._errors import clean_text, clean_tree
 from ._toolkits import find_compat, find_toolkits, shell_path, winner
 from ._torch_proof import VERIFY, read_record, read_stamp, torch_files, venv_python_version
 from ._uv import find_uv, run_program
@@ -48,7 +48,7 @@ def read_stack(places: Places) -> dict[str, Any]:
             return otherwise
 
     path = read("shells", lambda: shell_path(places.workspace), os.environ.get("PATH", ""))
-    gpu = _nvml.read()
+    gpu = clean_tree(_nvml.read())
     stack: dict[str, Any] = {
         "os": read("os", _machine.read_os, {}),
         "arch": platform.machine(),
@@ -72,7 +72,8 @@ def read_stack(places: Places) -> dict[str, Any]:
     stack["fingerprint"] = fingerprint(stack["parts"])
     stack["receipts"] = read("receipts", lambda: _receipts.read_all(places.workspace, _receipts.machine_of(stack["parts"])), {})
     stack["seconds"] = round(time.monotonic() - started, 3)
-    return stack
+    said: dict[str, Any] = clean_tree(stack)
+    return said
 
 
 def read_cuda(workspace: Path, path: str) -> dict[str, Any]:

@@ -70,6 +70,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _guard
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import parse_time
 
 
@@ -101,8 +102,8 @@ def main() -> None:
         try:
             status = _guard.arm(folder, inspect.getsource(_guard), params["base_url"], moment.timestamp())
         except OSError as err:
-            module.fail_json(msg=f"cannot start the guard in {folder}: {err}")
-    module.exit_json(changed=changed, armed=bool(status.get("armed")), why=str(status.get("why") or ""), deadline=params["deadline"])
+            module.fail_json(msg=f"cannot start the guard in {folder}: {clean_text(err)}")
+    module.exit_json(changed=changed, armed=bool(status.get("armed")), why=clean_text(status.get("why") or ""), deadline=params["deadline"])
 
 
 if __name__ == "__main__":
