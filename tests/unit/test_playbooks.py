@@ -96,6 +96,7 @@ def refused(variables: dict[str, Any], tmp_path: Path) -> str:
         ({"stack_scope": "users"}, "none of auto, system and user"),
         ({"stack_roles": "cuda13"}, "no list out of node, cuda13"),
         ({"stack_roles": ["node", "cuda"]}, "no list out of node, cuda13"),
+        ({"stack_roles": []}, "stack_roles is [], which is no list out of node, cuda13"),
     ],
 )
 def test_what_is_mistyped_is_refused_first(variables: dict[str, Any], told: str, tmp_path: Path) -> None:
