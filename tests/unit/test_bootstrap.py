@@ -197,9 +197,23 @@ def test_a_second_one_waits_and_says_so(script: Callable[..., Path], run: Run, t
 
 
 def test_what_it_does_not_know_it_refuses(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
-    for words, told in ((["--wipe"], "--wipe is no option"), (["--workspace", "here"], "wants a folder"), (["--workspace", "/proc/w"], "cannot be written")):
+    mistyped = {
+        ("--wipe",): "--wipe is no option",
+        ("--workspace",): "wants a folder",
+        ("--workspace", "here"): "wants a folder",
+        ("-e",): "-e wants NAME=VALUE, such as -e pytorch_version=2.13.0",
+        ("-e", "--check"): "-e wants NAME=VALUE",
+        ("--check", "--extra-vars", "pytorch_version"): "--extra-vars wants NAME=VALUE",
+        ("-e", "=2"): "-e wants NAME=VALUE",
+    }
+    for words, told in mistyped.items():
         done = run("bash", script(), *words)
-        assert done.returncode == 1 and told in done.stderr
+        assert (done.returncode, done.stdout) == (2, "") and told in done.stderr and done.stderr.count("\n") == 1, done
+    done = run("bash", script(), "--workspace", "/proc/w")
+    assert done.returncode == 1 and "cannot be written" in done.stderr
+    for value in ("a=", "@more.yml", '{"a": 1}'):
+        done = run("bash", script(), "-e", value, "--workspace", "/proc/w")
+        assert done.returncode == 1 and "cannot be written" in done.stderr, value
     assert "--watchdog" in run("bash", script(), "--help").stdout
 
 
