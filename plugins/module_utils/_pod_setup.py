@@ -281,7 +281,7 @@ def set_up(setup: Setup, *, hooked: bool) -> int:
         write_whole(Path(os.environ["PODCYCLE_MARK"]), f"{setup.settings['payload']}\n")
     for line in cost_lines(setup):
         setup.say(line)
-    setup.tell_status("checked" if setup.check else "ok", 0)
+    setup.tell_status("ok", 0)
     setup.say("nothing was changed: this was a check" if setup.check else "Environment ready")
     return 0
 

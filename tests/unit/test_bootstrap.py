@@ -262,6 +262,19 @@ def test_a_container_goes_on_whatever_becomes_of_its_set_up(script: Callable[...
     assert done.returncode == 0 and "serving" in done.stdout
 
 
+def test_a_check_leaves_the_status_of_the_last_run(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    status = tmp_path / "w/.podcycle/bootstrap/status.json"
+    away = script(kind="gce", archive="/nowhere.tar.gz")
+    assert run("bash", away, "--check", "--workspace", tmp_path / "w").returncode == 1 and not status.exists()
+    assert run("bash", away, "--workspace", tmp_path / "w").returncode == 1
+    real = status.read_bytes()
+    assert run("bash", away, "--check", "--workspace", tmp_path / "w").returncode == 1
+    pod_state.Setup(tmp_path / "w", {}, 0.0, check=True).tell_status("ok", 0)
+    assert status.read_bytes() == real
+    pod_state.Setup(tmp_path / "w", {}, 0.0).tell_status("ok", 0)
+    assert status.read_bytes() != real
+
+
 # ---- its Python part -----------------------------------------------------------------------------------------
 
 
