@@ -13,18 +13,23 @@ import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ._aside import locked, write_json
 from ._gpu_driver import Driver, uncovered
 from ._machine import free_gib, nearest
 from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp, site_packages, venv_python_version
-from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers
+from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers, plain_name
+from ._unresolved import places, unresolved
 from ._uv import NETWORK, Uv, install_wheels, last_words, run_program, uv_environment
 
 
 class IndexUnreachable(TorchEnvError):
     code = "torch_index_unreachable"
+
+
+class NoSuchVersion(TorchEnvError):
+    """No index and no folder has what was asked for, or not together."""
 
 
 class NotVerified(TorchEnvError):
@@ -181,11 +186,24 @@ class TorchEnv:
             (self.wish.venv / LOCK).write_text(self.wish.lock, encoding="utf-8")
         done = install_wheels(uv, ["--python", str(self.python), *(more or []), *self.install_arguments()], self._environment())
         self.seconds["install"] = _since(started)
-        if done.returncode == 0:
-            return
-        what = f"install torch {self.wish.version} ({self.wish.backend}) into {self.wish.venv}"
-        said = last_words(done.stderr)
-        if NETWORK.search(done.stderr):
+        if done.returncode:
+            self._refuse(done.stderr)
+
+    def _refuse(self, told: str) -> NoReturn:
+        """Why uv did not install, in one sentence."""
+        wish, none, said = self.wish, unresolved(told), last_words(told)
+        what = f"install torch {wish.version} ({wish.backend}) into {wish.venv}"
+        if none:
+            extra = none.package in {plain_name(name) for name in wish.extra_packages}
+            hint = "set pytorch_version to one that exists, or name a folder or a mirror that has it by pytorch_find_links or pytorch_index_url"
+            if not none.package:
+                hint = "set pytorch_version and pytorch_extra_packages to what fits together"
+            elif extra:
+                hint = "set pytorch_extra_packages to what exists"
+            if wish.lock:
+                hint = "lock again with versions that exist"
+            raise NoSuchVersion(f"{what}: {none.sentence(places(wish.find_links, wish.index_url, wish.backend))}", hint=hint)
+        if NETWORK.search(told):
             raise IndexUnreachable(
                 f"{what}: the PyTorch package index could not be reached ({said})",
                 hint="check the machine's network, name a mirror with pytorch_index_url, or put the wheels into a folder and name it with pytorch_find_links",

@@ -153,8 +153,13 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
+def one_line(text: str) -> str:
+    """What a program said, without the frame that uv draws around it."""
+    return " ".join(line.strip(" \u2570\u2500\u25b6\u251c\u2502\u00d7") for line in text.strip().splitlines() if line.strip())
+
+
 def last_words(text: str, limit: int = 500) -> str:
-    words = " ".join(line.strip(" \u2570\u2500\u25b6\u251c\u2502\u00d7") for line in text.strip().splitlines() if line.strip())
+    words = one_line(text)
     return words if len(words) <= limit else "..." + words[-limit:]
 
 
