@@ -24,6 +24,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _bootstrap as 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_setup as pod_setup
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_state as pod_state
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv
 from support.world import ROOT
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -329,6 +330,21 @@ def test_the_environment_of_the_machine_reaches_uv_and_not_ansible(tmp_path: Pat
     env = pod_setup.environment(pod_state.Setup(tmp_path, {}, 0.0))
     assert env["UV_DEFAULT_INDEX"] == "http://i" and env["UV_FIND_LINKS"] == "/a,/b" and env["LC_ALL"] == "C.UTF-8"
     assert "PYTHONPATH" not in env and env["ANSIBLE_CONFIG"].startswith(str(tmp_path))
+
+
+def test_a_cache_that_cannot_be_written_is_no_matter_of_the_network(tmp_path: Path) -> None:
+    setup = pod_state.Setup(tmp_path, {}, 0.0)
+    setup.collection.mkdir(parents=True)
+    (setup.collection / "requirements-run.txt").write_text("ansible-core==2.19.0\n", encoding="utf-8")
+    program = tmp_path / "uv"
+    program.write_text("#!/bin/sh\necho \"error: Failed to initialize cache at $UV_CACHE_DIR: Permission denied (os error 13)\" >&2\nexit 2\n", encoding="utf-8")
+    program.chmod(0o755)
+    with pytest.raises(errors.PodcycleError) as caught:
+        pod_setup.bring_ansible(setup, Uv(program, "0.13.9"))
+    assert str(caught.value) == (
+        f"bring ansible-core: uv venv: its cache {tmp_path}/cache/uv cannot be written: Permission denied; "
+        "let this account write there, become root, or name another folder with --workspace DIR"
+    )
 
 
 def test_the_archive_holds_every_task_file_that_is_included(unpacked: Path) -> None:

@@ -274,6 +274,31 @@ def test_the_cache_brings_its_uv_along(tmp_path: Path, monkeypatch: pytest.Monke
     assert _uv.find_uv(tmp_path / "empty", cache_dir=tmp_path / "cache") == Uv(tmp_path / "cache" / "bin" / "uv", "0.13.9")
 
 
+NO_CACHE = {
+    "0.13": "error: Failed to initialize cache at `{cache}`\n  cause: failed to create directory `{cache}`: Permission denied (os error 13)",
+    "0.9": "error: failed to create directory `{cache}`: No such file or directory (os error 2)",
+    "a lock": "error: Could not acquire lock\n  cause: Could not create temporary file\n  cause: Permission denied (os error 13) at path \"{cache}/.tmpQx\"",
+    "below": "error: Failed to fetch: `https://i.example/torch/`\n  cause: failed to open file `{cache}/simple-v18/torch.rkyv`: Read-only file system (os error 30)",
+}
+
+
+@pytest.mark.parametrize("text", NO_CACHE)
+def test_a_cache_that_cannot_be_written_is_named_and_no_network_is_blamed(tmp_path: Path, text: str) -> None:
+    cache = tmp_path / "cache"
+    write_program(tmp_path / "uv", f"cat >&2 <<'E'\n{NO_CACHE[text].format(cache=cache)}\nE\nexit 2")
+    folder = cache / "simple-v18" if text == "below" else cache
+    with pytest.raises(UvError) as caught:
+        _uv.install_wheels(Uv(tmp_path / "uv", "0.13.9"), ["torch"], _uv.uv_environment(str(cache)))
+    assert str(caught.value).startswith(f"uv pip install: {folder}, in its cache, cannot be written: " if text == "below" else f"uv pip install: its cache {cache}")
+    assert "network" not in str(caught.value) and "set UV_CACHE_DIR to another folder" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["error: failed to open file `/venv/x`: Permission denied (os error 13)", "dns error", "failed to read `{cache}/a`: No such file (os error 2)"])
+def test_another_failure_of_uv_is_not_the_caches(tmp_path: Path, text: str) -> None:
+    write_program(tmp_path / "uv", f"echo '{text.format(cache=tmp_path / 'cache')}' >&2; exit 2")
+    assert Uv(tmp_path / "uv", "0.13.9").run(["pip", "install"], _uv.uv_environment(str(tmp_path / "cache"))).returncode == 2
+
+
 def test_byte_code_is_left_beside_the_cached_sources(tmp_path: Path) -> None:
     site, archive = tmp_path / "venv/lib/python3.11/site-packages/torch", tmp_path / "cache/archive-v0/abc/torch"
     for folder in (site / "__pycache__", archive):
