@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ class IndexUnreachable(TorchEnvError):
 
 
 class NoSuchVersion(TorchEnvError):
-    """No index and no folder has what was asked for, or not together."""
+    """No index and no folder has what was asked for."""
 
 
 class NotVerified(TorchEnvError):
@@ -90,11 +91,12 @@ class TorchEnv:
         return is_sound(self.wish.venv)
 
     def make(self, uv: Uv) -> dict[str, Any]:
-        """Bring the venv to the wish; the stamp comes last, so that a half-made venv never looks whole."""
+        """Bring the venv to the wish; the stamp goes before anything is touched and comes last, so that a half-made venv never looks whole."""
         with locked(self.wish.venv):
             if self.satisfied():
                 return self.record() or {}
             fresh = not self._starts() or self._other_python()
+            self._resolve(uv, fresh=fresh)
             self.stamp.unlink(missing_ok=True)
             try:
                 proof = self._bring(uv, fresh=fresh)
@@ -104,6 +106,32 @@ class TorchEnv:
                 # What cannot be mended in place is made anew.
                 proof = self._bring(uv, fresh=True)
             return self._write_stamp(uv, proof)
+
+    def _resolve(self, uv: Uv, *, fresh: bool) -> None:
+        """A wish that cannot come true leaves a healthy environment alone. It costs a second, and only where there is one to lose."""
+        record = self.record()
+        if record is None or record.get("fingerprint") == self.wish.fingerprint():
+            return
+        started, to_come = time.monotonic(), self._python_to_come() if fresh else ""
+        with tempfile.TemporaryDirectory(prefix="torch-wish-") as folder:
+            lock = Path(folder, "lock.txt")
+            lock.write_text(self.wish.lock, encoding="utf-8")
+            python = ["--python", str(self.python), *(["--python-version", to_come] if to_come else [])]
+            done = install_wheels(uv, ["--dry-run", *python, *self.install_arguments(lock, to_come)], self._environment())
+        self.seconds["resolve"] = _since(started)
+        if done.returncode:
+            try:
+                self._refuse(done.stderr)
+            except (NoSuchVersion, IndexUnreachable):
+                raise
+            except TorchEnvError:
+                # The interpreter that is to come may be another one than was thought.
+                if not fresh:
+                    raise
+
+    def _python_to_come(self) -> str:
+        least, own = self.wish.least_python, platform.python_version_tuple()[:2]
+        return ".".join(own if numbers(".".join(own)) >= numbers(least)[:2] else least.split(".")[:2]) if least else ""
 
     def _bring(self, uv: Uv, *, fresh: bool) -> dict[str, Any]:
         """In place as long as the interpreter starts: people install packages of their own into this environment."""
@@ -194,6 +222,7 @@ class TorchEnv:
         wish, none, said = self.wish, unresolved(told), last_words(told)
         what = f"install torch {wish.version} ({wish.backend}) into {wish.venv}"
         if none:
+            asked = "" if local_wheel(wish, self._python_tag()) else wish.backend
             extra = none.package in {plain_name(name) for name in wish.extra_packages}
             hint = "set pytorch_version to one that exists, or name a folder or a mirror that has it by pytorch_find_links or pytorch_index_url"
             if not none.package:
@@ -202,7 +231,8 @@ class TorchEnv:
                 hint = "set pytorch_extra_packages to what exists"
             if wish.lock:
                 hint = "lock again with versions that exist"
-            raise NoSuchVersion(f"{what}: {none.sentence(places(wish.find_links, wish.index_url, wish.backend))}", hint=hint)
+            error = TorchEnvError if none.why else NoSuchVersion
+            raise error(f"{what}: {none.sentence(places(wish.find_links, wish.index_url, asked))}", hint=hint)
         if NETWORK.search(told):
             raise IndexUnreachable(
                 f"{what}: the PyTorch package index could not be reached ({said})",
@@ -210,21 +240,21 @@ class TorchEnv:
             )
         raise TorchEnvError(f"{what}: uv said: {said}", hint="see which versions exist, or name a folder of wheels with pytorch_find_links")
 
-    def install_arguments(self) -> list[str]:
+    def install_arguments(self, lock: Path | None = None, python: str = "") -> list[str]:
         wish = self.wish
         arguments = [part for link in wish.find_links for part in ("--find-links", link)]
-        exact = local_wheel(wish, self._python_tag())
+        exact = local_wheel(wish, self._python_tag(python))
         if wish.index_url:
             arguments += ["--index", wish.index_url]
         elif exact is None:
             arguments += ["--torch-backend", wish.backend]
         if wish.lock:
-            return [*arguments, "--require-hashes", "--requirement", str(wish.venv / LOCK)]
+            return [*arguments, "--require-hashes", "--requirement", str(lock or wish.venv / LOCK)]
         return [*arguments, f"torch=={exact or wish.version}", "numpy", *wish.extra_packages]
 
-    def _python_tag(self) -> str:
+    def _python_tag(self, version: str = "") -> str:
         link = next(iter(sorted((self.wish.venv / "lib").glob("python3.*"))), None)
-        version = link.name.removeprefix("python") if link else ".".join(platform.python_version_tuple()[:2])
+        version = version or (link.name.removeprefix("python") if link else ".".join(platform.python_version_tuple()[:2]))
         return "cp" + version.replace(".", "")
 
     def _environment(self) -> dict[str, str]:

@@ -337,7 +337,8 @@ def test_a_cache_that_cannot_be_written_is_no_matter_of_the_network(tmp_path: Pa
     setup.collection.mkdir(parents=True)
     (setup.collection / "requirements-run.txt").write_text("ansible-core==2.19.0\n", encoding="utf-8")
     program = tmp_path / "uv"
-    program.write_text("#!/bin/sh\necho \"error: Failed to initialize cache at $UV_CACHE_DIR: Permission denied (os error 13)\" >&2\nexit 2\n", encoding="utf-8")
+    said = "error: Failed to initialize cache at $UV_CACHE_DIR: Permission denied (os error 13)"
+    program.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 2\n', encoding="utf-8")
     program.chmod(0o755)
     with pytest.raises(errors.PodcycleError) as caught:
         pod_setup.bring_ansible(setup, Uv(program, "0.13.9"))
