@@ -90,6 +90,23 @@ class TorchEnv:
     def sound(self) -> bool:
         return is_sound(self.wish.venv)
 
+    def diff(self) -> dict[str, str]:
+        """What is there and what is to come, in a line each."""
+        if self.satisfied():
+            return {"before": "", "after": ""}
+        stamp = read_stamp(self.wish.venv)
+        before = f"no proven torch in {self.wish.venv}"
+        if stamp is not None:
+            before = self._in_words(stamp.get("fingerprint") or {}, stamp.get("driver")) + ("" if self.sound() else ", damaged")
+        return {"before": f"{before}\n", "after": f"{self._in_words(self.wish.fingerprint(), self.driver.version)}\n"}
+
+    def _in_words(self, fingerprint: dict[str, Any], driver: str | None) -> str:
+        extra = ", ".join(fingerprint.get("extra_packages") or [])
+        more = (f" with {extra}" if extra else "") + (f" by the lock file {fingerprint['lock'][:12]}" if "lock" in fingerprint else "")
+        python = f", Python {fingerprint['python']} or later" if "python" in fingerprint else ""
+        proven = f", proven under driver {driver}" if driver else ""
+        return f"torch {fingerprint.get('torch')} ({fingerprint.get('backend')}){more} in {self.wish.venv}{python}{proven}"
+
     def make(self, uv: Uv) -> dict[str, Any]:
         """Bring the venv to the wish; the stamp goes before anything is touched and comes last, so that a half-made venv never looks whole."""
         with locked(self.wish.venv):

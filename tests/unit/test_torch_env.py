@@ -17,6 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _gpu_driver, _
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import BackendMismatch, Driver, DriverError, choose_backend
 from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import IndexUnreachable, NotVerified, TorchEnv, TorchEnvError, Wish
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, UvError
+from ansible_collections.podcycle.gpu.plugins.modules import torch_env
 
 H100 = Driver("580.95.05", ["NVIDIA H100 80GB HBM3"])
 UV = Uv(Path("/opt/bin/uv"), "0.13.9")
@@ -509,3 +510,28 @@ def test_a_file_named_torch_in_the_working_directory_is_not_imported(tmp_path: P
     monkeypatch.setattr(_torch_env, "run_program", lambda command, *rest, **more: seen.append(command) or played(command, *rest, **more))
     made.env.make(UV)
     assert seen[0][1] == "-I"
+
+
+def test_the_diff_says_what_comes_instead_of_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch, extra_packages=["chess==1.11.2"])
+    venv = made.env.wish.venv
+    assert made.env.diff() == {"before": f"no proven torch in {venv}\n", "after": f"torch 2.13.0 (cpu) with chess==1.11.2 in {venv}\n"}
+    made.env.make(UV)
+    assert made.env.diff() == {"before": "", "after": ""}
+    other = TorchEnv(wish(tmp_path, version="2.14.0", backend="cu130", lock="x"), H100)
+    assert other.diff() == {
+        "before": f"torch 2.13.0 (cpu) with chess==1.11.2 in {venv}\n",
+        "after": f"torch 2.14.0 (cu130) by the lock file 2d711642b726 in {venv}, proven under driver 580.95.05\n",
+    }
+    (venv / "lib/python3.11/site-packages/torch/__init__.py").unlink()
+    assert made.env.diff()["before"] == f"torch 2.13.0 (cpu) with chess==1.11.2 in {venv}, damaged\n"
+
+
+def test_the_module_returns_that_diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_env, "read_driver", Driver)
+    given: dict[str, Any] = {
+        "venv": str(tmp_path / "venv"), "bin_dir": str(tmp_path / "bin"), "version": "2.13.0", "backend": "auto", "accept_cpu_on_gpu": False, "python": None,
+        "extra_packages": [], "find_links": [], "lock": None, "index_url": None, "cache_dir": None, "uv_version": None,
+    }  # fmt: skip
+    changed, _found, diff = torch_env.converge(given, check_mode=True)
+    assert changed and diff["after"] == f"torch 2.13.0 (cpu) in {tmp_path}/venv\n"
