@@ -242,9 +242,9 @@ class TorchEnv:
             asked = "" if local_wheel(wish, self._python_tag()) else wish.backend
             extra = none.package in {plain_name(name) for name in wish.extra_packages}
             hint = "set pytorch_version to one that exists, or name a folder or a mirror that has it by pytorch_find_links or pytorch_index_url"
-            if not none.package:
+            if none.package not in ("torch", "numpy"):
                 hint = "set pytorch_version and pytorch_extra_packages to what fits together"
-            elif extra:
+            if extra:
                 hint = "set pytorch_extra_packages to what exists"
             if wish.lock:
                 hint = "lock again with versions that exist"

@@ -104,6 +104,10 @@ def test_a_cutlass_wheel_that_does_not_exist(tmp_path: Path, monkeypatch: pytest
             NEW % "there is no version of chess==99 and you require chess==99",
             "chess==99 does not exist in /w, PyTorch's index for cpu and the package index; set pytorch_extra_packages to what exists",
         ),
+        (
+            NEW % "there is no version of lib==3 and chess==9 depends on lib==3, we can conclude that chess==9 cannot be used. And because you require it",
+            "lib==3 does not exist in /w, PyTorch's index for cpu and the package index; set pytorch_version and pytorch_extra_packages to what fits together",
+        ),
         (CONFLICT, "no versions fit together: all versions of bar depend on foo<2 and you require bar, and you require foo==2.0; "
          "set pytorch_version and pytorch_extra_packages to what fits together"),
     ],
