@@ -18,6 +18,7 @@ from ._aside import made_aside, put_in_place, write_json
 from ._cuda_toolkit import SCHEMA, STAMP, CudaError, CudaNotVerified, Wish, number
 from ._fetch import fetch_checked, openpgp_fingerprints, read_key
 from ._machine import read_os
+from ._unresolved import places, unresolved
 from ._uv import Uv, install_wheels, last_words, run_program, uv_environment
 
 _EXTRAS = ("nvcc", "cudart", "cccl", "crt")
@@ -80,6 +81,12 @@ class Installer:
         if self.sources.index_url:
             arguments += ["--index", self.sources.index_url]
         done = install_wheels(uv, [*arguments, *wanted], environment)
+        none = unresolved(done.stderr) if done.returncode else None
+        if none:
+            raise CudaError(
+                f"{self.what} into {self.wish.prefix}: {none.sentence(places(self.sources.find_links, self.sources.index_url))}",
+                hint="set cuda13_version and cuda13_nvcc_version to a pair that exists, or name a folder or a mirror by cuda13_find_links or cuda13_index_url",
+            )
         if done.returncode:
             raise CudaError(
                 f"{self.what} into {self.wish.prefix}: {last_words(done.stderr)}",

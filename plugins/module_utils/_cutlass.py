@@ -21,6 +21,7 @@ from ._errors import PodcycleError
 from ._git import Git, bare_url
 from ._machine import free_gib
 from ._toolkits import find_toolkits, nvcc_version, shell_path
+from ._unresolved import places, unresolved
 from ._uv import Uv, base_python, install_wheels, last_words, run_program, uv_environment
 
 SYSTEM_LINK = Path("/opt/cutlass")
@@ -189,6 +190,12 @@ class Cutlass:
         if self.wish.index_url:
             arguments += ["--index", self.wish.index_url]
         done = install_wheels(self.bring_uv(), [*arguments, f"nvidia-cutlass=={number}.*"], uv_environment(self.wish.cache_dir))
+        none = unresolved(done.stderr) if done.returncode else None
+        if none:
+            raise CutlassError(
+                f"{self.wish.what}: {none.sentence(places(self.wish.find_links, self.wish.index_url))}",
+                hint="set cutlass_version to one that exists, or name a folder or a mirror that has it by cutlass_find_links or cutlass_index_url",
+            )
         if done.returncode:
             raise CutlassError(f"{self.wish.what}: {last_words(done.stderr)}", hint="name a folder or a mirror by cutlass_find_links or cutlass_index_url")
         return part / "site" / "cutlass_library" / "source"

@@ -17,6 +17,7 @@ import pwd
 import re
 import shutil
 import stat
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from ._errors import PodcycleError
 STATES = ("file", "folder", "link", "block", "absent")
 _MODE = re.compile(r"0[0-7]{3,4}")
 _NOBODY = -1
+# What a diff shows of a file's content.
+_SHOWN_LINES, _SHOWN_BYTES, _COMPARED_BYTES = 60, 4096, 200_000
 
 
 class FileSetError(PodcycleError):
@@ -90,7 +93,7 @@ class Change:
         if this.gid != other.gid:
             lines.append(f"group: {names.get('group') or _name_of(this.gid, user=False)}")
         head = "".join(f"{line}\n" for line in lines)
-        return head + _shown(this.content) if this.kind == "file" and this.content != other.content else head
+        return head + _shown(this.content, other.content) if this.kind == "file" and this.content != other.content else head
 
 
 class FileSet:
@@ -362,10 +365,22 @@ def _name_of(number: int, *, user: bool) -> str:
     return str(number)
 
 
-def _shown(content: bytes) -> str:
-    if b"\0" in content or len(content) > 100_000:
-        return f"({len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()})\n"
+def _shown(content: bytes, other: bytes) -> str:
+    """The text, or what to know it by where the change would fill the screen."""
+    if content and _is_long(content, other):
+        lines = len(content.splitlines())
+        size = f"{len(content)} bytes" if b"\0" in content else f"{lines} line{'' if lines == 1 else 's'}"
+        return f"({size}, sha256 {hashlib.sha256(content).hexdigest()[:12]}\u2026)\n"
     return content.decode("utf-8", "replace")
+
+
+def _is_long(one: bytes, other: bytes) -> bool:
+    """By the lines that differ: of a person's long start file only our block does."""
+    if b"\0" in one + other or len(one) + len(other) > _COMPARED_BYTES:
+        return True
+    first, second = Counter(one.splitlines(True)), Counter(other.splitlines(True))
+    changed = (first - second) + (second - first)
+    return changed.total() > _SHOWN_LINES or sum(len(line) * count for line, count in changed.items()) > _SHOWN_BYTES
 
 
 def _explained(verb: str, path: Path, error: OSError) -> FileSetError:

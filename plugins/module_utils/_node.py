@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ._packages import STATUS, missing
+from ._packages import STATUS, missing, programs
 from ._uv_tool import Tool, missing_tools
 
 INFINIBAND = Path("/sys/class/infiniband")
@@ -35,6 +35,7 @@ def read_node(packages: list[str], tools: list[Tool], account: str, group: str) 
         "systemd": os.path.isdir("/run/systemd/system"),
         "infiniband": has_infiniband(),
         "missing_packages": missing(packages) if STATUS.exists() else packages,
+        "programs": programs(packages),
         "missing_tools": missing_tools(tools),
         "account": read_account(account) if account else None,
         "group": read_group(group) if group else None,

@@ -20,6 +20,19 @@ from ._uv import run_program
 
 STATUS = Path("/var/lib/dpkg/status")
 LISTS = Path("/var/lib/apt/lists")
+USR = Path("/usr")
+# What a package is wanted for, below USR: dpkg does not see when it is deleted behind its back.
+PROGRAMS = {
+    "build-essential": ("bin/g++", "bin/gcc", "bin/make"),
+    "ca-certificates": ("sbin/update-ca-certificates",),
+    "curl": ("bin/curl",),
+    "git": ("bin/git",),
+    "python3-dev": ("bin/python3-config",),
+    "python3-pip": ("bin/pip3",),
+    "rclone": ("bin/rclone",),
+    "rsync": ("bin/rsync",),
+    "tmux": ("bin/tmux",),
+}
 # Debian's policy for package names, with what apt takes behind them: an architecture, a version.
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
 _OLD_SECONDS = 24 * 3600
@@ -39,13 +52,13 @@ def check_names(names: Iterable[str]) -> None:
             raise UsageError(f"install packages: {name!r} is not the name of a Debian package, such as git or git=1:2.39.5-0+deb12u2")
 
 
-def installed(status: Path = STATUS) -> dict[str, str]:
+def installed() -> dict[str, str]:
     """Version of each package that is wholly installed; virtual names that these provide have none."""
     found: dict[str, str] = {}
     try:
-        text = status.read_text(encoding="utf-8", errors="replace")
+        text = STATUS.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise PackagesError(f"read {status}: {error.strerror}; this machine has no dpkg: only Debian and Ubuntu are supported") from error
+        raise PackagesError(f"read {STATUS}: {error.strerror}; this machine has no dpkg: only Debian and Ubuntu are supported") from error
     for stanza in text.split("\n\n"):
         if "\nStatus: install ok installed" not in stanza and "\nStatus: hold ok installed" not in stanza:
             continue
@@ -58,17 +71,43 @@ def installed(status: Path = STATUS) -> dict[str, str]:
     return found
 
 
-def missing(names: list[str], status: Path = STATUS) -> list[str]:
+def missing(names: list[str]) -> list[str]:
+    """Those that are not installed in the wanted version, or whose programs are gone."""
     check_names(names)
     if not names:
         return []
-    there = installed(status)
+    there = installed()
 
     def fits(name: str) -> bool:
         package, _equals, version = name.partition("=")
-        return package in there and version in ("", there[package])
+        return package in there and version in ("", there[package]) and not lost_programs([name])
 
     return [name for name in names if not fits(name)]
+
+
+def programs(names: list[str]) -> list[str]:
+    """Where these packages put what they are wanted for."""
+    return sorted({str(USR / path) for name in names for path in PROGRAMS.get(re.split("[:=]", name)[0], ())})
+
+
+def lost_programs(names: list[str]) -> list[str]:
+    """Those of them that are not there; somebody's own of that name in /usr/local will do."""
+    own = USR / "local"
+    return [path for path in programs(names) if not (os.access(path, os.X_OK) or os.access(own / Path(path).relative_to(USR), os.X_OK))]
+
+
+def _holders(paths: list[str]) -> list[str]:
+    """The packages that these files came with, and for a link those of what it leads to: g++ is one, into another package."""
+    done = run_program(["dpkg", "-S", *map(_end_of, paths)], timeout=60)
+    return sorted(set(re.findall(r"^([a-z0-9][a-z0-9+.-]+(?::[a-z0-9]+)?)(?:, [^/]+)?: /", done.stdout, re.MULTILINE)))
+
+
+def _end_of(path: str) -> str:
+    for _link in range(8):
+        if not os.path.islink(path):
+            break
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    return path
 
 
 def install(names: list[str]) -> None:
@@ -83,11 +122,16 @@ def install(names: list[str]) -> None:
     refreshed = _lists_are_old()
     if refreshed:
         _refresh(what, environment)
-    done = run_program([*_GET, *_KEEP, "install", "--no-install-recommends", *names], environment, timeout=1800)
+    there = installed()
+    lost = lost_programs([name for name in names if name.partition("=")[0] in there])
+    # For apt a package is there as long as dpkg says so.
+    words = ["--reinstall", *dict.fromkeys((*names, *_holders(lost)))] if lost else names
+    command = [*_GET, *_KEEP, "install", "--no-install-recommends", *words]
+    done = run_program(command, environment, timeout=1800)
     if done.returncode and not refreshed:
         # Lists that name versions which the archive no longer has answer 404.
         _refresh(what, environment)
-        done = run_program([*_GET, *_KEEP, "install", "--no-install-recommends", *names], environment, timeout=1800)
+        done = run_program(command, environment, timeout=1800)
     if done.returncode:
         raise PackagesError(f"{what}: {_said(done.stdout + done.stderr)}", hint=_advice(done.stdout + done.stderr))
     left = missing(names)

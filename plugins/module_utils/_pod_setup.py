@@ -26,7 +26,7 @@ from typing import Any
 
 from ._errors import PodcycleError, clean_text
 from ._pod_state import Setup, cost_lines, earlier_phases, hook, install_self, write_whole
-from ._uv import Uv, find_uv, install_uv, keep_uv, run_program
+from ._uv import Uv, UvCacheError, find_uv, install_uv, keep_uv, run_program
 
 LOCK_FD = 9
 # ansible-core 2.19 is the oldest that this collection takes, and it starts on Python 3.11 only.
@@ -85,6 +85,15 @@ def bring_uv(setup: Setup) -> Uv:
 
 
 def bring_ansible(setup: Setup, uv: Uv, *, afresh: bool = False) -> None:
+    try:
+        _bring_ansible(setup, uv, afresh=afresh)
+    except UvCacheError as error:
+        # The cache of a set-up lies in its workspace, whatever UV_CACHE_DIR says.
+        hint = "let this account write there, become root, or name another folder with --workspace DIR"
+        raise SetupError(f"bring ansible-core: {error.message}", hint=hint) from error
+
+
+def _bring_ansible(setup: Setup, uv: Uv, *, afresh: bool) -> None:
     """ansible-core in an environment of its own; its stamp comes last, so that what a kill left behind is made again."""
     stamp = setup.venv / ".podcycle-stamp"
     pins = ansible_pins(setup)
@@ -281,7 +290,7 @@ def set_up(setup: Setup, *, hooked: bool) -> int:
         write_whole(Path(os.environ["PODCYCLE_MARK"]), f"{setup.settings['payload']}\n")
     for line in cost_lines(setup):
         setup.say(line)
-    setup.tell_status("checked" if setup.check else "ok", 0)
+    setup.tell_status("ok", 0)
     setup.say("nothing was changed: this was a check" if setup.check else "Environment ready")
     return 0
 

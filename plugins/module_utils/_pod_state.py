@@ -105,8 +105,11 @@ class Setup:
         self.note(name, time.monotonic() - started)
 
     def tell_status(self, state: str, exit_code: int | None = None, cause: str = "") -> None:
+        """How the set-up stands; a check has nothing to say about the last one."""
+        if self.check:
+            return
         taken = {name: round(seconds, 2) for name, seconds in (*self.phases, *self.parts)}
-        about = {"payload": self.settings.get("payload", ""), "version": self.settings.get("version", ""), "check": self.check, "pid": os.getpid()}
+        about = {"payload": self.settings.get("payload", ""), "version": self.settings.get("version", ""), "pid": os.getpid()}
         row = {"state": state, "exit": exit_code, "cause": cause, "changed": self.changed, "ts": now(), "seconds": self.seconds, "phases": taken, **about}
         with contextlib.suppress(OSError):
             write_whole(self.state / "status.json", json.dumps(row, indent=1) + "\n")

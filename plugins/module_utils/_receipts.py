@@ -25,7 +25,7 @@ from ._file_set import block_of
 from ._job_runner import process_started
 from ._shell_env import MARKER, SYSTEM_BASHRC, SYSTEM_PROFILE
 
-SCHEMA = 2
+SCHEMA = 3
 FOLDER = ".podcycle/receipts"
 PARTS = ".podcycle/stack/parts.json"
 # Python and git write into these when they only read.
@@ -35,7 +35,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
 def signature(path: str) -> list[Any] | None:
-    """None for what is not there. Folders change with what is put into them, and are known by their mode and owner."""
+    """None for what is not there. Folders change with what is put into them, and are known by their mode and owner; links by where they lead, if anywhere."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -43,7 +43,8 @@ def signature(path: str) -> list[Any] | None:
     about = [stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid]
     if stat.S_ISDIR(status.st_mode):
         return about
-    return [*about, status.st_size, status.st_mtime_ns, os.readlink(path) if stat.S_ISLNK(status.st_mode) else ""]
+    target = [os.readlink(path), os.path.exists(path)] if stat.S_ISLNK(status.st_mode) else [""]
+    return [*about, status.st_size, status.st_mtime_ns, *target]
 
 
 def tree_digest(top: str) -> str | None:

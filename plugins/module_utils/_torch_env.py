@@ -10,21 +10,27 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ._aside import locked, write_json
 from ._gpu_driver import Driver, uncovered
 from ._machine import free_gib, nearest
 from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp, site_packages, venv_python_version
-from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers
+from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers, plain_name
+from ._unresolved import places, unresolved
 from ._uv import NETWORK, Uv, install_wheels, last_words, run_program, uv_environment
 
 
 class IndexUnreachable(TorchEnvError):
     code = "torch_index_unreachable"
+
+
+class NoSuchVersion(TorchEnvError):
+    """No index and no folder has what was asked for."""
 
 
 class NotVerified(TorchEnvError):
@@ -84,12 +90,30 @@ class TorchEnv:
     def sound(self) -> bool:
         return is_sound(self.wish.venv)
 
+    def diff(self) -> dict[str, str]:
+        """What is there and what is to come, in a line each."""
+        if self.satisfied():
+            return {"before": "", "after": ""}
+        stamp = read_stamp(self.wish.venv)
+        before = f"no proven torch in {self.wish.venv}"
+        if stamp is not None:
+            before = self._in_words(stamp.get("fingerprint") or {}, stamp.get("driver")) + ("" if self.sound() else ", damaged")
+        return {"before": f"{before}\n", "after": f"{self._in_words(self.wish.fingerprint(), self.driver.version)}\n"}
+
+    def _in_words(self, fingerprint: dict[str, Any], driver: str | None) -> str:
+        extra = ", ".join(fingerprint.get("extra_packages") or [])
+        more = (f" with {extra}" if extra else "") + (f" by the lock file {fingerprint['lock'][:12]}" if "lock" in fingerprint else "")
+        python = f", Python {fingerprint['python']} or later" if "python" in fingerprint else ""
+        proven = f", proven under driver {driver}" if driver else ""
+        return f"torch {fingerprint.get('torch')} ({fingerprint.get('backend')}){more} in {self.wish.venv}{python}{proven}"
+
     def make(self, uv: Uv) -> dict[str, Any]:
-        """Bring the venv to the wish; the stamp comes last, so that a half-made venv never looks whole."""
+        """Bring the venv to the wish; the stamp goes before anything is touched and comes last, so that a half-made venv never looks whole."""
         with locked(self.wish.venv):
             if self.satisfied():
                 return self.record() or {}
             fresh = not self._starts() or self._other_python()
+            self._resolve(uv, fresh=fresh)
             self.stamp.unlink(missing_ok=True)
             try:
                 proof = self._bring(uv, fresh=fresh)
@@ -99,6 +123,32 @@ class TorchEnv:
                 # What cannot be mended in place is made anew.
                 proof = self._bring(uv, fresh=True)
             return self._write_stamp(uv, proof)
+
+    def _resolve(self, uv: Uv, *, fresh: bool) -> None:
+        """A wish that cannot come true leaves a healthy environment alone. It costs a second, and only where there is one to lose."""
+        record = self.record()
+        if record is None or record.get("fingerprint") == self.wish.fingerprint():
+            return
+        started, to_come = time.monotonic(), self._python_to_come() if fresh else ""
+        with tempfile.TemporaryDirectory(prefix="torch-wish-") as folder:
+            lock = Path(folder, "lock.txt")
+            lock.write_text(self.wish.lock, encoding="utf-8")
+            python = ["--python", str(self.python), *(["--python-version", to_come] if to_come else [])]
+            done = install_wheels(uv, ["--dry-run", *python, *self.install_arguments(lock, to_come)], self._environment())
+        self.seconds["resolve"] = _since(started)
+        if done.returncode:
+            try:
+                self._refuse(done.stderr)
+            except (NoSuchVersion, IndexUnreachable):
+                raise
+            except TorchEnvError:
+                # The interpreter that is to come may be another one than was thought.
+                if not fresh:
+                    raise
+
+    def _python_to_come(self) -> str:
+        least, own = self.wish.least_python, platform.python_version_tuple()[:2]
+        return ".".join(own if numbers(".".join(own)) >= numbers(least)[:2] else least.split(".")[:2]) if least else ""
 
     def _bring(self, uv: Uv, *, fresh: bool) -> dict[str, Any]:
         """In place as long as the interpreter starts: people install packages of their own into this environment."""
@@ -181,32 +231,47 @@ class TorchEnv:
             (self.wish.venv / LOCK).write_text(self.wish.lock, encoding="utf-8")
         done = install_wheels(uv, ["--python", str(self.python), *(more or []), *self.install_arguments()], self._environment())
         self.seconds["install"] = _since(started)
-        if done.returncode == 0:
-            return
-        what = f"install torch {self.wish.version} ({self.wish.backend}) into {self.wish.venv}"
-        said = last_words(done.stderr)
-        if NETWORK.search(done.stderr):
+        if done.returncode:
+            self._refuse(done.stderr)
+
+    def _refuse(self, told: str) -> NoReturn:
+        """Why uv did not install, in one sentence."""
+        wish, none, said = self.wish, unresolved(told), last_words(told)
+        what = f"install torch {wish.version} ({wish.backend}) into {wish.venv}"
+        if none:
+            asked = "" if local_wheel(wish, self._python_tag()) else wish.backend
+            extra = none.package in {plain_name(name) for name in wish.extra_packages}
+            hint = "set pytorch_version to one that exists, or name a folder or a mirror that has it by pytorch_find_links or pytorch_index_url"
+            if none.package not in ("torch", "numpy"):
+                hint = "set pytorch_version and pytorch_extra_packages to what fits together"
+            if extra:
+                hint = "set pytorch_extra_packages to what exists"
+            if wish.lock:
+                hint = "lock again with versions that exist"
+            error = TorchEnvError if none.why else NoSuchVersion
+            raise error(f"{what}: {none.sentence(places(wish.find_links, wish.index_url, asked))}", hint=hint)
+        if NETWORK.search(told):
             raise IndexUnreachable(
                 f"{what}: the PyTorch package index could not be reached ({said})",
                 hint="check the machine's network, name a mirror with pytorch_index_url, or put the wheels into a folder and name it with pytorch_find_links",
             )
         raise TorchEnvError(f"{what}: uv said: {said}", hint="see which versions exist, or name a folder of wheels with pytorch_find_links")
 
-    def install_arguments(self) -> list[str]:
+    def install_arguments(self, lock: Path | None = None, python: str = "") -> list[str]:
         wish = self.wish
         arguments = [part for link in wish.find_links for part in ("--find-links", link)]
-        exact = local_wheel(wish, self._python_tag())
+        exact = local_wheel(wish, self._python_tag(python))
         if wish.index_url:
             arguments += ["--index", wish.index_url]
         elif exact is None:
             arguments += ["--torch-backend", wish.backend]
         if wish.lock:
-            return [*arguments, "--require-hashes", "--requirement", str(wish.venv / LOCK)]
+            return [*arguments, "--require-hashes", "--requirement", str(lock or wish.venv / LOCK)]
         return [*arguments, f"torch=={exact or wish.version}", "numpy", *wish.extra_packages]
 
-    def _python_tag(self) -> str:
+    def _python_tag(self, version: str = "") -> str:
         link = next(iter(sorted((self.wish.venv / "lib").glob("python3.*"))), None)
-        version = link.name.removeprefix("python") if link else ".".join(platform.python_version_tuple()[:2])
+        version = version or (link.name.removeprefix("python") if link else ".".join(platform.python_version_tuple()[:2]))
         return "cp" + version.replace(".", "")
 
     def _environment(self) -> dict[str, str]:

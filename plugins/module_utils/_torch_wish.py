@@ -59,7 +59,7 @@ def check_lock(lock: str, version: str, extra_packages: list[str]) -> None:
         raise TorchEnvError(f"{what}: it pins torch to {pinned or 'nothing'}; set pytorch_version to what it pins, or lock again")
     if "--hash=" not in lock:
         raise TorchEnvError(f"{what}: it has no hashes; make it with: uv pip compile --generate-hashes")
-    missing = [name for name in ("numpy", *extra_packages) if _plain(re.split(r"[\s\[<>=!~;@]", name, maxsplit=1)[0]) not in pins]
+    missing = [name for name in ("numpy", *extra_packages) if plain_name(name) not in pins]
     if missing:
         raise TorchEnvError(f"{what}: it does not pin {', '.join(missing)}; lock again with them")
 
@@ -68,6 +68,10 @@ def cached_torch(cache: Path, wish: Any) -> bool:
     """Whether an unpacked torch of this version lies in uv's cache."""
     wanted = f"torch-{wish.version.partition('+')[0]}"
     return any(found.name.startswith((f"{wanted}.dist-info", f"{wanted}+")) for found in cache.glob("archive-v*/*/torch-*.dist-info"))
+
+
+def plain_name(requirement: str) -> str:
+    return _plain(re.split(r"[\s\[<>=!~;@]", requirement, maxsplit=1)[0])
 
 
 def _plain(name: str) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -22,8 +23,17 @@ LEAST_VERSION = (0, 9, 0)
 NETWORK = re.compile(r"(?i)failed to fetch|error sending request|dns error|connection refused|timed? ?out|could not connect|tunnel|unreachable")
 
 
+_OS_ERROR = re.compile(r"([A-Z][\w -]+) \(os error (\d+)\)")
+# EPERM, EACCES, EROFS; and where the cache is to be made also ENOENT, EEXIST and ENOTDIR.
+_FORBIDDEN, _IN_THE_WAY = {1, 13, 30}, {2, 17, 20}
+
+
 class UvError(PodcycleError):
     code = "uv"
+
+
+class UvCacheError(UvError):
+    remedy = "let this account write there, or set UV_CACHE_DIR to another folder (for a role: pytorch_cache_dir, cutlass_cache_dir or cuda13_cache_dir)"
 
 
 def run_program(command: list[str], environment: dict[str, str] | None = None, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
@@ -44,7 +54,26 @@ class Uv:
     version: str
 
     def run(self, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        return run_program([str(self.path), *arguments], environment)
+        done = run_program([str(self.path), *arguments], environment)
+        trouble = _cache_trouble(done.stderr, environment.get("UV_CACHE_DIR", "")) if done.returncode else ""
+        if trouble:
+            raise UvCacheError(f"uv {' '.join(itertools.takewhile(lambda word: not word.startswith('-'), arguments))}: {trouble}")
+        return done
+
+
+def _cache_trouble(said: str, cache: str) -> str:
+    """Which folder of its cache uv could not write; it names that among the causes of anything, also of a failed download."""
+    error, making = _OS_ERROR.search(said), re.search(r"(?i)failed to initialize cache(?: at `(/[^`]+)`)?", said)
+    home = Path(cache or (making and making.group(1)) or "uv")
+    named = [path for path in map(Path, re.findall(r"[`\"](/[^`\"]+)[`\"]", said)) if path.is_relative_to(home)]
+    if error is None or not (making or named):
+        return ""
+    if int(error.group(2)) not in (_FORBIDDEN | _IN_THE_WAY if making or "failed to create directory" in said else _FORBIDDEN):
+        return ""
+    folder = named[-1] if named else home
+    if folder != home and (folder.suffix or folder.name.startswith(".tmp")):
+        folder = folder.parent
+    return f"{f'its cache {home}' if folder == home else f'{folder}, in its cache,'} cannot be written: {error.group(1)}"
 
 
 def find_uv(bin_dir: Path, wanted: str = "", cache_dir: Path | None = None) -> Uv | None:
@@ -153,8 +182,13 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
+def one_line(text: str) -> str:
+    """What a program said, without the frame that uv draws around it."""
+    return " ".join(line.strip(" \u2570\u2500\u25b6\u251c\u2502\u00d7") for line in text.strip().splitlines() if line.strip())
+
+
 def last_words(text: str, limit: int = 500) -> str:
-    words = " ".join(line.strip(" \u2570\u2500\u25b6\u251c\u2502\u00d7") for line in text.strip().splitlines() if line.strip())
+    words = one_line(text)
     return words if len(words) <= limit else "..." + words[-limit:]
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ._errors import PodcycleError, UsageError
 from ._file_set import Entry, FileSet
-from ._uv import find_uv, install_uv, run_program
+from ._unresolved import places, unresolved
+from ._uv import find_links_of, find_uv, install_uv, last_words, run_program
 
 STAMP = ".podcycle-tool.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -80,7 +81,11 @@ class Tool:
         ):
             done = uv.run(arguments, environment)
             if done.returncode:
-                said = " ".join(done.stderr.split())[-300:]
+                none = unresolved(done.stderr)
+                if none:
+                    sentence = none.sentence(places(find_links_of([])))
+                    raise UvToolError(f"install {requirement} into {self.venv}: {sentence}", hint="name a version that exists, or leave it out")
+                said = last_words(done.stderr, 300)
                 raise UvToolError(f"install {requirement} into {self.venv}: {said}", hint="check the version and the machine's network, or leave it out")
         done = run_program([str(self.program), *self.probe], environment, timeout=120)
         if done.returncode:

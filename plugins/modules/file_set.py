@@ -12,6 +12,7 @@ version_added: 0.1.0
 description:
   - Brings any number of folders, files, links and marked blocks to their wanted state with one task.
   - All of them are looked at before the first is written. Each file is written aside and renamed into place.
+  - The diff shows at most 60 lines or 4 KiB of a file that differ; of longer ones the number of lines and the sha256.
 extends_documentation_fragment:
   - podcycle.gpu.attributes
   - podcycle.gpu.files

@@ -101,11 +101,17 @@ node:
       returned: always
       sample: false
     missing_packages:
-      description: Those of O(packages) that are not installed.
+      description: Those of O(packages) that are not installed, or whose program was deleted behind dpkg's back.
       type: list
       elements: str
       returned: always
       sample: [rsync]
+    programs:
+      description: Where well-known ones of O(packages) put the program that they are wanted for, whether or not it is there.
+      type: list
+      elements: str
+      returned: always
+      sample: [/usr/bin/git, /usr/bin/rsync]
     missing_tools:
       description: Packages of those of O(tools) that are not installed.
       type: list

@@ -11,6 +11,7 @@ short_description: Install missing Debian packages
 version_added: 0.1.0
 description:
   - Installs by C(apt-get) what is missing, and nothing else. The package lists are read anew only when they are older than a day, or when they do not serve.
+  - A well-known package whose program was deleted behind dpkg's back, such as C(git) without C(/usr/bin/git), is installed again.
   - Needs neither C(python3-apt) nor a certain interpreter, and finishes what an interrupted run left half-configured.
 extends_documentation_fragment:
   - podcycle.gpu.attributes
@@ -37,7 +38,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 installed:
-  description: The packages that were missing and are installed now, or would be in check mode.
+  description: The packages that were missing, or without their program, and are installed now, or would be in check mode.
   returned: success
   type: list
   elements: str

@@ -88,7 +88,7 @@ attributes:
     support: full
   diff_mode:
     description: Returns details on what has changed when in diff mode.
-    support: none
+    support: full
 """
 
 EXAMPLES = r"""
@@ -234,7 +234,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import Tor
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import base_python, find_links_of, find_uv, install_uv, keep_byte_code, keep_uv
 
 
-def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[str, Any]]:
+def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[str, Any], dict[str, str]]:
     driver = read_driver()
     bin_dir, wanted = Path(params["bin_dir"]), params["uv_version"] or ""
     cache_dir = Path(params["cache_dir"] or os.environ.get("UV_CACHE_DIR") or bin_dir.parent / "cache" / "uv")
@@ -255,16 +255,17 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
     env = TorchEnv(wish, driver)
     env.preflight()
     if env.satisfied():
-        return False, describe(env, env.record() or {}, None)
+        return False, describe(env, env.record() or {}, None), {"before": "", "after": ""}
+    diff = env.diff()
     if check_mode:
-        return True, describe(env, {}, None)
+        return True, describe(env, {}, None), diff
     started = time.monotonic()
     uv = find_uv(bin_dir, wanted, cache_dir) or install_uv(bin_dir, wanted)
     env.seconds["uv"] = round(time.monotonic() - started, 2)
     record = env.make(uv)
     keep_uv(uv, cache_dir)
     keep_byte_code(env.wish.venv, cache_dir)
-    return True, describe(env, record, uv)
+    return True, describe(env, record, uv), diff
 
 
 def main() -> None:
@@ -286,10 +287,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        changed, found = converge(module.params, check_mode=module.check_mode)
+        changed, found, diff = converge(module.params, check_mode=module.check_mode)
     except PodcycleError as error:
         module.fail_json(**failure(error))
-    module.exit_json(changed=changed, torch_env=found)
+    module.exit_json(changed=changed, torch_env=found, diff=diff)
 
 
 if __name__ == "__main__":

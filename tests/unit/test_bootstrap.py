@@ -24,6 +24,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _bootstrap as 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_setup as pod_setup
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_state as pod_state
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv
 from support.world import ROOT
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -197,9 +198,23 @@ def test_a_second_one_waits_and_says_so(script: Callable[..., Path], run: Run, t
 
 
 def test_what_it_does_not_know_it_refuses(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
-    for words, told in ((["--wipe"], "--wipe is no option"), (["--workspace", "here"], "wants a folder"), (["--workspace", "/proc/w"], "cannot be written")):
+    mistyped = {
+        ("--wipe",): "--wipe is no option",
+        ("--workspace",): "wants a folder",
+        ("--workspace", "here"): "wants a folder",
+        ("-e",): "-e wants NAME=VALUE, such as -e stack=cpu",
+        ("-e", "--check"): "-e wants NAME=VALUE",
+        ("--check", "--extra-vars", "pytorch_version"): "--extra-vars wants NAME=VALUE",
+        ("-e", "=2"): "-e wants NAME=VALUE",
+    }
+    for words, told in mistyped.items():
         done = run("bash", script(), *words)
-        assert done.returncode == 1 and told in done.stderr
+        assert (done.returncode, done.stdout) == (2, "") and told in done.stderr and done.stderr.count("\n") == 1, done
+    done = run("bash", script(), "--workspace", "/proc/w")
+    assert done.returncode == 1 and "cannot be written" in done.stderr
+    for value in ("a=", "@more.yml", '{"a": 1}'):
+        done = run("bash", script(), "-e", value, "--workspace", "/proc/w")
+        assert done.returncode == 1 and "cannot be written" in done.stderr, value
     assert "--watchdog" in run("bash", script(), "--help").stdout
 
 
@@ -246,6 +261,19 @@ def test_a_container_goes_on_whatever_becomes_of_its_set_up(script: Callable[...
     entry = script(kind="runpod", archive="/nowhere.tar.gz", workspace=str(tmp_path / "w"), then=["sh", "-c", "echo serving; sleep 1"])
     done = run("bash", entry)
     assert done.returncode == 0 and "serving" in done.stdout
+
+
+def test_a_check_leaves_the_status_of_the_last_run(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    status = tmp_path / "w/.podcycle/bootstrap/status.json"
+    away = script(kind="gce", archive="/nowhere.tar.gz")
+    assert run("bash", away, "--check", "--workspace", tmp_path / "w").returncode == 1 and not status.exists()
+    assert run("bash", away, "--workspace", tmp_path / "w").returncode == 1
+    real = status.read_bytes()
+    assert run("bash", away, "--check", "--workspace", tmp_path / "w").returncode == 1
+    pod_state.Setup(tmp_path / "w", {}, 0.0, check=True).tell_status("ok", 0)
+    assert status.read_bytes() == real
+    pod_state.Setup(tmp_path / "w", {}, 0.0).tell_status("ok", 0)
+    assert status.read_bytes() != real
 
 
 # ---- its Python part -----------------------------------------------------------------------------------------
@@ -302,6 +330,22 @@ def test_the_environment_of_the_machine_reaches_uv_and_not_ansible(tmp_path: Pat
     env = pod_setup.environment(pod_state.Setup(tmp_path, {}, 0.0))
     assert env["UV_DEFAULT_INDEX"] == "http://i" and env["UV_FIND_LINKS"] == "/a,/b" and env["LC_ALL"] == "C.UTF-8"
     assert "PYTHONPATH" not in env and env["ANSIBLE_CONFIG"].startswith(str(tmp_path))
+
+
+def test_a_cache_that_cannot_be_written_is_no_matter_of_the_network(tmp_path: Path) -> None:
+    setup = pod_state.Setup(tmp_path, {}, 0.0)
+    setup.collection.mkdir(parents=True)
+    (setup.collection / "requirements-run.txt").write_text("ansible-core==2.19.0\n", encoding="utf-8")
+    program = tmp_path / "uv"
+    said = "error: Failed to initialize cache at $UV_CACHE_DIR: Permission denied (os error 13)"
+    program.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 2\n', encoding="utf-8")
+    program.chmod(0o755)
+    with pytest.raises(errors.PodcycleError) as caught:
+        pod_setup.bring_ansible(setup, Uv(program, "0.13.9"))
+    assert str(caught.value) == (
+        f"bring ansible-core: uv venv: its cache {tmp_path}/cache/uv cannot be written: Permission denied; "
+        "let this account write there, become root, or name another folder with --workspace DIR"
+    )
 
 
 def test_the_archive_holds_every_task_file_that_is_included(unpacked: Path) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -82,6 +83,30 @@ def test_refused_before_anything_is_written(tmp_path: Path, entries: list[Entry]
 def test_check_mode_knows_an_owner_that_comes_later(tmp_path: Path) -> None:
     (change,) = FileSet([Entry("/d", "folder", group="made-by-an-earlier-task")], tmp_path, check_mode=True).converge()
     assert "group: made-by-an-earlier-task" in change.diff()["after"]
+
+
+def test_a_long_program_is_one_line_of_the_diff_and_a_small_change_is_shown(tmp_path: Path) -> None:
+    program = "".join(f"line {number}\n" for number in range(412))
+    digest = hashlib.sha256(program.encode()).hexdigest()[:12]
+
+    def diff(content: str) -> tuple[str, str]:
+        (change,) = FileSet([Entry("/p", content=content, mode="0644")], tmp_path).converge()
+        told = change.diff()
+        return told["before"], told["after"]
+
+    assert diff(program) == ("", f"state: file\nmode: 0644\n(412 lines, sha256 {digest}\u2026)\n")
+    # A person's own long start file, with our block: what changes is short.
+    (change,) = FileSet([Entry("/p", "block", marker="m", text="x")], tmp_path).converge()
+    assert change.diff()["after"] == change.diff()["before"] + "# BEGIN m\nx\n# END m\n"
+    before, after = diff(program.replace("line", "row"))
+    assert before.startswith("(415 lines, sha256 ") and after.startswith("(412 lines, sha256 ") and before != after
+    (change,) = FileSet([Entry("/p", "absent")], tmp_path).converge()
+    assert change.diff()["before"].endswith("\u2026)\n") and change.diff()["after"] == ""
+    small = "".join(f"setting_{number} = {number}\n" for number in range(60))
+    assert diff(small) == ("", f"state: file\nmode: 0644\n{small}")
+    before, after = diff("x" * 5000)
+    assert (before, after.split(",")[0]) == (f"(60 lines, sha256 {hashlib.sha256(small.encode()).hexdigest()[:12]}\u2026)\n", "(1 line")
+    assert diff("\0\0")[1].startswith("(2 bytes, sha256 ")
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

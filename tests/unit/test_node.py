@@ -9,12 +9,14 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _node, _packages, _pod_service
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError
 from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import Entry
 from ansible_collections.podcycle.gpu.plugins.module_utils._pod_service import Service, ServiceError, Systemd, converge
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv_tool import Tool, missing_tools
+from support.world import ROOT
 
 GIT = "Package: git\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:2.39.5-0+deb12u2\n"
 STATUS = f"""{GIT}
@@ -71,7 +73,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setattr(_packages.os, "geteuid", lambda: 0)
     monkeypatch.setattr(_packages, "LISTS", made.lists)
-    monkeypatch.setattr(_packages, "missing", lambda names, status=made.status, look=_packages.missing: look(names, status))
+    monkeypatch.setattr(_packages, "STATUS", made.status)
+    monkeypatch.setattr(_packages, "USR", tmp_path)
+    for name in ("git", "rsync"):
+        made.tool(name)
     return made
 
 
@@ -123,6 +128,47 @@ def test_apt_says_why(machine: Machine, update: str, install: str, sentence: str
     machine.apt(update, install)
     with pytest.raises(PodcycleError, match=sentence):
         _packages.install(["rsync"])
+
+
+def test_a_program_deleted_behind_dpkgs_back_is_missed_and_reinstalled(machine: Machine) -> None:
+    (machine.lists / "x_Packages").touch()
+    git = machine.root / "bin/git"
+    git.unlink()
+    assert _packages.missing(["git", "mawk"]) == ["git"]
+    machine.tool("dpkg", f'[ "$1" != -S ] || [ "$2" != {git} ] || {{ echo "diversion by x from: $2"; echo "git: $2"; }}')
+    machine.apt(install=f"[ ! -e {git} ] && cp {machine.root}/bin/rsync {git}")
+    _packages.install(["git"])
+    assert _packages.missing(["git"]) == []
+    assert machine.calls.read_text().splitlines()[-1].endswith("install --no-install-recommends --reinstall git")
+    git.unlink()
+    (machine.root / "local/bin").mkdir(parents=True)
+    (machine.root / "bin/rsync").rename(machine.root / "local/bin/git")
+    assert _packages.missing(["git:amd64"]) == [], "somebody's own in /usr/local will do"
+
+
+def test_the_package_behind_a_link_is_reinstalled(machine: Machine) -> None:
+    """g++ is a link, and the compiler itself comes with another package than build-essential."""
+    (machine.lists / "x_Packages").touch()
+    machine.status.write_text("Package: build-essential\nStatus: install ok installed\nVersion: 12.9\n")
+    for name in ("gcc", "make"):
+        machine.tool(name)
+    compiler, link = machine.root / "bin/x86-g++-12", machine.root / "bin/g++"
+    link.symlink_to("g++-12")
+    (machine.root / "bin/g++-12").symlink_to(compiler)
+    assert _packages.missing(["build-essential=12.9"]) == ["build-essential=12.9"]
+    machine.tool("dpkg", f'[ "$1 $2" != "-S {compiler}" ] || echo "g++-12: $2"')
+    machine.apt(install=f"cp {machine.root}/bin/make {compiler}")
+    _packages.install(["build-essential"])
+    assert machine.calls.read_text().splitlines()[-1].endswith("--reinstall build-essential g++-12")
+
+
+def test_the_node_names_the_programs_that_its_receipt_watches(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_node, "STATUS", machine.status)
+    found = _node.read_node(["git", "git:amd64", "nothing"], [], "", "")
+    assert (found["programs"], found["missing_packages"]) == ([f"{machine.root}/bin/git"], ["nothing"])
+    assert "node_found.node.programs" in (ROOT / "roles/node/vars/main.yml").read_text(encoding="utf-8")
+    wanted = yaml.safe_load((ROOT / "roles/node/defaults/main.yml").read_text(encoding="utf-8"))["node_packages"]
+    assert set(wanted) - set(_packages.PROGRAMS) == {"python3-venv"}, "which brings no program of its own"
 
 
 def test_packages_need_root(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,11 +96,38 @@ def refused(variables: dict[str, Any], tmp_path: Path) -> str:
         ({"stack_scope": "users"}, "none of auto, system and user"),
         ({"stack_roles": "cuda13"}, "no list out of node, cuda13"),
         ({"stack_roles": ["node", "cuda"]}, "no list out of node, cuda13"),
+        ({"stack_roles": []}, "stack_roles is [], which is no list out of node, cuda13"),
     ],
 )
 def test_what_is_mistyped_is_refused_first(variables: dict[str, Any], told: str, tmp_path: Path) -> None:
     said = refused(variables, tmp_path)
     assert told in said and bool(said) == bool(told), said
+
+
+def test_the_trainer_says_in_a_diff_what_it_does(tmp_path: Path) -> None:
+    """Its task is a command, which has no diff of its own."""
+    role = tmp_path / "roles" / "chess_training"
+    role.parent.mkdir()
+    role.symlink_to(ROOT / "roles/chess_training")
+    (tmp_path / "venv/lib/python3.12/site-packages").mkdir(parents=True)
+    given = {
+        "ansible_python_interpreter": sys.executable,
+        "chess_training_src_dir": str(tmp_path / "src"),
+        "chess_training_venv": str(tmp_path / "venv"),
+        "chess_training_uv": "/bin/true",
+    }
+    tasks = [{"ansible.builtin.include_role": {"name": "chess_training"}}]
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": given, "tasks": tasks}
+    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml"), "--check"]
+    env = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_REMOTE_TEMP": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    for words, told in ((["--diff"], True), ([], False)):
+        done = subprocess.run([*command, *words], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        files = len(list((ROOT / "roles/chess_training/files/chess_trainer").glob("*.py"))) + 1
+        sentence = f"would write {files} and remove 0 files for {tmp_path}/src/chess_trainer and install numpy"
+        assert (sentence in done.stdout) is told, done.stdout
+    assert not (tmp_path / "src").exists()
 
 
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:

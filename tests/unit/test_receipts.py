@@ -119,6 +119,16 @@ def test_a_start_file_that_comes_without_our_block_is_no_touch(pod: Path, monkey
     assert look(pod)["why"] == f"{pod}/.podcycle/env.sh was changed", "this one is ours alone"
 
 
+def test_a_link_whose_end_is_lost(pod: Path) -> None:
+    """A command may be a link, such as g++, and what it leads to is what was deleted."""
+    (pod / "link").symlink_to("note")
+    _receipts.sign_all(pod, {"tool": {"digest": "d1", "paths": [str(pod / "link")]}}, dict(STACK), write=True)
+    (pod / "note").write_text("another", encoding="utf-8")
+    assert look(pod)["stands"]
+    (pod / "note").unlink()
+    assert look(pod)["why"] == f"{pod}/link was changed"
+
+
 def test_a_volume_on_another_machine_stands_for_nothing(pod: Path) -> None:
     _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True)
     other = {"parts": {**STACK["parts"], "driver": "570.86.10"}}

@@ -17,6 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _gpu_driver, _
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import BackendMismatch, Driver, DriverError, choose_backend
 from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import IndexUnreachable, NotVerified, TorchEnv, TorchEnvError, Wish
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, UvError
+from ansible_collections.podcycle.gpu.plugins.modules import torch_env
 
 H100 = Driver("580.95.05", ["NVIDIA H100 80GB HBM3"])
 UV = Uv(Path("/opt/bin/uv"), "0.13.9")
@@ -137,15 +138,21 @@ def fake_venv(venv: Path) -> None:
 class Made:
     """A TorchEnv whose uv and interpreter are played."""
 
-    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, proof: dict[str, Any] | None = None, install: str = "", **changes: Any) -> None:
+    def __init__(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, proof: dict[str, Any] | None = None, install: str = "", resolve: str = "", **changes: Any
+    ) -> None:
         self.calls: list[str] = []
+        self.words: list[list[str]] = []
         self.env = TorchEnv(wish(tmp_path, **changes), Driver())
 
         def run(uv: Uv, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-            self.calls.append(" ".join(arguments[:2]).removesuffix(" --quiet"))
+            dry = "--dry-run" in arguments
+            self.calls.append("resolve" if dry else " ".join(arguments[:2]).removesuffix(" --quiet"))
+            self.words.append(arguments)
             if arguments[0] == "venv":
                 fake_venv(self.env.wish.venv)
-            return subprocess.CompletedProcess(arguments, 1 if install and arguments[0] == "pip" else 0, "", install)
+            said = (resolve if dry else install) if arguments[0] == "pip" else ""
+            return subprocess.CompletedProcess(arguments, int(bool(said)), "", said)
 
         def verify(command: list[str], environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
             self.calls.append("verify")
@@ -202,17 +209,80 @@ def test_another_driver_is_proven_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert not TorchEnv(made.env.wish, H100).satisfied()
 
 
+OFFLINE = "  x Failed to fetch: `https://download.example/whl`\n  dns error"
+IMPOSSIBLE = "No solution found: Because there is no version of torch==9.9.9 and you require torch==9.9.9, we can conclude"
+
+
 def test_a_failed_installation_leaves_no_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Made(tmp_path, monkeypatch).env.make(UV)
-    broken = Made(tmp_path, monkeypatch, version="2.12.0", install="  x Failed to fetch: `https://download.example/whl`\n  dns error")
+    broken = Made(tmp_path, monkeypatch, version="2.12.0", install=OFFLINE)
     with pytest.raises(IndexUnreachable, match="could not be reached .*pytorch_find_links"):
         broken.env.make(UV)
     assert not broken.env.stamp.exists()
 
 
+@pytest.mark.parametrize("said", [IMPOSSIBLE, OFFLINE, "disk on fire"])
+@pytest.mark.parametrize("change", [{"version": "9.9.9"}, {"extra_packages": ["chess==99"]}, {"lock": "torch==2.13.0 --hash=x"}])
+def test_an_impossible_wish_leaves_a_healthy_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, change: dict[str, Any]) -> None:
+    made = Made(tmp_path, monkeypatch)
+    made.env.make(UV)
+    assert "resolve" not in made.calls, "nothing was at risk"
+    before = {path: path.read_bytes() for path in made.env.wish.venv.rglob("*") if path.is_file()}
+    other = Made(tmp_path, monkeypatch, resolve=said, **change)
+    with pytest.raises(TorchEnvError):
+        other.env.make(UV)
+    assert {words[0] for words in other.words} == {"pip"} and all("--dry-run" in words for words in other.words)
+    assert {path: path.read_bytes() for path in made.env.wish.venv.rglob("*") if path.is_file()} == before and made.env.satisfied()
+
+
+def test_a_possible_wish_is_resolved_first_and_unstamped_while_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Made(tmp_path, monkeypatch).env.make(UV)
+    other = Made(tmp_path, monkeypatch, version="2.12.0")
+    played = Uv.run
+
+    def run(uv: Uv, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        assert other.env.stamp.exists() is ("--dry-run" in arguments), "a kill during the installation leaves no stamp"
+        return played(uv, arguments, environment)
+
+    monkeypatch.setattr(Uv, "run", run)
+    other.env.make(UV)
+    assert other.calls[1:] == ["resolve", "pip install", "verify"] and other.env.satisfied()
+
+
+def test_nothing_is_resolved_for_another_driver_or_a_damaged_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch)
+    made.env.make(UV)
+    driven = Made(tmp_path, monkeypatch)
+    driven.env.driver = Driver("580.95.05")
+    driven.env.make(UV)
+    (made.env.wish.venv / "lib/python3.11/site-packages/torch/__init__.py").unlink()
+    damaged = Made(tmp_path, monkeypatch, version="2.12.0", install=OFFLINE)
+    with pytest.raises(IndexUnreachable):
+        damaged.env.make(UV)
+    assert "resolve" not in driven.calls + damaged.calls
+
+
+@pytest.mark.parametrize(("said", "stays"), [(IMPOSSIBLE, True), (OFFLINE, True), ("no ABI tag", False), ("", False)])
+def test_another_python_asks_only_whether_the_versions_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, stays: bool) -> None:
+    """The interpreter that is to come is not there yet, so that nothing else can be told from this answer."""
+    made = Made(tmp_path, monkeypatch)
+    made.env.make(UV)
+    (made.env.wish.venv / "pyvenv.cfg").write_text("version = 3.11.7\n")
+    monkeypatch.setattr(_torch_env, "choose_python", lambda *_args: ("/usr/bin/python3", ""))
+    monkeypatch.setattr(TorchEnv, "_create", lambda *_args: made.calls.append("anew"))
+    other = Made(tmp_path, monkeypatch, version="2.12.0", python="", least_python="99.1", resolve=said)
+    if stays:
+        with pytest.raises(TorchEnvError, match="torch==9.9.9 does not exist|could not be reached"):
+            other.env.make(UV)
+    else:
+        other.env.make(UV)
+    assert ("anew" in made.calls, made.env.satisfied()) == (not stays, stays)
+    assert other.words[0][other.words[0].index("--python-version") + 1] == "99.1"
+
+
 def test_an_unknown_version_is_not_called_a_network_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Made(tmp_path, monkeypatch, install="Because there is no version of torch==9.9 your requirements are unsatisfiable")
-    with pytest.raises(TorchEnvError, match="uv said: Because there is no version") as caught:
+    with pytest.raises(TorchEnvError, match="torch==9.9 does not exist in PyTorch's index for cpu and the package index; set pytorch_version") as caught:
         made.env.make(UV)
     assert not isinstance(caught.value, IndexUnreachable)
 
@@ -272,6 +342,31 @@ def test_the_cache_brings_its_uv_along(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(_uv.sys, "executable", str(tmp_path / "bin" / "python"))
     assert _uv.find_uv(tmp_path / "empty") is None
     assert _uv.find_uv(tmp_path / "empty", cache_dir=tmp_path / "cache") == Uv(tmp_path / "cache" / "bin" / "uv", "0.13.9")
+
+
+NO_CACHE = {
+    "0.13": "error: Failed to initialize cache at `{cache}`\n  cause: failed to create directory `{cache}`: Permission denied (os error 13)",
+    "0.9": "error: failed to create directory `{cache}`: No such file or directory (os error 2)",
+    "a lock": "error: Could not acquire lock\n  cause: Permission denied (os error 13) at path \"{cache}/.tmpQx\"",
+    "below": "error: Failed to fetch: `https://i.example`\n  cause: failed to open file `{cache}/simple-v18/torch.rkyv`: Read-only file system (os error 30)",
+}
+
+
+@pytest.mark.parametrize("text", NO_CACHE)
+def test_a_cache_that_cannot_be_written_is_named_and_no_network_is_blamed(tmp_path: Path, text: str) -> None:
+    cache = tmp_path / "cache"
+    write_program(tmp_path / "uv", f"cat >&2 <<'E'\n{NO_CACHE[text].format(cache=cache)}\nE\nexit 2")
+    told = f"{cache}/simple-v18, in its cache, cannot be written: Read-only" if text == "below" else f"its cache {cache} cannot be written: "
+    with pytest.raises(UvError) as caught:
+        _uv.install_wheels(Uv(tmp_path / "uv", "0.13.9"), ["torch"], _uv.uv_environment(str(cache)))
+    assert str(caught.value).startswith(f"uv pip install: {told}")
+    assert "network" not in str(caught.value) and "set UV_CACHE_DIR to another folder" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["failed to open `/venv`: Permission denied (os error 13)", "dns error", "failed to read `{cache}/a`: No file (os error 2)"])
+def test_another_failure_of_uv_is_not_the_caches(tmp_path: Path, text: str) -> None:
+    write_program(tmp_path / "uv", f"echo '{text.format(cache=tmp_path / 'cache')}' >&2; exit 2")
+    assert Uv(tmp_path / "uv", "0.13.9").run(["pip", "install"], _uv.uv_environment(str(tmp_path / "cache"))).returncode == 2
 
 
 def test_byte_code_is_left_beside_the_cached_sources(tmp_path: Path) -> None:
@@ -415,3 +510,28 @@ def test_a_file_named_torch_in_the_working_directory_is_not_imported(tmp_path: P
     monkeypatch.setattr(_torch_env, "run_program", lambda command, *rest, **more: seen.append(command) or played(command, *rest, **more))
     made.env.make(UV)
     assert seen[0][1] == "-I"
+
+
+def test_the_diff_says_what_comes_instead_of_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch, extra_packages=["chess==1.11.2"])
+    venv = made.env.wish.venv
+    assert made.env.diff() == {"before": f"no proven torch in {venv}\n", "after": f"torch 2.13.0 (cpu) with chess==1.11.2 in {venv}\n"}
+    made.env.make(UV)
+    assert made.env.diff() == {"before": "", "after": ""}
+    other = TorchEnv(wish(tmp_path, version="2.14.0", backend="cu130", lock="x"), H100)
+    assert other.diff() == {
+        "before": f"torch 2.13.0 (cpu) with chess==1.11.2 in {venv}\n",
+        "after": f"torch 2.14.0 (cu130) by the lock file 2d711642b726 in {venv}, proven under driver 580.95.05\n",
+    }
+    (venv / "lib/python3.11/site-packages/torch/__init__.py").unlink()
+    assert made.env.diff()["before"] == f"torch 2.13.0 (cpu) with chess==1.11.2 in {venv}, damaged\n"
+
+
+def test_the_module_returns_that_diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_env, "read_driver", Driver)
+    given: dict[str, Any] = {
+        "venv": str(tmp_path / "venv"), "bin_dir": str(tmp_path / "bin"), "version": "2.13.0", "backend": "auto", "accept_cpu_on_gpu": False, "python": None,
+        "extra_packages": [], "find_links": [], "lock": None, "index_url": None, "cache_dir": None, "uv_version": None,
+    }  # fmt: skip
+    changed, _found, diff = torch_env.converge(given, check_mode=True)
+    assert changed and diff["after"] == f"torch 2.13.0 (cpu) in {tmp_path}/venv\n"
