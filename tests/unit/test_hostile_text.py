@@ -222,8 +222,9 @@ def machine_tasks(tmp_path: Path, texts: dict[str, str]) -> list[dict[str, Any]]
     # In the place of ssh: a host that is a payload says it and hangs up, any other one does what it is told.
     script(tmp_path / "bin" / "ssh", f'for word; do shift; case $word in text-*) cat {tmp_path}/$word >&2; exit 12;; there) exec "$@";; esac; done; exit 13')
     pull = {"direction": "pull", "src": str(tmp_path / "odd"), "dest": str(tmp_path / "pulled"), "patterns": ["*.json"], "tries": 1}
+    event = {"run_dir": str(tmp_path / "run"), "stage": "push", "status": "failed", "cause": "{{ ansible_failed_result }}", "task": "Push"}
     rescue = [
-        {"podcycle.gpu.run_event": {"run_dir": str(tmp_path / "run"), "stage": "push", "status": "failed", "cause": "{{ ansible_failed_result }}", "task": "x"}},
+        {"podcycle.gpu.run_event": event},
         {"ansible.builtin.debug": {"msg": "HEARD {{ ansible_failed_result.msg }}"}},
     ]
     tasks: list[dict[str, Any]] = []
