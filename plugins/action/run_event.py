@@ -53,8 +53,12 @@ class ActionModule(ActionBase):
         if self._task.check_mode or not folder.path.is_dir():
             return {"changed": False, "ok": True}
         if args["status"] == "judge":
-            look_into_silence(folder, args["stage"], args["hosts"], task_vars.get("hostvars") or {})
-            return self._judge(args, folder)
+            try:
+                look_into_silence(folder, args["stage"], args["hosts"], task_vars.get("hostvars") or {})
+                return self._judge(args, folder)
+            except OSError as err:
+                told = _unwritten(folder, err)
+                return {"changed": False, "ok": False, "failed": args["fail"], "msg": f"stage {args['stage']} cannot be judged: {told}; make room"}
         message: str = args["message"]
         details: dict[str, Any] = {}
         if args["cause"] is not None:
@@ -63,7 +67,7 @@ class ActionModule(ActionBase):
             folder.event(args["stage"], args["status"], phase=args["phase"], host=host, message=message, details=details or None)
         except OSError as err:
             # A full disk must not keep anybody from giving pods back; the report will fail over it.
-            display.warning(f"{folder.path / 'events.jsonl'} cannot be written: {err.strerror}")
+            _unwritten(folder, err)
         if args["status"] == "failed" and args["fail"]:
             return {"changed": False, "failed": True, "msg": f"{args['stage']}{f' on {host}' if host else ''}: {message}"}
         return {"changed": False, "ok": True}
@@ -78,6 +82,12 @@ class ActionModule(ActionBase):
         folder.event(args["stage"], "failed", phase=f"{args['stage']}.verdict", message=f"{len(found)} of {len(args['hosts'])} pods failed")
         text = f"stage {args['stage']} failed{f' on {first.host}' if first.host else ''}: {first.cause}"
         return {"changed": False, "ok": False, "failed": args["fail"], "msg": f"{text}; run the stage again with: -e run_id={folder.path.name}"}
+
+
+def _unwritten(folder: RunFolder, err: OSError) -> str:
+    told = f"{folder.path / 'events.jsonl'} cannot be written: {err.strerror}"
+    display.warning(told)
+    return told
 
 
 def look_into_silence(folder: RunFolder, stage: str, hosts: list[str], hostvars: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from ansible.utils.display import Display
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._report import choose_ending, cost_document, observations, summarise, terminal_lines
 from ansible_collections.podcycle.gpu.plugins.module_utils._report_html import page
-from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, troubles
+from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
 
 display = Display()
 
@@ -79,18 +79,22 @@ class ActionModule(ActionBase):
     def _work(self, args: dict[str, Any]) -> dict[str, Any]:
         folder = RunFolder(Path(args["run_dir"]))
         if not args["write"]:
-            return self._choose(args, folder)
+            return self._choose(args, folder, check_mode=bool(self._task.check_mode))
         check_mode = bool(self._task.check_mode)
         if check_mode and not folder.path.is_dir():
             return {"changed": True}
         ending = args["ending"] or args["on_end"]
         summary = summarise(folder, args["hosts"], ending=ending, audit=args["audit"], whole_cycle=args["whole_cycle"], command=typed(context.CLIARGS))
+        unwritable = "" if check_mode else folder.unwritable()
+        if unwritable:
+            # It comes first: the others may only seem so, since nothing was noted.
+            summary.troubles.insert(0, Trouble("stop", "", f"{unwritable}; make room, then type the same command again"))
         files: dict[str, Any] = {
             "cost.json": cost_document(summary),
             "reports/observations.md": observations(summary, folder.events()),
             "reports/report.html": page(summary),
         }
-        changed = [name for name, content in files.items() if folder.write(name, content, check_mode=check_mode)]
+        changed = [name for name, content in files.items() if not unwritable and folder.write(name, content, check_mode=check_mode)]
         result: dict[str, Any] = {"changed": bool(changed), "ok": summary.ok, "cost_usd": files["cost.json"]["cost_usd"], "still_open": summary.still_open}
         if check_mode:
             return result
@@ -103,11 +107,12 @@ class ActionModule(ActionBase):
         return result
 
     @staticmethod
-    def _choose(args: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    def _choose(args: dict[str, Any], folder: RunFolder, *, check_mode: bool) -> dict[str, Any]:
         everything, records = folder.events(), folder.since_start()
         found = troubles(records, STAGES[:-1], args["hosts"]) if args["whole_cycle"] else []
         choice = {name: args[name] for name in ("on_end", "on_failure", "hold_minutes", "whole_cycle")}
-        ending = choose_ending(found, records, **choice, earlier=everything[: len(everything) - len(records)])
+        earlier = everything[: len(everything) - len(records)]
+        ending = choose_ending(found, records, **choice, earlier=earlier, unwritable="" if check_mode else folder.unwritable())
         pods = folder.read("provision.json").get("pods") or []
         known = [{"id": pod.get("id"), "name": pod.get("name")} for pod in pods if isinstance(pod, dict)]
         refused = ending == "terminate" and any(trouble.stage == "start" for trouble in found)

@@ -56,15 +56,20 @@ def choose_ending(
     hold_minutes: int,
     whole_cycle: bool,
     earlier: Sequence[dict[str, Any]] = (),
+    unwritable: str = "",
 ) -> str:
     """How the leases end: terminate, stop, keep, or hold for artifacts that could not be brought home or opened.
 
-    `records` are the events of this pass, `earlier` those before it.
+    `records` are the events of this pass, `earlier` those before it. Where nothing could be written, the events are not all there: from
+    the training on nobody knows then what came home.
     """
+    if whole_cycle and unwritable:
+        begun = any(record["stage"] == "train" and record["status"] == "started" for record in records) or left_behind(earlier)
+        return "hold" if begun and hold_minutes > 0 else "terminate"
     if not whole_cycle or not found:
         return on_end
     trained = {record.get("host") for record in records if _ended_well(record, "train") and record.get("host")}
-    lost = any(trouble.stage == "collect" and trouble.host in trained for trouble in found)
+    lost = any(trouble.stage == "collect" and (trouble.host in trained or trained and not trouble.host) for trouble in found)
     lost = lost or bool(trained) and any(trouble.stage == "validate" for trouble in found)
     lost = lost or any(trouble.stage == "start" for trouble in found) and left_behind(earlier)
     if hold_minutes > 0 and (on_failure == "hold" or lost):

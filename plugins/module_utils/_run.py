@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,20 @@ class RunFolder:
             write_atomic(path, text)
         return True
 
+    def unwritable(self) -> str:
+        """Why nothing can be written here now; empty when something can."""
+        try:
+            handle, name = tempfile.mkstemp(prefix=".probe.", dir=self.path)
+            try:
+                os.write(handle, b" " * 4096)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+                os.unlink(name)
+        except OSError as err:
+            return f"{self.path} cannot be written: {err.strerror}"
+        return ""
+
     # ---- events -------------------------------------------------------------------------------
 
     def event(self, stage: str, status: str, *, phase: str = "", host: str = "", message: str = "", details: Any = None) -> dict[str, Any]:
@@ -98,7 +114,9 @@ class RunFolder:
         handle = os.open(self.path / "events.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            os.write(handle, b"\n" * self._torn() + (json.dumps(record) + "\n").encode())
+            line = b"\n" * self._torn() + (json.dumps(record) + "\n").encode()
+            if os.write(handle, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / "events.jsonl"))
         finally:
             os.close(handle)
         return record

@@ -96,3 +96,45 @@ def test_collect_fails_then_the_next_run_collects(world: Any, wait_until: Any) -
     assert world.pod_ids("held") == [pod_id]
     assert (world.run_dir("held") / "collected" / "run_artifacts" / "model.pt").is_file()
     world.nothing_bills()
+
+
+# In each Python of the playbook: from the moment that FLAG is there, nothing goes into a file below FOLDER.
+FULL_DISK = """
+import errno, os
+def guard(real):
+    def full(handle, *rest):
+        if os.path.exists({flag!r}) and os.readlink("/proc/self/fd/%d" % handle).startswith({folder!r}):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, *rest)
+    return full
+os.write, os.fsync = guard(os.write), guard(os.fsync)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "held"),
+    [
+        ("collect", True),
+        pytest.param("start", False, marks=pytest.mark.chaos),
+        pytest.param("train", True, marks=pytest.mark.chaos),
+        pytest.param("stop", False, marks=pytest.mark.chaos),
+    ],
+)
+def test_a_full_disk_under_the_run_folder_keeps_no_pod_alive_unseen(world: Any, wait_until: Any, stage: str, held: bool) -> None:
+    """No event, verdict or report can be written any more: the pods are given back, or held for what they have made, and the run says why."""
+    flag, site = world.path / "full", world.path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(FULL_DISK.format(flag=str(flag), folder=str(world.run_dir("full"))), encoding="utf-8")
+    run = world.begin("cycle.yml", run_id="full", env={"PYTHONPATH": str(site)})
+    wait_until(lambda: world.event("full", stage, "started") or run.process.poll() is not None, 120, f"the stage {stage}")
+    flag.touch()
+    result = run.end(180).failed()
+
+    assert "No space left on device" in result.flat and "make room" in result.flat, result.text[-5000:]
+    alive = world.live()
+    assert bool(alive) is held, result.text[-5000:]
+    assert all(pod["id"] in result.flat and "playbooks/stop.yml" in result.flat for pod in alive), result.text[-5000:]
+    flag.unlink()
+    again = world.play("cycle.yml", run_id="full").ok()
+    assert "every pod of this run was read back as gone" in again.text
+    world.nothing_bills()

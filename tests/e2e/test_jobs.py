@@ -9,20 +9,23 @@ import json
 import re
 from typing import Any
 
+import pytest
 
-def test_ssh_is_cut_and_restarted_during_training(world: Any, wait_until: Any) -> None:
+
+@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.chaos)])
+def test_ssh_is_cut_and_restarted_during_training(world: Any, wait_until: Any, seconds: int) -> None:
     """The job runs once, its progress goes on meanwhile, its log is whole, and the cycle completes."""
-    run = world.begin("cycle.yml", run_id="cut", train_seconds=20, train_unreachable_seconds=60)
+    run = world.begin("cycle.yml", run_id="cut", train_seconds=14 + seconds, train_unreachable_seconds=10 * seconds)
     run.says("[cut-0] train:")
     pod_id = world.pod_ids("cut")[0]
     wait_until(lambda: (world.job("cut", pod_id).get("progress") or {}).get("step"), 30, "the first step")
     before = world.job("cut", pod_id)
-    world.control("POST", f"/pods/{pod_id}/ssh", {"seconds": 6})
-    run.says("cannot reach the pod, trying for 60 s; the job itself goes on", 30)
+    world.control("POST", f"/pods/{pod_id}/ssh", {"seconds": seconds})
+    run.says(f"cannot reach the pod, trying for {10 * seconds} s; the job itself goes on", 40)
     wait_until(lambda: world.job("cut", pod_id)["progress"]["step"] > before["progress"]["step"], 30, "progress while SSH is cut")
-    run.says("reached again after", 30)
+    run.says("reached again after", 30 + seconds)
     world.control("POST", f"/pods/{pod_id}/ssh", {"seconds": 0.5})
-    result = run.end(150).ok()
+    result = run.end(150 + seconds).ok()
 
     artifacts = world.run_dir("cut") / "collected" / "run_artifacts"
     status = json.loads((artifacts / "jobs" / "train" / "status.json").read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -112,6 +113,34 @@ def test_a_torn_checkpoint_is_skipped(small_data: Path, straight: Path, tmp_path
     resumed = read(tmp_path)["resumed_from"]
     assert resumed["step"] == 7 and "torn" in resumed["torn"][0]
     assert newest.with_name(newest.name + ".torn").is_file()
+    assert history(tmp_path) == history(straight)
+    assert all(torch.equal(value, weights(tmp_path)[name]) for name, value in weights(straight).items())
+
+
+@pytest.mark.parametrize("at", ["write", "fsync"])
+def test_a_full_disk_costs_no_checkpoint(
+    small_data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at: str
+) -> None:
+    """One sentence, no half file, the checkpoint before is whole, and with room the same command ends as if nothing had been."""
+    main(steps(small_data, tmp_path, "--stop-after-steps", "7"))
+    before = sorted((tmp_path / "ckpt").iterdir())
+    fsync, opened = os.fsync, Path.open
+
+    def full(handle: int) -> None:
+        if "/ckpt/" in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    def nowhere(path: Path, mode: str = "r", **more: Any) -> Any:
+        return opened(Path("/dev/full") if path.parent.name == "ckpt" and "w" in mode else path, mode, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "fsync", full) if at == "fsync" else (Path, "open", nowhere)))
+        code = main(steps(small_data, tmp_path, "--stop-after-steps", "15"))
+    said = capsys.readouterr().err
+    assert code == 1 and "No space left on device" in said and "make room" in said and "Traceback" not in said
+    assert sorted((tmp_path / "ckpt").iterdir()) == before
+    assert main(steps(small_data, tmp_path)) == 0 and read(tmp_path)["resumed_from"]["step"] == 7
     assert history(tmp_path) == history(straight)
     assert all(torch.equal(value, weights(tmp_path)[name]) for name, value in weights(straight).items())
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,3 +65,18 @@ def test_what_must_be_there_is_named_with_its_reason() -> None:
         ActionModule._complain({**ARGS, "required": ["none.pt"]}, listed)
     with pytest.raises(errors.UsageError, match="does not exist"):
         ActionModule._complain(ARGS, {**listed, "exists": False})
+
+
+def test_a_pod_that_falls_silent_ends_the_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rsync has its own limit for silence; a trickle is ended by ours."""
+    rsync = tmp_path / "rsync"
+    rsync.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    rsync.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    action = object.__new__(ActionModule)
+    action._templar = type("Plain", (), {"template": staticmethod(lambda value: value)})()
+    args = {**ARGS, "direction": "pull", "timeout": 1, "tries": 3, "bandwidth_limit_kib_s": 0}
+    began = time.monotonic()
+    with pytest.raises(errors.WaitTimeout, match=r"rsync took longer than 1 s; run the stage again; it goes on where it was"):
+        action._rsync(args, tmp_path / "here", ARGS["src"], [FILE], {"ansible_host": "203.0.113.7", "inventory_hostname": "pod"})
+    assert time.monotonic() - began < 10

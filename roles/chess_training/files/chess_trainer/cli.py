@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -199,3 +200,9 @@ def main(argv: list[str] | None = None) -> int:
     except TrainerError as error:
         _note(f"{arguments.command}: {error}")
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _note(f"{arguments.command}: cannot write{where}: {error.strerror}; make room, then run the same command again to go on from the last checkpoint")
+        return EXIT_FAILED

@@ -24,14 +24,18 @@ def fsync_directory(directory: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
-    """Replace a file in one step."""
+    """Replace a file in one step; on a full disk the old one stays, and nothing else."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        if durable:
-            os.fsync(handle.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            if durable:
+                os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     if durable:
         fsync_directory(path.parent)
 
