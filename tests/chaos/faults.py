@@ -155,7 +155,7 @@ KINDS = (
     Kind("a stranger's pod bears our name", namesake),
     Kind("our pod is gone", act("remove"), cause="is gone while it was starting"),
     Kind("our pod's host dies", act("kill_host"), cause="to show an SSH address"),
-    Kind("our pod is preempted", act("preempt"), cause="ended while it was starting: EXITED"),
+    Kind("our pod is preempted", act("preempt"), cause=r"\bEXITED\b"),
     Kind("delete accepted, pod alive", armed_at("delete_accepted_but_alive", 3), survived=("GET", "POST", "DELETE")),
     Kind("delete accepted, pod alive for ever", armed_at("delete_accepted_but_alive", FOREVER), cause="is still there and may be billed"),
     Kind("delete refused for a while", armed_at("delete_refused", 3, status=409), survived=("GET", "POST", "DELETE")),
