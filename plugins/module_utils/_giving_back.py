@@ -61,10 +61,12 @@ class Desk:
     waits: Waits = Waits()
     clock: Clock = field(default_factory=SystemClock)
     notify: Callable[[str], None] = lambda text: None
+    # Stamps whose pods a person has looked for in the console in vain.
+    gone: frozenset[str] = frozenset()
 
     @property
     def lookout(self) -> Lookout:
-        return Lookout(self.cloud, self.ledger, self.clock, self.waits.settle)
+        return Lookout(self.cloud, self.ledger, self.clock, self.waits.settle, self.gone)
 
     def _place(self, run_id: str, name: str, index: int) -> AbstractContextManager[None]:
         """The lock of one place in a group: a rerun waits here until the first has finished its intent."""

@@ -124,17 +124,18 @@ def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
 def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     found = audit(session, options.get("run_id"))
     everything = options["select"] == "all"
+    gone = _said_to_be_gone(found, options)
     slots = [
         Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])
         for row in found.rows
-        if row["over"] or (everything and not _driven(session, found.leases[row["stamp"]]))
+        if row["over"] or row["stamp"] in gone or (everything and not _driven(session, found.leases[row["stamp"]]))
     ]
     slots += [
         Slot(pod.stamp.index if pod.stamp else -1, before=pod, notes=["its stamp is ours, the ledger does not know it"]) for pod in _by_stamp(found, options)
     ]
     kept = [row for row in found.rows if not any(slot.lease is not None and str(slot.lease.stamp) == row["stamp"] for slot in slots)]
     if not check_mode:
-        desk = Desk(session.cloud, session.ledger, session.state)
+        desk = Desk(session.cloud, session.ledger, session.state, gone=gone)
         each(slots, lambda slot: _end(desk, slot))
     result = {
         "changed": bool(slots),
@@ -150,6 +151,16 @@ def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dic
         failed[0].details.update(reaped=result["reaped"], failed=[str(error) for error in failed])
         raise failed[0]
     return result
+
+
+def _said_to_be_gone(found: Audit, options: Mapping[str, Any]) -> frozenset[str]:
+    """The stamps of the leases whose pods a person has not found in the provider's console."""
+    stamps = {name: row["stamp"] for row in found.rows for name in (row["pod_id"], row["stamp"]) if name}
+    unknown = [name for name in options.get("gone") or () if name not in stamps]
+    if unknown:
+        names = errors.clean_text(", ".join(unknown), 200)
+        raise errors.UsageError(f"close the lease of {names}: there is no such open lease", hint="see: ansible-playbook playbooks/leases.yml")
+    return frozenset(stamps[name] for name in options.get("gone") or ())
 
 
 def _driven(session: Session, lease: Lease) -> bool:

@@ -25,11 +25,13 @@ EMPTY_SECONDS = 45.0
 class Lookout:
     """Finds the pod of a lease, or proves that there is none."""
 
-    def __init__(self, cloud: Cloud, ledger: Ledger, clock: Clock, settle_seconds: float = SETTLE_SECONDS) -> None:
+    def __init__(self, cloud: Cloud, ledger: Ledger, clock: Clock, settle_seconds: float = SETTLE_SECONDS, gone: frozenset[str] = frozenset()) -> None:
         self._cloud = cloud
         self._ledger = ledger
         self._clock = clock
         self._settle = settle_seconds
+        # Stamps whose pods a person has looked for in the console in vain.
+        self._gone = gone
 
     def by_id(self, lease: Lease) -> Pod | None:
         """The pod of a lease whose id is known; None when the cloud says that it is gone."""
@@ -46,10 +48,11 @@ class Lookout:
         return None
 
     def _same_key(self, lease: Lease) -> None:
-        if lease.key_id != self._cloud.key_id:
+        if lease.key_id != self._cloud.key_id and str(lease.stamp) not in self._gone:
             raise errors.LeaseUnknown(
                 f"pod {lease.pod_id or lease.stamp} was rented with another key, so this one cannot tell whether it lives",
-                hint="use the key it was rented with",
+                hint="use the key it was rented with; where that is lost and the provider's console does not show the pod, close its lease: "
+                f"ansible-playbook playbooks/reap.yml -e reap_now=true -e gone={lease.pod_id or lease.stamp}",
                 pod_id=lease.pod_id,
                 effect=errors.EFFECT_UNKNOWN,
             )

@@ -46,6 +46,13 @@ options:
       - Act by stamp alone on pods with this owner id, for when the ledger is lost.
       - Whoever gives it must know that no other machine with this owner id still works.
     type: str
+  gone:
+    description:
+      - Ids, or names, of pods that you have looked for in the provider's console in vain. Their leases are closed.
+      - Only for leases that were rented with a key which is lost, since no other key proves that a pod is gone. A pod that is found is ended.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -130,6 +137,7 @@ def main() -> None:
             "minutes": {"type": "int", "default": 30},
             "run_id": {"type": "str"},
             "owner": {"type": "str"},
+            "gone": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
