@@ -83,10 +83,10 @@ def test_one_file_is_all_that_a_machine_needs(machine: Machine) -> None:
     assert done.stdout == "3.0\n", done.stderr
     assert (machine.workspace / "pod_setup.sh").read_bytes() == machine.script.read_bytes()
 
-    second = machine.run()
-    assert second.returncode == 0 and machine.status()["changed"] == 0, second.stdout
     phases = machine.status()["phases"]
     assert isinstance(phases, dict) and {"python", "archive", "uv", "ansible", "converge", "pytorch", "chess_training"} <= set(phases)
+    second = machine.run()
+    assert second.returncode == 0 and machine.status()["changed"] == 0, second.stdout
 
     for shell, lines in ((["-ic"], 1), (["-lic"], 1), (["-lc"], 0), (["-c"], 0)):
         said = subprocess.run(["bash", *shell, "true"], env=machine.env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

@@ -317,7 +317,7 @@ def test_phases_and_cost_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_summary_and_its_reader_agree() -> None:
     text = (ROOT / "playbooks/templates/summary.j2").read_text(encoding="utf-8")
-    assert pod_setup.PHASE_LINE.match(yaml.safe_dump(["phase cuda13 4.5 s"]).rstrip()) and "phase {{ one[0] }} {{ '%.1f' |" in text
+    assert pod_setup.PHASE_LINE.match(yaml.safe_dump(["phase cuda13 4.5 s"]).rstrip()) and "phase {{ name }} {{ '%.1f' |" in text
     for part in ("nvcc", "cutlass.version", "torch"):
         assert pod_setup.BUILT_LINE.match(yaml.safe_dump([f"did {part} none -> 1.0"]).rstrip())
     assert "did {{ part }} {{ before.parts" in text
