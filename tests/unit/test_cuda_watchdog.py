@@ -12,12 +12,15 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/cuda_watchdog/files"
+ROLE = Path(__file__).resolve().parents[2] / "roles/cuda_watchdog"
+PROGRAM = ROLE / "files"
 NVML = """
 import json, os
 def read():
@@ -288,7 +291,7 @@ def test_a_healing_that_outlives_the_watchdog_keeps_the_lock(pod: Pod) -> None:
 
 def test_a_command_that_hangs_is_ended(pod: Pod) -> None:
     pod.write("heal.sh", f"echo healed >> {pod.root}/heals; sleep 60")
-    pod.config(heal_timeout_seconds=0.5)
+    pod.config(heal_timeout_seconds=1)
     spoil(pod, "cuda-13.0/bin/nvcc:gone")
     assert pod.ask("run", "--once").returncode == 1
     assert pod.state["history"][0]["exit_code"] == 124
@@ -299,6 +302,70 @@ def wait_for(ready: Any, seconds: float = 15) -> None:
     while not ready():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.02)
+
+
+def test_what_holds_a_healing_up_is_looked_at_without_haste_and_told_no_longer_than_it_lasts(pod: Pod) -> None:
+    spoil(pod, "cuda-13.0/bin/nvcc:gone")
+    job = running_job(pod)
+    try:
+        begun = time.time()
+        assert pod.ask("run", "--once").returncode == 1
+        assert 25 <= parsed(pod.state["next_check_at"]) - begun <= 40 and "not healing while" in pod.ask("status").stdout
+        done = pod.ask("busy")
+        assert (done.returncode, done.stdout) == (0, f"{pod.root}/cuda-13.0/bin/nvcc is missing; a job runs in {pod.root}/jobs/train\n")
+        shutil.copy2(pod.root / "good/cuda-13.0/bin/nvcc", pod.root / "cuda-13.0/bin")
+        assert pod.ask("run", "--once").returncode == 0
+        assert pod.state["why"] is None and "not healing" not in pod.ask("status").stdout
+        assert pod.ask("busy").stdout.startswith("this script has not set this machine up; a job runs in ")
+    finally:
+        job.kill()
+        job.wait()
+    assert (pod.ask("busy").returncode, pod.ask("busy").stdout) == (1, "")
+
+
+def parsed(stamp: str) -> float:
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+
+
+def test_a_healing_by_hand_leaves_the_watchdogs_own_alone(pod: Pod) -> None:
+    dog = subprocess.Popen(pod.command("run"), stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (pod.dir / "state.json").exists() and "next_check_at" in pod.state)
+        assert pod.state["pid"] == dog.pid
+        spoil(pod, "cuda-13.0/bin/nvcc:gone")
+        assert pod.ask("heal").returncode == 0
+        assert pod.state["pid"] == dog.pid and len(pod.state["history"]) == 1
+        cycles = pod.state["cycles"]
+        for _look in range(2):
+            dog.send_signal(signal.SIGUSR1)
+            time.sleep(0.3)
+        wait_for(lambda: pod.state["cycles"] >= cycles)
+        assert len(pod.state["history"]) == 1 and pod.state["history"][0]["healed"] is True
+        spoil(pod, "cuda-13.0/bin/nvcc:gone")
+        dog.send_signal(signal.SIGUSR1)
+        wait_for(lambda: len(pod.state["history"]) == 2 and pod.state["history"][1]["healed"])
+    finally:
+        dog.terminate()
+        dog.wait(10)
+    assert pod.state["pid"] is None
+
+
+def test_a_healing_that_was_cut_off_stays_in_the_history(pod: Pod) -> None:
+    pod.write("heal.sh", f"echo healed >> {pod.root}/heals; exec sleep 60")
+    spoil(pod, "cuda-13.0/bin/nvcc:gone")
+    healer = subprocess.Popen(pod.command("heal"), stdout=subprocess.DEVNULL)
+    child = 0
+    try:
+        wait_for(lambda: pod.heals == 1)
+        child = int(Path(f"/proc/{healer.pid}/task/{healer.pid}/children").read_text().split()[0])
+        assert pod.state["history"][-1]["healed"] is None and pod.state.get("pid") is None
+        assert ": under way (" in pod.ask("status").stdout
+    finally:
+        healer.kill()
+        healer.wait()
+        if child:
+            os.kill(child, signal.SIGKILL)
+    wait_for(lambda: ": it was cut off (" in pod.ask("status").stdout)
 
 
 def test_runs_once_and_answers_signals(pod: Pod) -> None:
@@ -326,6 +393,41 @@ def test_without_settings_it_says_what_to_do(pod: Pod, text: str) -> None:
     pod.write(".podcycle/watchdog/config.json", text)
     done = pod.ask("check", "--quick")
     assert done.returncode == 2 and "run the role cuda_watchdog" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("interval_seconds", 0), ("interval_seconds", "5"), ("full_seconds", -1), ("heal_timeout_seconds", 0), ("heal_attempts", 0), ("heal_attempts", True),
+     ("backoff_seconds", -1), ("backoff_limit_seconds", float("nan")), ("interval_seconds", 1e12)],
+)  # fmt: skip
+def test_a_number_without_sense_is_refused(pod: Pod, name: str, number: Any) -> None:
+    pod.config(**{name: number})
+    for words in (("check", "--quick"), ("run", "--once")):
+        done = pod.ask(*words)
+        assert done.returncode == 2 and f"says {name} {number}, which has to be from " in done.stderr and "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == 1 and f"set cuda_watchdog_{name}" in done.stderr
+    assert pod.heals == 0
+
+
+def test_the_role_refuses_the_same_numbers_before_it_writes_anything(tmp_path: Path) -> None:
+    bounds = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__cuda_watchdog_bounds"]
+    script = "import json, sys; sys.path.insert(0, sys.argv[1]); import cuda_watchdog; print(json.dumps(cuda_watchdog.BOUNDS))"
+    done = subprocess.run([sys.executable, "-B", "-c", script, str(PROGRAM)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == bounds
+    first, second = yaml.safe_load((ROLE / "tasks/bring.yml").read_text())[:2]
+    assert second["name"] == "Bring | Keep the watchdog running"
+    files = [str(ROLE / "defaults/main.yml"), str(ROLE / "vars/main.yml")]
+    play = {"hosts": "all", "gather_facts": False, "vars": {"workspace": "/w"}, "vars_files": files, "tasks": [first]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    numbers = json.dumps({"cuda_watchdog_interval_seconds": 0, "cuda_watchdog_heal_attempts": 1000})
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml")]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False).returncode == 0
+    done = subprocess.run([*command, "-e", numbers], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert (
+        "watch localhost: cuda_watchdog_interval_seconds is 0 and has to be from 1 to 86400, cuda_watchdog_heal_attempts is 1000 and has to be from 1 to 100; "
+        "set them so and run this again" in " ".join((done.stdout + done.stderr).split())
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"result": {}}', '{"memory": {}}'])

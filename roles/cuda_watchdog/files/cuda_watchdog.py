@@ -7,6 +7,7 @@
   cuda_watchdog.py run [--once]               look every interval, heal what can be healed
   cuda_watchdog.py heal [--anyway]            heal now; --anyway also while a job runs
   cuda_watchdog.py status [--json]            what the last look found, and what comes next
+  cuda_watchdog.py busy                       0 and one line where a job forbids healing, else 1
 """
 
 from __future__ import annotations
@@ -32,6 +33,19 @@ HERE = Path(__file__).resolve().parent
 HEALTHY, BROKEN, USAGE, GPU_BROKEN = 0, 1, 2, 3
 LOG_BYTES = 1 << 20
 HISTORY = 20
+# Seconds between two looks at whether what holds a healing up has ended.
+HELD_UP_SECONDS = 30.0
+# The least and the most that each number may be; the role refuses the same.
+BOUNDS: dict[str, tuple[int, int]] = {
+    "interval_seconds": (1, 86400),
+    "full_seconds": (0, 31536000),
+    "heal_timeout_seconds": (1, 604800),
+    "heal_attempts": (1, 100),
+    "backoff_seconds": (0, 86400),
+    "backoff_limit_seconds": (0, 604800),
+}
+# What only the watchdog that runs knows of itself.
+OWN = ("pid", "started_at", "stopped_at", "next_check_at")
 DEFAULTS: dict[str, Any] = {
     "interval_seconds": 300,
     "full_seconds": 3600,
@@ -61,6 +75,7 @@ class Watchdog:
         self.config, self.digest = load_config(folder)
         self.state = read_json(folder / "state.json")
         self.talk = False
+        self.running = False
         if self.state.get("config") != self.digest:
             self.state.update(config=self.digest, attempts=0, next_attempt_at=0)
         known = self.state.get("memory")
@@ -72,9 +87,16 @@ class Watchdog:
         return Check(self.config, self.memory, quick=quick).look()
 
     def save(self, **changes: Any) -> None:
-        self.state.update(changes, pid=os.getpid())
+        """A healing by hand writes beside the watchdog that runs: each keeps what only the other knows."""
+        self.state.update(changes)
+        path = self.folder / "state.json"
         try:
-            write_json(self.folder / "state.json", self.state)
+            with alone_in(self.folder):
+                there = read_json(path)
+                for key in ("history", *(() if self.running else OWN)):
+                    if key not in changes and key in there:
+                        self.state[key] = there[key]
+                write_json(path, self.state)
         except OSError as error:
             self.log(f"the state cannot be written: {error.strerror}")
 
@@ -100,8 +122,11 @@ class Watchdog:
         if any(row["healable"] for row in result["broken"]):
             self.consider(result)
         wait = float(self.config["interval_seconds"])
-        if self.state.get("status") in ("waiting", "broken"):
-            wait = min(wait, max(1.0, float(self.state.get("next_attempt_at") or 0) - self.clock()))
+        attempt = float(self.state.get("next_attempt_at") or 0)
+        if self.state.get("status") == "waiting":
+            wait = min(wait, HELD_UP_SECONDS)
+        elif self.state.get("status") == "broken" and attempt:
+            wait = min(wait, max(1.0, attempt - self.clock()))
         self.save(next_check_at=stamp(self.clock() + wait))
         return wait
 
@@ -119,7 +144,7 @@ class Watchdog:
             self.log("healthy again")
         healable = [row for row in result["broken"] if row["healable"]]
         if not healable:
-            self.state.update(attempts=0, next_attempt_at=0)
+            self.state.update(attempts=0, next_attempt_at=0, why=None)
         if result["mode"] == "full":
             self.state["full_at"] = self.clock()
         status = "healthy" if result["ok"] else "gpu_broken" if not healable else "broken"
@@ -150,16 +175,18 @@ class Watchdog:
             attempts = int(self.state.get("attempts") or 0) + 1
             what = "; ".join(row["message"] for row in result["broken"] if row["healable"])
             self.log(f"healing, attempt {attempts} of {self.config['heal_attempts']}: {what}")
-            self.save(status="healing", why=None, attempts=attempts)
-            started, began = time.monotonic(), now()
+            started = time.monotonic()
+            row: dict[str, Any] = {"at": now(), "broken": what, "exit_code": None, "seconds": None, "healed": None}
+            # Only who holds this lock writes history. The row comes first, so that a healing that was cut off is told too.
+            history = [*past(read_json(self.folder / "state.json") or self.state), row][-HISTORY:]
+            self.save(status="healing", why=None, attempts=attempts, history=history)
             code = self.run_heal(lock)
             after = self.check(quick=False)
             healed = not any(row["healable"] for row in after["broken"])
             seconds = round(time.monotonic() - started, 1)
             pause = min(self.config["backoff_seconds"] * 2 ** (attempts - 1), self.config["backoff_limit_seconds"])
-            row = {"at": began, "broken": what, "exit_code": code, "seconds": seconds, "healed": healed}
-            self.state["history"] = [*self.state.get("history", []), row][-HISTORY:]
-            self.state["next_attempt_at"] = 0 if healed else self.clock() + pause
+            row.update(exit_code=code, seconds=seconds, healed=healed)
+            self.save(history=history, next_attempt_at=0 if healed else self.clock() + pause)
             words = f"healed in {seconds} s" if healed else f"not healed: the command ended with {code} after {seconds} s; next attempt in {pause} s"
             self.log(words)
             self.note(after)
@@ -200,7 +227,8 @@ class Watchdog:
                 signal.signal(number, lambda got, _frame: ending.append(got))
             signal.signal(signal.SIGUSR1, lambda _got, _frame: None)
             signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
-            self.save(started_at=now(), status=self.state.get("status") or "starting")
+            self.running = True
+            self.save(pid=os.getpid(), started_at=now(), status=self.state.get("status") or "starting")
             self.log(f"looking every {self.config['interval_seconds']} s")
             while True:
                 pause = self.cycle()
@@ -224,6 +252,10 @@ def load_config(folder: Path) -> tuple[dict[str, Any], str]:
         raise ConfigError(f"{path} cannot be read ({error}); run the role cuda_watchdog") from error
     if not isinstance(given, dict):
         raise ConfigError(f"{path} holds no settings; run the role cuda_watchdog")
+    for name, (low, high) in BOUNDS.items():
+        number = given.get(name, low)
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not low <= number <= high:
+            raise ConfigError(f"{path} says {name} {one_line(number, 40)}, which has to be from {low} to {high}; set cuda_watchdog_{name} and run the role")
     return {**DEFAULTS, **given}, hashlib.sha256(raw).hexdigest()
 
 
@@ -240,6 +272,22 @@ def locked(path: Path) -> Iterator[int | None]:
             yield number
     finally:
         os.close(number)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """For the moment that reading and writing take; on the folder itself, since the file is replaced."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+def past(state: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = state.get("history")
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def heal_lock(folder: Path) -> contextlib.AbstractContextManager[int | None]:
@@ -294,16 +342,32 @@ def do_status(dog: Watchdog, given: argparse.Namespace) -> int:
     if given.json:
         sys.stdout.write(json.dumps({"running": running, **shown}) + "\n")
         return exit_code(result)
-    last = shown.get("history", [{}])[-1]
+    last = next(reversed(past(shown)), None)
     sys.stdout.write(f"{'running' if running else 'not running'}, {shown.get('status', 'has never looked')}\n")
     sys.stdout.write(f"last look {result.get('checked_at', 'never')}, next {shown.get('next_check_at', 'never') if running else 'never'}\n")
     if shown.get("why"):
         sys.stdout.write(f"{shown['why']}\n")
     if last:
-        sys.stdout.write(f"last healing {last['at']}: {'healed' if last['healed'] else 'not healed'} in {last['seconds']} s ({last['broken']})\n")
+        sys.stdout.write(f"last healing {last['at']}: {outcome(dog, last)} ({last['broken']})\n")
     if result["broken"]:
         show(result)
     return exit_code(result)
+
+
+def outcome(dog: Watchdog, row: dict[str, Any]) -> str:
+    if row["healed"] is None:
+        with heal_lock(dog.folder) as free:
+            return "under way" if free is None else "it was cut off"
+    return f"{'healed' if row['healed'] else 'not healed'} in {row['seconds']} s"
+
+
+def do_busy(dog: Watchdog, _given: argparse.Namespace) -> int:
+    job = None if dog.config["heal_while_busy"] else busy(dog.config["jobs"])
+    if not job:
+        return BROKEN
+    broken = [row["message"] for row in dog.check(quick=True)["broken"]]
+    sys.stdout.write(f"{next(iter(broken), 'this script has not set this machine up')}; a job runs in {one_line(job)}\n")
+    return HEALTHY
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -319,13 +383,14 @@ def main(arguments: list[str] | None = None) -> int:
     heal.add_argument("--anyway", action="store_true")
     status = commands.add_parser("status")
     status.add_argument("--json", action="store_true")
+    commands.add_parser("busy")
     given = parser.parse_args(arguments)
     try:
         dog = Watchdog(given.dir)
         if given.command == "run":
             dog.talk = True
             return dog.run(once=given.once)
-        return {"check": do_check, "heal": do_heal, "status": do_status}[given.command](dog, given)
+        return {"check": do_check, "heal": do_heal, "status": do_status, "busy": do_busy}[given.command](dog, given)
     except ConfigError as error:
         sys.stderr.write(f"cuda_watchdog: {error}\n")
         return USAGE
