@@ -27,7 +27,8 @@ from ansible.module_utils.common.yaml import yaml_load
 from ._errors import PodcycleError, UsageError
 
 ROLES = ("node", "cuda13", "cutlass", "pytorch", "cuda_watchdog", "chess_training")
-SHARED = ("stack", "stack_scope", "stack_roles")
+# stack_roles is not among them: it restricts one run.
+SHARED = ("stack", "stack_scope")
 KINDS = ("pod_setup", "runpod", "vast", "gce", "user_data")
 # runpod: Linux takes no single argument of 128 KiB. vast: the API refuses a longer onstart. gce: one metadata value. user_data: EC2, the least of all clouds.
 LIMITS = {"runpod": 131071, "vast": 4048, "gce": 262144, "user_data": 16384}

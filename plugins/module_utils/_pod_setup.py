@@ -152,8 +152,11 @@ def controller_pythons() -> Iterator[str]:
 def variables(setup: Setup) -> dict[str, Any]:
     given = {key: value for key, value in setup.settings["variables"].items() if value is not None}
     price = {"usd_per_hour": setup.settings["usd_per_hour"]} if setup.settings.get("usd_per_hour") else {}
+    # The workspace's own script is to be restricted as this one is, and not as one run of it.
+    roles = {"podcycle_stack_roles": given["stack_roles"]} if given.get("stack_roles") else {}
     return {
         **price,
+        **roles,
         **given,
         "workspace": str(setup.workspace),
         "podcycle_pod_setup": str(setup.script) if setup.script.exists() else "",

@@ -40,7 +40,9 @@ options:
     type: dict
     default: {}
   host_variables:
-    description: Take the variables of the host that decide its stack as well; O(variables) win. Secrets among them stay out.
+    description:
+      - Take the variables of the host that decide its stack as well; O(variables) win.
+      - Secrets among them stay out, and so does C(stack_roles), which restricts one run.
     type: bool
     default: false
   workspace:

@@ -127,6 +127,20 @@ def test_secrets_are_refused_and_the_hosts_stay_out(archive: bootstrap.Archive) 
     assert bootstrap.stack_variables(ROOT, known) == ({"pytorch_backend": "cpu", "stack": "cpu"}, [])
 
 
+def test_a_run_of_a_few_roles_is_no_wish_of_the_machine(archive: bootstrap.Archive, tmp_path: Path) -> None:
+    known = {"pytorch_backend": "cpu", "stack": "cpu", "stack_scope": "user", "stack_roles": ["cuda_watchdog"]}
+    assert bootstrap.stack_variables(ROOT, known) == ({"pytorch_backend": "cpu", "stack": "cpu", "stack_scope": "user"}, [])
+    assert "  4 converge  roles node, pytorch, cuda_watchdog," in render(archive, variables=bootstrap.stack_variables(ROOT, known)[0]).text
+    # What a start script was written for is: it says so to the tasks that write the workspace's own.
+    setup = pod_state.Setup(tmp_path, {"variables": {"stack_roles": ["pytorch"]}}, 0.0)
+    assert pod_setup.variables(setup)["podcycle_stack_roles"] == ["pytorch"]
+    assert "podcycle_stack_roles" not in pod_setup.variables(pod_state.Setup(tmp_path, {"variables": {}}, 0.0))
+    tasks = yaml.safe_load((ROOT / "playbooks/tasks/pod_setup.yml").read_text(encoding="utf-8"))
+    assert tasks[0]["podcycle.gpu.bootstrap_script"]["variables"] == (
+        "{{ {'stack_roles': podcycle_stack_roles} if podcycle_stack_roles is defined else {} }}"
+    )
+
+
 # ---- its forms ----------------------------------------------------------------------------------------------
 
 
