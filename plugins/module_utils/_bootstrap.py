@@ -240,10 +240,9 @@ def _plain(wish: Wish, collection: Path, archive: Archive) -> tuple[str, str]:
     lines = "\n".join(_folded(base64.b64encode(archive.data).decode())) if embedded else ""
     words = {
         "HEAD": _head(wish, collection, digest),
-        "KIND": wish.kind,
-        "VERSION": shlex.quote(version_of(collection)),
         "PAYLOAD": payload,
         "SCOPE": shlex.quote(str(wish.variables.get("stack_scope", "auto"))),
+        "WATCHED": "1" if _watched(wish.variables) else "0",
         "ARCHIVE_SHA256": digest,
         "ARCHIVE": shlex.quote(wish.archive),
         "WORKSPACE": shlex.quote(wish.workspace),
@@ -268,6 +267,11 @@ def _for_kind(template: str, kind: str) -> str:
         elif wanted:
             kept.append(line)
     return "\n".join(kept) + "\n"
+
+
+def _watched(variables: Mapping[str, Any]) -> bool:
+    """Whether the machine is to have a watchdog, without which nothing vouches for it."""
+    return "cuda_watchdog" in (variables.get("stack_roles") or ROLES) and variables.get("cuda_watchdog_state") != "absent"
 
 
 def _start(wish: Wish) -> str:

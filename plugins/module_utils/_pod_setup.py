@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -33,6 +34,13 @@ LOCK_FD = 9
 CONTROLLER_PYTHON = (3, 11)
 # The summary of playbooks/bootstrap.yml.
 PHASE_LINE = re.compile(r"\s*- ['\"]?phase (\w+) ([0-9.]+) s\b")
+# As the role cuda_watchdog looks for them, and what its program says of a broken GPU.
+JOBS = ("jobs/*/status.json", "jobs/*/*/status.json", "runs/*/jobs/*/status.json")
+GPU_BROKEN = 3
+# What was typed goes to Ansible behind its command line, which every account of the machine can read.
+PLAYBOOK = (
+    "import json, os, runpy, sys; sys.argv = [*sys.argv[1:], *json.loads(os.environ.pop('PODCYCLE_TYPED'))]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 BUILT_LINE = re.compile(r"\s*- ['\"]?did (?:nvcc|cutlass\.version|torch) .* -> (?!none\b)")
 
 
@@ -104,7 +112,7 @@ def _bring_ansible(setup: Setup, uv: Uv, *, afresh: bool) -> None:
     stamp.unlink(missing_ok=True)
     env = environment(setup)
     said = ""
-    for python in controller_pythons():
+    for python in controller_pythons(check=setup.check):
         made = uv.run(["venv", "--quiet", "--clear", "--python", python, str(setup.venv)], env)
         said = made.stderr
         if made.returncode == 0:
@@ -133,12 +141,12 @@ def ansible_pins(setup: Setup) -> list[str]:
     return [line.strip() for line in lines if line.startswith("ansible-core==")]
 
 
-def controller_pythons() -> Iterator[str]:
-    """Interpreters for ansible-core, the machine's own first; a bare version lets uv look and fetch."""
+def controller_pythons(*, check: bool) -> Iterator[str]:
+    """Interpreters for ansible-core, the machine's own first; a bare version lets uv look and fetch. A check installs none."""
     if sys.version_info >= CONTROLLER_PYTHON:
         yield str(Path(getattr(sys, "_base_executable", "") or sys.executable))
     yield from ("3.12", "3.13", "3.11")
-    if os.geteuid() == 0 and shutil.which("apt-get"):
+    if not check and os.geteuid() == 0 and shutil.which("apt-get"):
         # Ubuntu 22.04 carries it beside its own 3.10.
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         run_program(["apt-get", "update", "-qq"], env, timeout=300)
@@ -165,18 +173,9 @@ def variables(setup: Setup) -> dict[str, Any]:
     }
 
 
-def typed_values(extra: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The plain NAME=VALUE of the command line, and the words that are something else."""
-    typed: dict[str, str] = {}
-    others: list[str] = []
-    for word in extra:
-        found = re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)=(\S*)", word)
-        if found and others[-1:] == ["-e"]:
-            others.pop()
-            typed[found.group(1)] = found.group(2)
-        else:
-            others.append(word)
-    return typed, others
+def typed_values(text: str) -> list[str]:
+    """What stood behind each -e; a value may be a key, so that the script hands them over by the environment."""
+    return [value for value in text.split("\x1e") if value]
 
 
 def converge(setup: Setup, timeout: float) -> int:
@@ -186,35 +185,28 @@ def converge(setup: Setup, timeout: float) -> int:
     write_whole(given, json.dumps(variables(setup), sort_keys=True) + "\n", 0o600)
     # Ours, even if empty, so that no ansible.cfg of the machine is read.
     write_whole(setup.state / "ansible" / "ansible.cfg", "[defaults]\n")
-    typed, others = typed_values(setup.extra)
-    if typed:
-        # A value may be a key: it stands in a file of ours and in no process list and no log.
-        write_whole(setup.state / "typed.json", json.dumps(typed, sort_keys=True) + "\n", 0o600)
-        others = ["-e", f"@{setup.state / 'typed.json'}", *others]
-    program = [str(setup.venv / "bin" / "python"), str(setup.venv / "bin" / "ansible-playbook")]
-    command = [*program, "-c", "local", "-i", "localhost,", str(playbook), "-e", f"@{given}", *others, *(["--check", "--diff"] if setup.check else [])]
-    setup.log(shlex.join(command[: len(program) + 6]) + (f" and {', '.join(typed)}" if typed else ""))
+    python, program = str(setup.venv / "bin" / "python"), str(setup.venv / "bin" / "ansible-playbook")
+    command = [program, "-c", "local", "-i", "localhost,", str(playbook), "-e", f"@{given}", *(["--check", "--diff"] if setup.check else [])]
+    setup.log(shlex.join(command) + (f" and {len(setup.extra)} of -e" if setup.extra else ""))
+    typed = json.dumps([word for value in setup.extra for word in ("-e", value)])
     # The lock goes along: while a playbook works whose script was killed, no other begins.
     keep = (LOCK_FD,) if os.path.exists(f"/proc/self/fd/{LOCK_FD}") else ()
     child = subprocess.Popen(
-        command,
+        [python, "-c", PLAYBOOK, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=environment(setup),
+        env={**environment(setup), "PODCYCLE_TYPED": typed},
         cwd=setup.workspace,
         start_new_session=True,
         pass_fds=keep,
         text=True,
         errors="replace",
     )
-    try:
-        with ended_with_us(child, timeout):
-            for line in child.stdout or ():
-                follow(setup, line.rstrip("\n"))
-            return child.wait()
-    finally:
-        (setup.state / "typed.json").unlink(missing_ok=True)
+    with ended_with_us(child, timeout):
+        for line in child.stdout or ():
+            follow(setup, line.rstrip("\n"))
+        return child.wait()
 
 
 def follow(setup: Setup, line: str) -> None:
@@ -286,25 +278,50 @@ def set_up(setup: Setup, *, hooked: bool) -> int:
     if code:
         hint = f"see above, or {setup.state}/setup.log; then run this script again"
         raise SetupError(f"converge this machine: ansible-playbook ended with {code}", hint=hint)
+    but = ""
     if not setup.check:
         if hooked:
             for name in hook(setup, Path.home()):
                 setup.say(f"changed ~/{name}: one line at login")
+        but = verified(setup)
         write_whole(Path(os.environ["PODCYCLE_MARK"]), f"{setup.settings['payload']}\n")
     for line in cost_lines(setup):
         setup.say(line)
     setup.tell_status("ok", 0)
-    setup.say("nothing was changed: this was a check" if setup.check else "Environment ready")
+    setup.say("nothing was changed: this was a check" if setup.check else f"Environment ready{but}")
     return 0
+
+
+def verified(setup: Setup) -> str:
+    """What the watchdog sees, if there is one: Ansible's word alone is no proof. The rest of the last line."""
+    if not watchdog_of(setup).exists():
+        return ""
+    done = run_program([sys.executable, str(watchdog_of(setup)), "check", "--quick"], environment(setup), timeout=300)
+    said = "; ".join(line.removeprefix("broken: ") for line in (done.stdout or done.stderr).splitlines() if not line.startswith("note: "))
+    if done.returncode not in (0, GPU_BROKEN):
+        hint = "run this script again, or look closer: " + shlex.join(["python3", str(watchdog_of(setup)), "check"])
+        raise SetupError(f"verify this machine: the watchdog says {_end_of(said) or f'nothing and ended with {done.returncode}'}", hint=hint)
+    return f" but for a GPU: {_end_of(said)}" if done.returncode else ""
+
+
+def running_job(setup: Setup) -> str | None:
+    """The folder of a job that runs, where no watchdog is left to ask."""
+    busy = runpy.run_path(str(setup.collection / "roles" / "cuda_watchdog" / "files" / "watchdog_checks.py"))["busy"]
+    found = busy([f"{setup.workspace}/{pattern}" for pattern in JOBS])
+    return str(found) if found else None
 
 
 def interrupted(number: int, _frame: Any) -> None:
     raise SetupError(f"interrupted by {signal.Signals(number).name}", hint="run this script again: it goes on where it was")
 
 
+def watchdog_of(setup: Setup) -> Path:
+    return setup.workspace / ".podcycle" / "watchdog" / "cuda_watchdog.py"
+
+
 def watch(setup: Setup, *, detach: bool) -> int:
     """The watchdog in this process or in one of its own; the lock is let go, since healing takes it."""
-    program = setup.workspace / ".podcycle" / "watchdog" / "cuda_watchdog.py"
+    program = watchdog_of(setup)
     if not program.exists():
         raise SetupError(f"watch this machine: {program} is not there", hint="run this script without --watchdog first")
     command = [sys.executable, str(program), "run"]
@@ -314,11 +331,16 @@ def watch(setup: Setup, *, detach: bool) -> int:
         os.execv(command[0], command)
     with (program.parent / "watchdog.log").open("ab") as log:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True)
-    # One watchdog looks after a workspace; another one ends at once.
+    # One watchdog looks after a workspace; another one ends at once, and the first one's state tells who it is.
     pid = child.pid
-    with contextlib.suppress(subprocess.TimeoutExpired, OSError, ValueError, KeyError):
-        child.wait(timeout=1)
-        pid = int(json.loads((program.parent / "state.json").read_text(encoding="utf-8"))["pid"])
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        code = child.wait(timeout=1)
+        state = program.parent / "state.json"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            pid = int(json.loads(state.read_text(encoding="utf-8"))["pid"])
+        if not Path(f"/proc/{pid}").exists():
+            said = (program.parent / "watchdog.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            raise SetupError(f"watch this machine: the watchdog ended with {code}: {next(reversed(said), 'it said nothing')}", hint="run this script again")
     sys.stdout.write(f"{pid}\n")
     return 0
 
@@ -328,15 +350,20 @@ def main(words: list[str]) -> int:
     parser.add_argument("--workspace", type=Path, required=True)
     for name in ("check", "force", "login", "watchdog", "detach", "no-hook"):
         parser.add_argument(f"--{name}", action="store_true")
-    parser.add_argument("-e", dest="extra", action="append", default=[])
     args = parser.parse_args(words)
     settings = json.loads(os.environ.get("PODCYCLE_SETTINGS") or "{}")
-    extra = [word for pair in args.extra for word in ("-e", pair)]
+    extra = typed_values(os.environ.pop("PODCYCLE_TYPED", ""))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     setup = Setup(args.workspace, settings, int(os.environ.get("PODCYCLE_BEGUN") or time.time() * 1000) / 1000, args.check, extra)
     earlier_phases(setup)
     try:
+        if args.login and (job := running_job(setup)):
+            cause = "this script has not set this machine up" if watchdog_of(setup).exists() else "the watchdog is gone"
+            setup.say(f"Environment NOT ready: {cause}; a job runs in {job}, so nothing is touched; bash {setup.script} sets it up all the same")
+            return 0
+        if args.login:
+            setup.say("the environment is not whole; setting it up (Ctrl-C stops it, the next login goes on)")
         return watch(setup, detach=args.detach) if args.watchdog else set_up(setup, hooked=not args.no_hook)
     except PodcycleError as error:
         cause = clean_text(error, 2000)

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -216,6 +217,9 @@ def test_what_it_does_not_know_it_refuses(script: Callable[..., Path], run: Run,
         ("--wipe",): "--wipe is no option",
         ("--workspace",): "wants a folder",
         ("--workspace", "here"): "wants a folder",
+        # With --help behind them nothing could come of these, whatever becomes of the refusal.
+        ("--workspace", "/", "--help"): "--workspace wants a folder from the root on, such as /workspace",
+        ("--workspace", "//", "--help"): "wants a folder",
         ("-e",): "-e wants NAME=VALUE, such as -e stack=cpu",
         ("-e", "--check"): "-e wants NAME=VALUE",
         ("--check", "--extra-vars", "pytorch_version"): "--extra-vars wants NAME=VALUE",
@@ -245,12 +249,17 @@ def test_one_line_in_interactive_shells_and_nothing_elsewhere(archive: bootstrap
     assert pod_state.hook(setup, tmp_path / "home") == [".bashrc", ".profile"] and pod_state.hook(setup, tmp_path / "home") == []
     assert (tmp_path / "home/.profile").read_text(encoding="utf-8").startswith("# mine\n. ~/.bashrc\n#")
     (tmp_path / "home/.bashrc").write_text("# another one wrote this\n", encoding="utf-8")
+    # Without the watchdog nothing vouches for the rest.
+    check = workspace / ".podcycle/watchdog/cuda_watchdog.py"
+    check.parent.mkdir()
+    with (workspace / ".podcycle/bootstrap/lock").open("a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "at work in another process" in run("bash", workspace / "pod_setup.sh", "--login").stdout
+    check.write_text("", encoding="utf-8")
     assert pod_state.hook(setup, tmp_path / "home") == [".bashrc"]
     for shell, lines in ((["-ic"], 1), (["-lic"], 1), (["-lc"], 0), (["-c"], 0)):
         assert run("bash", *shell, "true").stdout == "[Bootstrap] Environment ready\n" * lines, shell
     # A check that fails, or a machine's disk that is new, is not ready; a broken GPU is told and not set up again.
-    check = workspace / ".podcycle/watchdog/cuda_watchdog.py"
-    check.parent.mkdir()
     with (workspace / ".podcycle/bootstrap/lock").open("a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for code, told in ((0, "Environment ready\n"), (3, "Environment ready but for a GPU"), (1, "at work in another process")):
@@ -261,14 +270,72 @@ def test_one_line_in_interactive_shells_and_nothing_elsewhere(archive: bootstrap
         assert "at work in another process" in run("bash", workspace / "pod_setup.sh", "--login").stdout
 
 
+def test_a_login_beside_a_job_touches_nothing(archive: bootstrap.Archive, script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    workspace = tmp_path / "w"
+    one = script(workspace=str(workspace))
+    mark(tmp_path, workspace, render(archive, workspace=str(workspace)).payload)
+    watchdog, job = workspace / ".podcycle/watchdog", workspace / "jobs/train/status.json"
+    shutil.copytree(ROOT / "roles/cuda_watchdog/files", watchdog)
+    settings = {"torch": {"venv": str(workspace / "venv")}, "gpu": False, "jobs": [str(workspace / "jobs/*/status.json")]}
+    (watchdog / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    job.parent.mkdir(parents=True)
+    started = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    job.write_text(json.dumps({"state": "running", "pid": os.getpid(), "pid_started": started}), encoding="utf-8")
+    files = {path for path in workspace.rglob("*") if "__pycache__" not in path.parts}
+    done = run("bash", one, "--login", "--workspace", workspace)
+    told = f"; a job runs in {job.parent}, so nothing is touched; bash {workspace}/pod_setup.sh sets it up all the same\n"
+    assert (done.returncode, done.stdout) == (0, f"[Bootstrap] Environment NOT ready: {workspace}/venv/bin/python is missing{told}"), done
+    assert {path for path in workspace.rglob("*") if "__pycache__" not in path.parts} == files
+    # Where the watchdog is gone too, the collection's own is asked.
+    shutil.rmtree(watchdog)
+    done = run("bash", one, "--login", "--workspace", workspace)
+    assert (done.returncode, done.stdout) == (0, f"[Bootstrap] Environment NOT ready: the watchdog is gone{told}"), done
+    assert not (workspace / ".podcycle/bootstrap/status.json").exists() and not (workspace / "bin").exists()
+
+
 def test_a_clouds_start_script_runs_once_on_a_machine(archive: bootstrap.Archive, script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
     away = {"kind": "gce", "archive": "/nowhere.tar.gz"}
     mark(tmp_path, tmp_path / "w", "of another script")
     assert run("bash", script(**away), "--workspace", tmp_path / "w").returncode == 1
     mark(tmp_path, tmp_path / "w", render(archive, **away).payload)
+    assert run("bash", script(**away), "--workspace", tmp_path / "w").returncode == 1, "its watchdog is gone"
+    few = {**away, "variables": {"stack_scope": "user", "stack_roles": ["pytorch"]}}
+    mark(tmp_path, tmp_path / "w", render(archive, **few).payload)
+    assert "was set up before" in run("bash", script(**few), "--workspace", tmp_path / "w").stdout, "it was to bring none"
+    (tmp_path / "w/.podcycle/watchdog").mkdir()
+    (tmp_path / "w/.podcycle/watchdog/cuda_watchdog.py").write_text("", encoding="utf-8")
+    mark(tmp_path, tmp_path / "w", render(archive, **away).payload)
     again = run("bash", script(**away), "--workspace", tmp_path / "w")
     assert again.returncode == 0 and "was set up before" in again.stdout
     assert run("bash", script(**away), "--workspace", tmp_path / "w", "--force").returncode == 1
+
+
+def test_a_check_installs_no_python(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "date", "mkdir", "chmod", "flock", "id", "cat", "getent", "cut", "mv", "dirname"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    (tools / "apt-get").write_text(f"#!/bin/bash\necho $* >> {tmp_path}/apt\n", encoding="utf-8")
+    (tools / "apt-get").chmod(0o755)
+    one = script()
+    text = one.read_text(encoding="utf-8")
+    for python in ("/usr/bin/python3", "/usr/local/bin/python3", "/opt/conda/bin/python3"):
+        text = text.replace(f" {python}", " /nowhere/python3")
+    one.write_text(text, encoding="utf-8")
+    done = run("bash", one, "--check", "--workspace", tmp_path / "w", PATH=str(tools))
+    assert done.returncode == 1 and not (tmp_path / "apt").exists()
+    assert done.stderr == (
+        "[Bootstrap] failed: there is no Python 3.10 or later, and check mode installs none; type: sudo apt-get install python3, or leave --check out\n"
+    )
+
+
+def test_a_check_installs_no_python_for_ansible_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(pod_setup, "run_program", lambda command, *_more, **_named: asked.append(command) or subprocess.CompletedProcess(command, 0))
+    monkeypatch.setattr(pod_setup.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(pod_setup.shutil, "which", lambda _name: "/usr/bin/apt-get")
+    assert "/usr/bin/python3.11" not in pod_setup.controller_pythons(check=True) and asked == []
+    assert "/usr/bin/python3.11" in pod_setup.controller_pythons(check=False)
 
 
 def test_a_container_goes_on_whatever_becomes_of_its_set_up(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
@@ -374,7 +441,85 @@ def test_the_archive_holds_every_task_file_that_is_included(unpacked: Path) -> N
     assert missing == []
 
 
-def test_a_value_of_the_command_line_stands_in_no_log_and_no_process_list() -> None:
-    typed, others = pod_setup.typed_values(["-e", "node_tailscale_auth_key=tskey-1", "-e", "@more.yml", "-e", '{"a": 1}'])
-    assert typed == {"node_tailscale_auth_key": "tskey-1"}
-    assert others == ["-e", "@more.yml", "-e", '{"a": 1}']
+SECRETS = ["node_tailscale_auth_key=tskey-1", '{"a": "tskey-2",\n "b": [1]}', "c='tskey 3' d=4", "@more.yml"]
+
+
+def test_what_is_typed_reaches_python_in_no_process_list(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    fake = tmp_path / "python3"
+    fake.write_text(f"""#!/bin/bash
+[[ $1 != -IS ]] || exec {sys.executable} "$@"
+printf '%s\\n' "$@" >{tmp_path}/argv; printf %s "$PODCYCLE_TYPED" >{tmp_path}/typed
+""", encoding="utf-8")  # fmt: skip
+    fake.chmod(0o755)
+    one = script()
+    one.write_text(one.read_text(encoding="utf-8").replace("/usr/bin/python3 python3 ", f"{fake} "), encoding="utf-8")
+    done = run("bash", one, "--workspace", tmp_path / "w", "--no-hook", *(word for typed in SECRETS for word in ("-e", typed)))
+    assert done.returncode == 0, done.stderr
+    assert "tskey" not in (tmp_path / "argv").read_text(encoding="utf-8") and "--no-hook" in (tmp_path / "argv").read_text(encoding="utf-8")
+    assert pod_setup.typed_values((tmp_path / "typed").read_text(encoding="utf-8")) == SECRETS
+
+
+def test_what_is_typed_reaches_ansible_in_no_process_list_and_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = pod_state.Setup(tmp_path, {"variables": {}}, 0.0, extra=SECRETS)
+    (setup.venv / "bin").mkdir(parents=True)
+    (setup.venv / "bin/python").symlink_to(sys.executable)
+    look = f"""import json, os, sys
+about = {{"argv": sys.argv, "line": open("/proc/self/cmdline").read(), "typed": os.environ.get("PODCYCLE_TYPED")}}
+json.dump(about, open({str(tmp_path / "seen")!r}, "w"))
+"""
+    (setup.venv / "bin/ansible-playbook").write_text(look, encoding="utf-8")
+    assert pod_setup.converge(setup, 30) == 0
+    seen = json.loads((tmp_path / "seen").read_text(encoding="utf-8"))
+    assert seen["argv"][0].endswith("/ansible-playbook") and seen["argv"][-8:] == [word for typed in SECRETS for word in ("-e", typed)]
+    assert "tskey" not in seen["line"] and seen["typed"] is None
+    log = (setup.state / "setup.log").read_text(encoding="utf-8")
+    assert "tskey" not in log and "and 4 of -e" in log
+    assert not [path for path in setup.state.rglob("*") if path.is_file() and "tskey" in path.read_text(encoding="utf-8")]
+
+
+# ---- what stands behind its last line ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "told"),
+    [
+        (None, 0, "Environment ready\n"),
+        ("", 0, "Environment ready\n"),
+        ("print('broken: gpu: lost'); raise SystemExit(3)", 0, "Environment ready but for a GPU: gpu: lost\n"),
+        ("print('broken: nvcc: it is missing\\nbroken: torch: x'); raise SystemExit(1)", 1, "nvcc: it is missing"),
+        ("import sys; sys.exit('cuda_watchdog: no settings')", 1, "no settings"),
+    ],
+)
+def test_ready_is_what_the_watchdog_has_seen(
+    program: str | None, code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, result in (("bring_uv", None), ("bring_ansible", None), ("converge", 0), ("install_self", True)):
+        monkeypatch.setattr(pod_setup, name, lambda *_args, result=result, **_named: result)
+    monkeypatch.setenv("PODCYCLE_MARK", str(tmp_path / "mark"))
+    monkeypatch.setenv("PODCYCLE_SETTINGS", json.dumps({"payload": "p", "baseline_minutes": 20.0, "variables": {}}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(pod_setup.signal, "signal", lambda *_args: None)
+    if program is not None:
+        (tmp_path / ".podcycle/watchdog").mkdir(parents=True)
+        (tmp_path / ".podcycle/watchdog/cuda_watchdog.py").write_text(program, encoding="utf-8")
+    assert pod_setup.main(["--workspace", str(tmp_path), "--no-hook"]) == code
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1].find(told.strip()) > 0 and (code == 0) == ("Environment ready" in said), said
+    assert (tmp_path / "mark").exists() is (code == 0)
+    assert json.loads((tmp_path / ".podcycle/bootstrap/status.json").read_text(encoding="utf-8"))["exit"] == code
+
+
+def test_a_watchdog_in_the_background_is_told_by_its_own_pid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(pod_setup, "LOCK_FD", -1)
+    setup = pod_state.Setup(tmp_path, {}, 0.0)
+    folder = tmp_path / ".podcycle/watchdog"
+    folder.mkdir(parents=True)
+    program = folder / "cuda_watchdog.py"
+    program.write_text("import sys; sys.exit('the settings cannot be read')", encoding="utf-8")
+    for state in ("", '{"pid": null}', '{"pid": 4194304999}'):
+        (folder / "state.json").write_text(state, encoding="utf-8")
+        with pytest.raises(errors.PodcycleError, match="the watchdog ended with 1: the settings cannot be read"):
+            pod_setup.watch(setup, detach=True)
+    program.write_text("raise SystemExit(2)", encoding="utf-8")
+    (folder / "state.json").write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
+    assert pod_setup.watch(setup, detach=True) == 0 and capsys.readouterr().out == f"{os.getpid()}\n"
