@@ -192,7 +192,7 @@ def converge(setup: Setup, timeout: float) -> int:
     # The lock goes along: while a playbook works whose script was killed, no other begins.
     keep = (LOCK_FD,) if os.path.exists(f"/proc/self/fd/{LOCK_FD}") else ()
     child = subprocess.Popen(
-        [python, "-c", PLAYBOOK, *command],
+        [python, "-P", "-c", PLAYBOOK, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
