@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,16 @@ def test_an_account_is_locked_or_lets_a_password_in(tmp_path: Path, monkeypatch:
     found = _node.read_account("nobody")
     assert found is not None and (found["locked"], found["password"]) == (locked, password)
     assert _node.read_account("nobody-at-all") is None
+
+
+@pytest.mark.parametrize(("comment", "made"), [("podcycle.gpu", True), ("podcycle.gpu,,,", True), ("A person", False), ("", False)])
+def test_an_account_of_our_own_is_known_by_its_comment(monkeypatch: pytest.MonkeyPatch, comment: str, made: bool) -> None:
+    row = pwd.struct_passwd(("me", "x", 1000, 1000, comment, "/home/me", "/bin/bash"))
+    monkeypatch.setattr(_node.pwd, "getpwnam", lambda _name: row)
+    found = _node.read_account("me")
+    assert found is not None and found["made"] is made
+    user = next(task for task in yaml.safe_load((ROOT / "roles/node/tasks/bring.yml").read_text(encoding="utf-8")) if "ansible.builtin.user" in task)
+    assert f"'{_node.MADE}'" in user["ansible.builtin.user"]["comment"]
 
 
 def test_cores_are_those_of_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
