@@ -172,6 +172,22 @@ def test_the_node_names_the_programs_that_its_receipt_watches(machine: Machine, 
     assert set(wanted) - set(_packages.PROGRAMS) == {"python3-venv"}, "which brings no program of its own"
 
 
+def test_check_mode_asks_apt_without_root(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_packages.os, "geteuid", lambda: 1000)
+    assert "has no package lists yet" in _packages.look_up(["rsync"]) and machine.told == []
+    (machine.lists / "x_Packages").touch()
+    assert _packages.look_up(["rsync"]) == ""
+    assert machine.calls.read_text().startswith("apt-get -s ")
+    machine.apt(install="echo 'E: Unable to locate package rsync' >&2; exit 100")
+    with pytest.raises(PodcycleError, match="install rsync: E: Unable to locate package rsync; this release has no such package"):
+        _packages.look_up(["rsync"])
+    machine.apt(install="echo 'E: burnt' >&2; exit 100")
+    assert _packages.look_up(["rsync"]).endswith("was not looked up: apt-get said: E: burnt")
+    monkeypatch.setattr(_packages, "_lists_are_old", lambda: True)
+    machine.apt(install="echo 'E: Unable to locate package rsync' >&2; exit 100")
+    assert "was not looked up" in _packages.look_up(["rsync"]), "newer lists may know it"
+
+
 def test_packages_need_root(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_packages.os, "geteuid", lambda: 1000)
     with pytest.raises(PodcycleError, match="packages need root; run with become"):
