@@ -49,7 +49,7 @@ def test_every_task_that_can_change_a_machine_is_counted() -> None:
         names = []
         for path in sorted((ROOT / f"roles/{role}/tasks").glob("*.yml")):
             for task in tasks_of(yaml.safe_load(path.read_text(encoding="utf-8"))):
-                if not UNCHANGING & set(task):
+                if not {"block", *UNCHANGING} & set(task):
                     names.append(task.get("register", ""))
                     assert names[-1].lstrip("_").startswith(f"{role}_"), f"{path}: {task['name']}"
                     assert not re.match(inputs.group(1), names[-1]), f"{path}: {task['name']}"
@@ -143,6 +143,24 @@ def test_a_persons_account_is_left_alone_and_root_is_refused(account: dict[str, 
     assert told in done.stdout.replace('\\"', '"') + done.stderr, done.stdout + done.stderr
     if "ours" in told:
         assert ("always" if "ours=True" in told else "on_create") in done.stdout
+
+
+def test_a_repository_of_tailscale_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROOT / "roles/node/tasks/tailscale.yml").read_text(encoding="utf-8"))
+    fetch = next(task for task in tasks if "block" in task)
+    fetch["block"][0]["ansible.builtin.get_url"]["dest"] = str(tmp_path / "key")
+    machine = {"os": {"id": "debian", "codename": "bookworm"}, "tailscale": {"path": None}}
+    given = {"__node_machine": machine, "node_tailscale_repository": "http://127.0.0.1:9/stable", "ansible_python_interpreter": sys.executable}
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": given, "tasks": [fetch]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml")]
+    env = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_REMOTE_TEMP": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 2 and not (tmp_path / "key").exists(), done.stdout + done.stderr
+    assert "fetch the key of Tailscale's packages from http://127.0.0.1:9/stable/debian/bookworm.noarmor.gpg: Request failed" in said, said
+    assert "Connection refused" in said and "type -e node_tailscale_repository=URL" in said
+    assert tasks[-1]["no_log"] is True
 
 
 def test_the_trainer_says_in_a_diff_what_it_does(tmp_path: Path) -> None:
