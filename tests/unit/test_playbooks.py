@@ -100,6 +100,8 @@ def refused(variables: dict[str, Any], tmp_path: Path) -> str:
         ({"workspace": "relative"}, 'workspace is "relative", which is no absolute path below /'),
         ({"workspace": "/"}, "no absolute path below /"),
         ({"workspace": "/my pod/w", "usd_per_hour": 2.5}, ""),
+        ({"workspace": "/../w", "usd_per_hour": 0.00005}, "no absolute path below /"),
+        ({"workspace": "//w/.x", "usd_per_hour": 0.00005}, ""),
         ({"usd_per_hour": "abc"}, 'usd_per_hour is "abc", which is no price in dollars: type -e usd_per_hour=2.69'),
         ({"podcycle_usd_per_hour": "-1"}, 'podcycle_usd_per_hour is "-1", which is no price'),
     ],

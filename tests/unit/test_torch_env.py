@@ -236,7 +236,9 @@ def test_an_impossible_wish_leaves_a_healthy_environment_alone(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("there", [True, False])
-@pytest.mark.parametrize(("said", "told"), [(IMPOSSIBLE, "torch==9.9.9 does not exist in PyTorch's index for cpu"), (OFFLINE, ""), ("disk on fire", ""), ("", "")])
+@pytest.mark.parametrize(
+    ("said", "told"), [(IMPOSSIBLE, "torch==9.9.9 does not exist in PyTorch's index for cpu"), (OFFLINE, ""), ("disk on fire", ""), ("", "")]
+)
 def test_check_mode_promises_nothing_that_cannot_come_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, said: str, told: str) -> None:
     if there:
         Made(tmp_path, monkeypatch).env.make(UV)
