@@ -23,7 +23,7 @@ from ._machine import free_gib, nearest
 from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp, site_packages, venv_python_version
 from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers, plain_name
 from ._unresolved import places, unresolved
-from ._uv import NETWORK, Uv, base_python, install_wheels, last_words, run_program, uv_environment
+from ._uv import NETWORK, Uv, UvError, base_python, install_wheels, last_words, run_program, uv_environment
 
 
 class IndexUnreachable(TorchEnvError):
@@ -166,7 +166,11 @@ class TorchEnv:
         with tempfile.TemporaryDirectory(prefix="torch-look-") as folder:
             # A folder of its own: the machine's Python may be marked as the system's, and uv leaves a lock in an environment.
             aside = ["--python", (self.wish.python or base_python()) if fresh else str(self.python), "--target", folder, "--no-cache"]
-            done = self._dry_run(uv, aside, fresh=fresh, environment=environment)
+            try:
+                done = self._dry_run(uv, aside, fresh=fresh, environment=environment)
+            except UvError as error:
+                self.notes.append(f"{what}: {error}")
+                return
         if done.returncode == 0:
             return
         none = unresolved(done.stderr)
