@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import difflib
 import gzip
 import hashlib
 import io
@@ -25,6 +26,7 @@ from typing import Any
 from ansible.module_utils.common.yaml import yaml_load
 
 from ._errors import PodcycleError, UsageError
+from ._secrets import looks_secret, secrets_in, without_secrets
 
 ROLES = ("node", "cuda13", "cutlass", "pytorch", "cuda_watchdog", "chess_training")
 # stack_roles is not among them: it restricts one run.
@@ -37,7 +39,6 @@ _PLAYBOOKS = ("playbooks/bootstrap.yml", *(f"playbooks/tasks/{name}.yml" for nam
 _TEMPLATES = ("look.sh.j2", "changed.j2", "summary.j2")
 _ALWAYS = ("LICENSE", "meta/runtime.yml", "requirements-run.txt", TEMPLATE, *_PLAYBOOKS, *(f"playbooks/templates/{name}" for name in _TEMPLATES))
 _UTILS = "ansible_collections.podcycle.gpu.plugins.module_utils"
-_SECRET = re.compile(r"(?<![a-z])(api_?key|auth_?key|private_?key|access_?key|secret|token|passw(or)?d|credentials?)(?![a-z])|_(key|pass)$", re.IGNORECASE)
 _USAGE = """\
 bash {name} [--check] [--force] [--workspace DIR] [-e NAME=VALUE] ...
 bash {name} --login | --watchdog [--detach] | --help
@@ -172,23 +173,31 @@ def defaults_of(collection: Path) -> dict[str, Any]:
     return found
 
 
-def looks_secret(name: str) -> bool:
-    return bool(_SECRET.search(name))
-
-
 def refuse_secrets(variables: Mapping[str, Any]) -> None:
     """A start script is read by everybody who can see the machine's metadata."""
-    secret = sorted(name for name in variables if looks_secret(name) and variables[name])
+    secret = sorted(place for name in variables for place in secrets_in(name, variables[name]))
     if secret:
         raise UsageError(
             f"write a bootstrap script: {', '.join(secret)} looks like a secret, and whoever sees the machine can read its start script; leave it out"
         )
 
 
+def refuse_unknown(collection: Path, variables: Mapping[str, Any]) -> None:
+    """A misspelt variable of a role would be passed over without a word."""
+    known = [*SHARED, *defaults_of(collection)]
+    for name in variables:
+        if name not in known and name.startswith(tuple(f"{role}_" for role in ROLES)):
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"; {near[0]} was meant, perhaps" if near else ""
+            raise UsageError(f"write a bootstrap script: no role has a variable {name}{meant}; docs/stack.md and the roles' README.md name them all")
+
+
 def stack_variables(collection: Path, known: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Of all that is known of a host, what decides its stack; and the names of secrets that stay out."""
-    names = [name for name in (*SHARED, *defaults_of(collection)) if name in known]
-    return {name: known[name] for name in names if not looks_secret(name)}, sorted(name for name in names if looks_secret(name))
+    found = {name: known[name] for name in (*SHARED, *defaults_of(collection)) if name in known}
+    empty = [name for name in found if looks_secret(name) and not found[name]]
+    secret = sorted([*empty, *(place for name, value in found.items() for place in secrets_in(name, value))])
+    return {name: value for name, value in without_secrets(found).items() if name not in empty}, secret
 
 
 def pins(collection: Path, variables: Mapping[str, Any]) -> dict[str, str]:
@@ -205,6 +214,7 @@ def ansible_pins(collection: Path) -> list[str]:
 def render(wish: Wish, collection: Path, archive: Archive) -> Script:
     """The script in the first of its forms that fits: plain, packed, by reference."""
     refuse_secrets(wish.variables)
+    refuse_unknown(collection, wish.variables)
     full, payload = _plain(wish, collection, archive)
     limit = wish.limit or LIMITS.get(wish.kind, 0)
     if not limit or len(full.encode()) <= limit:

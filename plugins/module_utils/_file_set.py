@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import PodcycleError
+from ._secrets import masked
 
 STATES = ("file", "folder", "link", "block", "absent")
 _MODE = re.compile(r"0[0-7]{3,4}")
@@ -41,7 +42,7 @@ class FileSetInput(FileSetError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One wanted path. What is None is left as it is."""
+    """One wanted path. What is None is left as it is; what is V(hidden) has secrets among its exports that no diff shows."""
 
     path: str
     state: str = "file"
@@ -54,6 +55,7 @@ class Entry:
     text: str | None = None
     at: str = "bottom"
     recursive: bool = False
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,13 @@ class Change:
     after: Seen
     names: dict[str, str] = field(default_factory=dict)
     recursive: bool = False
+    hidden: bool = False
 
     def diff(self) -> dict[str, str]:
         before, after = self._text(self.before, self.after, {}), self._text(self.after, self.before, self.names)
+        if self.hidden:
+            other = self.before.kind == self.after.kind and self.before.content != self.after.content and masked(before) == masked(after)
+            before, after = masked(before), masked(after) + ("# What is hidden is another value.\n" if other else "")
         return {"before_header": str(self.path), "after_header": str(self.path), "before": before, "after": after}
 
     def _text(self, this: Seen, other: Seen, names: dict[str, str]) -> str:
@@ -124,7 +130,7 @@ class FileSet:
             before = last[path].after if path in last else read_path(path)
             first.setdefault(path, before)
             after, names = self._wanted(entry, path, before)
-            last[path] = Change(path, first[path], after, names, entry.recursive)
+            last[path] = Change(path, first[path], after, names, entry.recursive, entry.hidden)
         return [change for change in last.values() if change.before != change.after]
 
     def _place(self, entry: Entry) -> Path:

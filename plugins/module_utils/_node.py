@@ -19,6 +19,8 @@ from ._uv_tool import Tool, missing_tools
 
 INFINIBAND = Path("/sys/class/infiniband")
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+# In the comment field of an account that the role node made.
+MADE = "podcycle.gpu"
 OS_RELEASE = Path("/etc/os-release")
 SHADOW = Path("/etc/shadow")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -68,7 +70,7 @@ def has_infiniband() -> bool:
 
 
 def read_account(name: str) -> dict[str, Any] | None:
-    """V(password) is set when a password would let in, V(locked) when sshd refuses keys too."""
+    """V(password) is set when a password would let in, V(locked) when sshd refuses keys too, V(made) when it is the role's own and no person's."""
     try:
         row = pwd.getpwnam(name)
     except KeyError:
@@ -84,7 +86,8 @@ def read_account(name: str) -> dict[str, Any] | None:
                 secret = fields[1]
     # OpenSSH calls an account locked when the field begins with an exclamation mark (LOCKED_PASSWD_PREFIX on Linux).
     locked, password = (None, None) if secret is None else (secret.startswith("!"), secret == "" or secret[0] not in "!*")
-    return {"name": name, "uid": row.pw_uid, "home": row.pw_dir, "shell": row.pw_shell, "groups": groups, "locked": locked, "password": password}
+    about = {"name": name, "uid": row.pw_uid, "home": row.pw_dir, "shell": row.pw_shell, "made": row.pw_gecos.partition(",")[0] == MADE}
+    return {**about, "groups": groups, "locked": locked, "password": password}
 
 
 def read_group(name: str) -> dict[str, Any] | None:

@@ -142,6 +142,24 @@ def install(names: list[str]) -> None:
         raise PackagesError(f"{what}: apt-get ended well, and {', '.join(left)} is not installed; see /var/log/apt/term.log")
 
 
+def look_up(names: list[str]) -> str:
+    """For check mode: whether apt knows these packages. In words why it could not be asked; it needs no root and leaves no trace."""
+    what = f"install {', '.join(names)}"
+    if shutil.which("apt-get") is None:
+        raise PackagesError(f"{what}: this machine has no apt-get: only Debian and Ubuntu are supported")
+    unsure = f"whether {', '.join(names)} can be installed was not looked up"
+    if not any(LISTS.glob("*_Packages*")):
+        return f"{unsure}: {LISTS} has no package lists yet; apt-get update fetches them"
+    no_trace = ["-o", "Debug::NoLocking=1", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
+    done = run_program(["apt-get", "-s", "-q", *no_trace, "install", "--no-install-recommends", *names], {**os.environ, "LC_ALL": "C.UTF-8"}, timeout=300)
+    if done.returncode == 0:
+        return ""
+    said = done.stdout + done.stderr
+    if _UNKNOWN.search(said) and not _lists_are_old():
+        raise PackagesError(f"{what}: {_said(said)}", hint=_advice(said))
+    return f"{unsure}: apt-get said: {_said(said)}"
+
+
 def _refresh(what: str, environment: dict[str, str]) -> None:
     done = run_program([*_GET, "-o", "APT::Update::Error-Mode=any", "update"], environment, timeout=600)
     if done.returncode:

@@ -10,6 +10,7 @@ stand, and the role works. SCHEMA rises when the same wish would be brought abou
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ from ._file_set import block_of
 from ._job_runner import process_started
 from ._shell_env import MARKER, SYSTEM_BASHRC, SYSTEM_PROFILE
 
-SCHEMA = 3
+SCHEMA = 4
 FOLDER = ".podcycle/receipts"
 PARTS = ".podcycle/stack/parts.json"
 # Python and git write into these when they only read.
@@ -69,6 +70,26 @@ def _entries(folder: str, below: str) -> Iterator[str]:
         status = row.stat(follow_symlinks=False)
         target = os.readlink(row.path) if row.is_symlink() else ""
         yield f"{name}\0{status.st_mode}\0{status.st_uid}\0{status.st_size}\0{status.st_mtime_ns}\0{target}\n"
+
+
+def touched(top: str, since: float) -> str:
+    """A path below a folder that was written after that time, to show a person where to look: a file first, then the folder that lost one.
+
+    The time of the inode comes last: it also moves when a cache that shares the file links it elsewhere.
+    """
+    folders, restated = "", ""
+    for folder, below, names in os.walk(os.path.realpath(top)):
+        below[:] = sorted(set(below) - _RESTLESS)
+        for name in sorted([*names, *(name for name in below if os.path.islink(os.path.join(folder, name)))]):
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                if status.st_mtime > since:
+                    return path
+                restated = restated or (path if status.st_ctime > since else "")
+        with contextlib.suppress(OSError):
+            folders = folders or (folder if os.lstat(folder).st_mtime > since else "")
+    return folders or restated
 
 
 def block_signature(path: str) -> str | None:
@@ -148,8 +169,8 @@ def broken(receipts: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     return [{"part": name, "expected": "as it was signed for", "found": one["why"]} for name, one in sorted(receipts.items()) if not one["stands"]]
 
 
-def differs(receipt: dict[str, Any], machine: dict[str, str]) -> str:
-    """Why a receipt does not stand any more; empty when it does."""
+def differs(receipt: dict[str, Any], machine: dict[str, str], since: float = 0.0) -> str:
+    """Why a receipt does not stand any more; empty when it does. It was signed at C(since)."""
     if receipt.get("schema") != SCHEMA:
         return "signed by another version of the collection"
     if receipt.get("machine") != machine:
@@ -159,14 +180,22 @@ def differs(receipt: dict[str, Any], machine: dict[str, str]) -> str:
         if started is None or process_started(int(pid)) != started:
             return f"process {pid} has ended"
     for path, was in receipt["paths"].items():
-        if signature(path) != was:
-            return f"{path} was changed"
+        found = signature(path)
+        if found != was:
+            return f"{path} is missing" if found is None else f"{path} was changed" if was else f"{path} is there and was not"
     for path, block in receipt["blocks"].items():
-        if block_signature(path) != block:
+        text = block_signature(path)
+        if text != block:
+            if not text:
+                return f"the block {MARKER} in {path} is missing"
             return f"the block {MARKER} in {path} was changed"
     for tree, was in receipt["trees"].items():
-        if tree_digest(tree) != was:
-            return f"files below {tree} were changed"
+        digest = tree_digest(tree)
+        if digest != was:
+            if digest is None or was is None:
+                return f"{tree} is missing" if digest is None else f"{tree} is there and was not"
+            where = touched(tree, since) if since else ""
+            return f"files below {tree} were changed{': look at ' if where else ''}{where}"
     return ""
 
 
@@ -176,7 +205,7 @@ def read_all(workspace: Path, machine: dict[str, str]) -> dict[str, dict[str, An
     for path in sorted((workspace / FOLDER).glob("*.json")):
         try:
             receipt = json.loads(path.read_text(encoding="utf-8"))
-            why = differs(receipt, machine)
+            why = differs(receipt, machine, path.stat().st_mtime)
             digest = str(receipt["digest"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             digest, why = "", "the receipt cannot be read"

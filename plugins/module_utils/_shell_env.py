@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ._errors import UsageError
 from ._file_set import Change, Entry, FileSet
+from ._secrets import is_secret
 
 MARKER = "podcycle.gpu environment"
 SYSTEM_PROFILE = "/etc/profile.d/podcycle.sh"
@@ -61,6 +62,7 @@ class ShellEnv:
     library_path: list[str] = field(default_factory=list)
     files: list[Entry] = field(default_factory=list)
     home: str = ""
+    group: str = ""
     root: Path = Path("/")
 
     @property
@@ -78,6 +80,11 @@ class ShellEnv:
     @property
     def system(self) -> bool:
         return os.geteuid() == 0 if self.scope == "auto" else self.scope == "system"
+
+    @property
+    def secrets(self) -> list[str]:
+        """Names of the variables that not everybody on the machine may read."""
+        return [name for name, value in self.variables.items() if is_secret(name, value)]
 
     def check(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -128,16 +135,22 @@ class ShellEnv:
 
     def entries(self, *, present: bool) -> list[Entry]:
         stale = [path for path in self.others() if re.fullmatch(rf"\d\d-{re.escape(self.name)}\.sh", Path(path).name)]
-        entries = [Entry(path, "absent") for path in stale]
+        entries = [Entry(path, "absent", hidden=True) for path in stale]
         if present:
             reader = _WRITTEN + _READER.format(folder=shlex.quote(self.folder))
-            entries += [Entry(self.file, content=self.text(), mode="0644"), Entry(self.reader, content=reader, mode="0644")]
+            entries += [self._own(), Entry(self.reader, content=reader, mode="0644")]
             return [*self.files, *entries, *(self._hooked(path) for path in self.places())]
-        entries.append(Entry(self.file, "absent"))
+        entries.append(Entry(self.file, "absent", hidden=True))
         if set(self.others()) == set(stale):
             # The hook goes before what it reads.
             entries = [*(self._unhooked(path) for path in self.places()), Entry(self.reader, "absent"), *entries]
         return entries
+
+    def _own(self) -> Entry:
+        """The reader passes over a file that an account may not read."""
+        if not self.secrets:
+            return Entry(self.file, content=self.text(), mode="0644", hidden=True)
+        return Entry(self.file, content=self.text(), mode="0640" if self.group else "0600", group=self.group or None, hidden=True)
 
     def _hooked(self, path: str) -> Entry:
         if path == SYSTEM_PROFILE:

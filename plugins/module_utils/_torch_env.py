@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from ._machine import free_gib, nearest
 from ._torch_proof import SCHEMA, STAMP, VERIFY, damaged, is_sound, read_record, read_stamp, site_packages, venv_python_version
 from ._torch_wish import LOCK, NEEDED_GIB, TorchEnvError, cached_torch, check_lock, choose_python, numbers, plain_name
 from ._unresolved import places, unresolved
-from ._uv import NETWORK, Uv, install_wheels, last_words, run_program, uv_environment
+from ._uv import NETWORK, Uv, UvError, base_python, install_wheels, last_words, run_program, uv_environment
 
 
 class IndexUnreachable(TorchEnvError):
@@ -129,13 +130,7 @@ class TorchEnv:
         record = self.record()
         if record is None or record.get("fingerprint") == self.wish.fingerprint():
             return
-        started, to_come = time.monotonic(), self._python_to_come() if fresh else ""
-        with tempfile.TemporaryDirectory(prefix="torch-wish-") as folder:
-            lock = Path(folder, "lock.txt")
-            lock.write_text(self.wish.lock, encoding="utf-8")
-            python = ["--python", str(self.python), *(["--python-version", to_come] if to_come else [])]
-            done = install_wheels(uv, ["--dry-run", *python, *self.install_arguments(lock, to_come)], self._environment())
-        self.seconds["resolve"] = _since(started)
+        done = self._dry_run(uv, ["--python", str(self.python)], fresh=fresh)
         if done.returncode:
             try:
                 self._refuse(done.stderr)
@@ -145,6 +140,44 @@ class TorchEnv:
                 # The interpreter that is to come may be another one than was thought.
                 if not fresh:
                     raise
+
+    def _dry_run(self, uv: Uv, more: list[str], *, fresh: bool, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        started, to_come = time.monotonic(), self._python_to_come() if fresh else ""
+        with tempfile.TemporaryDirectory(prefix="torch-wish-") as folder:
+            lock = Path(folder, "lock.txt")
+            lock.write_text(self.wish.lock, encoding="utf-8")
+            python = [*more, *(["--python-version", to_come] if to_come else [])]
+            done = install_wheels(uv, ["--dry-run", *python, *self.install_arguments(lock, to_come)], environment or self._environment())
+        self.seconds["resolve"] = _since(started)
+        return done
+
+    def look_up(self, uv: Uv | None) -> None:
+        """For check mode: whether the wish can come true at all, without a trace in the environment or a cache. What nobody could ask is a note."""
+        record = self.record()
+        if record is not None and record.get("fingerprint") == self.wish.fingerprint():
+            return
+        what = f"whether torch {self.wish.version} ({self.wish.backend}) exists was not looked up"
+        if uv is None:
+            self.notes.append(f"{what}: there is no uv yet, and check mode brings none")
+            return
+        fresh = not self._starts() or self._other_python()
+        # Quickly: a machine without a network is no reason to wait for minutes.
+        environment = {"UV_HTTP_TIMEOUT": "15", "UV_HTTP_RETRIES": "1", **self._environment()}
+        with tempfile.TemporaryDirectory(prefix="torch-look-") as folder:
+            # A folder of its own: the machine's Python may be marked as the system's, and uv leaves a lock in an environment.
+            aside = ["--python", (self.wish.python or base_python()) if fresh else str(self.python), "--target", folder, "--no-cache"]
+            try:
+                done = self._dry_run(uv, aside, fresh=fresh, environment=environment)
+            except UvError as error:
+                self.notes.append(f"{what}: {error}")
+                return
+        if done.returncode == 0:
+            return
+        none = unresolved(done.stderr)
+        # The interpreter that is to come may be another one than was thought.
+        if none and not (fresh and none.why):
+            self._refuse(done.stderr)
+        self.notes.append(f"{what}: uv said: {last_words(done.stderr)}")
 
     def _python_to_come(self) -> str:
         least, own = self.wish.least_python, platform.python_version_tuple()[:2]

@@ -36,7 +36,8 @@ options:
     choices: [pod_setup, runpod, vast, gce, user_data]
     default: pod_setup
   variables:
-    description: Variables of the stack's roles, and V(stack), V(stack_scope), V(stack_roles). Names that look like a secret are refused.
+    description: Variables of the stack's roles, and V(stack), V(stack_scope), V(stack_roles). Secrets are refused, by name or as
+      an address with a password, also inside dictionaries and lists; so are misspelt variables of the roles.
     type: dict
     default: {}
   host_variables:
@@ -147,7 +148,7 @@ dest:
   returned: when O(dest) is given
   sample: /workspace/start/pod_setup.sh
 left_out:
-  description: Variables of the host that look like a secret.
+  description: Variables of the host, or parts of them, that look like a secret.
   type: list
   elements: str
   returned: success

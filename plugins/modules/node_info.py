@@ -121,10 +121,10 @@ node:
     account:
       description:
         - The account with C(name), C(uid), C(home), C(shell), C(groups), C(locked) (sshd refuses keys too) and C(password) (one lets in).
-        - The last two are null for who may not read them. Null when there is no such account.
+        - These two are null for who may not read them. C(made) is whether the role podcycle.gpu.node made it. Null when there is no such account.
       type: dict
       returned: always
-      sample: {"name": "runner", "uid": 1000, "home": "/home/runner", "shell": "/bin/bash", "groups": ["podcycle"], "locked": false, "password": false}
+      sample: {"name": "runner", "uid": 1000, "home": "/home/runner", "shell": "/bin/bash", "made": true, "groups": ["podcycle"], "locked": false}
     group:
       description: The group with C(name) and C(gid). Null when there is none.
       type: dict

@@ -50,7 +50,10 @@ options:
     type: int
     default: 50
   variables:
-    description: Variables to export, with their values as they are.
+    description:
+      - Variables to export, with their values as they are.
+      - Where the name of one looks like a secret, or its value is an address with a password, only root and O(group) may read the part's file, and no diff
+        shows the value. The shells of other accounts pass over the file.
     type: dict
     default: {}
   path:
@@ -69,6 +72,9 @@ options:
   home:
     description: Home folder for O(scope=user). That of the user who runs the task when not given.
     type: path
+  group:
+    description: Group that may read the part's file when there is a secret in it (mode 0640). The owner alone when not given (0600).
+    type: str
   root:
     description: Folder that is taken for C(/), for the file system of an image.
     type: path
@@ -170,6 +176,7 @@ def main() -> None:
             "library_path": {"type": "list", "elements": "str", "default": []},
             "files": {**FILES, "default": []},
             "home": {"type": "path"},
+            "group": {"type": "str"},
             "root": {"type": "path", "default": "/"},
         },
         supports_check_mode=True,
@@ -185,8 +192,11 @@ def main() -> None:
         library_path=given["library_path"],
         files=entries_of(given["files"]),
         home=given["home"] or "",
+        group=given["group"] or "",
         root=Path(given["root"]),
     )
+    # Out of what -vvv shows as well; shorter ones would be words of any sentence.
+    module.no_log_values |= {value for name in env.secrets if len(value := env.variables[name]) >= 8}
     try:
         changes = env.converge(present=given["state"] == "present", check_mode=module.check_mode)
     except PodcycleError as error:

@@ -13,6 +13,7 @@ description:
   - Installs by C(apt-get) what is missing, and nothing else. The package lists are read anew only when they are older than a day, or when they do not serve.
   - A well-known package whose program was deleted behind dpkg's back, such as C(git) without C(/usr/bin/git), is installed again.
   - Needs neither C(python3-apt) nor a certain interpreter, and finishes what an interrupted run left half-configured.
+  - In check mode C(apt-get) is asked whether it knows them, without root and without a trace; where it cannot be asked, the module warns.
 extends_documentation_fragment:
   - podcycle.gpu.attributes
 attributes:
@@ -73,7 +74,7 @@ failure:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
-from ansible_collections.podcycle.gpu.plugins.module_utils._packages import install, missing
+from ansible_collections.podcycle.gpu.plugins.module_utils._packages import install, look_up, missing
 
 
 def main() -> None:
@@ -82,8 +83,11 @@ def main() -> None:
         wanted = missing(module.params["names"])
         if wanted and not module.check_mode:
             install(wanted)
+        unsure = look_up(wanted) if wanted and module.check_mode else ""
     except PodcycleError as error:
         module.fail_json(**failure(error))
+    if unsure:
+        module.warn(unsure)
     module.exit_json(changed=bool(wanted), installed=wanted)
 
 

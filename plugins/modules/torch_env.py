@@ -258,7 +258,8 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
         return False, describe(env, env.record() or {}, None), {"before": "", "after": ""}
     diff = env.diff()
     if check_mode:
-        return True, describe(env, {}, None), diff
+        env.look_up(find_uv(bin_dir, wanted, cache_dir) or find_uv(bin_dir, "", cache_dir))
+        return True, describe(env, {"notes": env.notes}, None), diff
     started = time.monotonic()
     uv = find_uv(bin_dir, wanted, cache_dir) or install_uv(bin_dir, wanted)
     env.seconds["uv"] = round(time.monotonic() - started, 2)
@@ -290,6 +291,8 @@ def main() -> None:
         changed, found, diff = converge(module.params, check_mode=module.check_mode)
     except PodcycleError as error:
         module.fail_json(**failure(error))
+    for note in found["notes"] if module.check_mode else []:
+        module.warn(note)
     module.exit_json(changed=changed, torch_env=found, diff=diff)
 
 

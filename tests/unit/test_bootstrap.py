@@ -25,6 +25,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _bootstrap as 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_setup as pod_setup
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_state as pod_state
+from ansible_collections.podcycle.gpu.plugins.module_utils import _secrets
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv
 from support.world import ROOT
 
@@ -123,7 +124,7 @@ def test_secrets_are_refused_and_the_hosts_stay_out(archive: bootstrap.Archive) 
     with pytest.raises(errors.UsageError, match="tailscale_auth_key"):
         render(archive, variables={"node_tailscale_auth_key": "tskey-1"})
     for name, secret in {"api_key": 1, "db_password": 1, "hf_token": 1, "pytorch_python": 0, "cuda13_apt_fingerprint": 0, "tokenizers": 0}.items():
-        assert bootstrap.looks_secret(name) is bool(secret), name
+        assert _secrets.looks_secret(name) is bool(secret), name
     known = {"pytorch_backend": "cpu", "pytorch_result": {"changed": True}, "cloud_api_key": "k", "ansible_user": "root", "stack": "cpu"}
     assert bootstrap.stack_variables(ROOT, known) == ({"pytorch_backend": "cpu", "stack": "cpu"}, [])
 
@@ -140,6 +141,41 @@ def test_a_run_of_a_few_roles_is_no_wish_of_the_machine(archive: bootstrap.Archi
     assert tasks[0]["podcycle.gpu.bootstrap_script"]["variables"] == (
         "{{ {'stack_roles': podcycle_stack_roles} if podcycle_stack_roles is defined else {} }}"
     )
+
+
+SECRET = "s3cr3t-value"
+HIDDEN = {
+    "node_environment.HF_TOKEN": {"node_environment": {"HF_TOKEN": SECRET, "A": "1"}},
+    "cutlass_repo": {"cutlass_repo": f"https://oauth2:{SECRET}@git.example/cutlass.git"},
+    "node_environment.deep[1].api_key": {"node_environment": {"deep": ["x", {"api_key": SECRET}]}},
+    "pytorch_find_links[0]": {"pytorch_find_links": [f"https://{SECRET}@wheels.example/", "/wheels"]},
+}
+
+
+@pytest.mark.parametrize("place", HIDDEN)
+def test_a_secret_deep_inside_is_refused_and_that_of_the_host_stays_out(archive: bootstrap.Archive, place: str) -> None:
+    with pytest.raises(errors.UsageError, match=re.escape(f"{place} looks like a secret")):
+        render(archive, variables=HIDDEN[place])
+    found, left_out = bootstrap.stack_variables(ROOT, HIDDEN[place])
+    assert SECRET not in json.dumps(found) and left_out == [place]
+    assert SECRET not in render(archive, variables=found).full
+
+
+def test_the_rest_of_a_dictionary_and_an_address_without_a_password_stay(archive: bootstrap.Archive) -> None:
+    assert bootstrap.stack_variables(ROOT, HIDDEN["node_environment.HF_TOKEN"])[0] == {"node_environment": {"A": "1"}}
+    assert bootstrap.stack_variables(ROOT, HIDDEN["pytorch_find_links[0]"])[0] == {"pytorch_find_links": ["/wheels"]}
+    plain = {"cutlass_repo": "ssh://git@git.example:22/cutlass.git", "node_environment": {"HF_TOKEN": "", "TOKENIZERS_PARALLELISM": "true"}}
+    assert bootstrap.stack_variables(ROOT, plain) == (plain, []) and render(archive, variables=plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("pytorch_verison", "pytorch_version"), ("node_runer", "node_runner"), ("cuda_watchdog_interval", "cuda_watchdog_interval_seconds")],
+)
+def test_a_misspelt_variable_names_the_one_that_was_meant(archive: bootstrap.Archive, name: str, near: str) -> None:
+    with pytest.raises(errors.UsageError, match=f"no role has a variable {name}; {near} was meant"):
+        render(archive, variables={name: 1})
+    assert render(archive, variables={"my_own": 1, near: 1, "stack_scope": "user"})
 
 
 # ---- its forms ----------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -257,3 +259,38 @@ def test_owner_by_name(tmp_path: Path) -> None:
         pytest.skip("giving files away needs root")
     assert converge(tmp_path, Entry("/f", content="", owner="nobody", group="nogroup", mode="02750")) == ["f"]
     assert (tmp_path / "f").owner() == "nobody" and (tmp_path / "f").stat().st_mode & 0o7777 == 0o2750
+
+
+def test_secrets_in_the_environment_are_for_the_group_and_out_of_every_diff(tmp_path: Path) -> None:
+    group = grp.getgrgid(os.getegid()).gr_name
+
+    def part(**variables: str) -> ShellEnv:
+        return ShellEnv("node", "/ws", "system", variables=variables, group=group, root=tmp_path)
+
+    def converged(env: ShellEnv) -> tuple[int, str]:
+        diff = next(change.diff() for change in env.converge(present=True, check_mode=True) if str(change.path).endswith("50-node.sh"))
+        env.converge(present=True, check_mode=False)
+        status = (tmp_path / "ws/.podcycle/env.d/50-node.sh").stat()
+        assert status.st_gid == os.getegid()
+        return status.st_mode & 0o777, json.dumps(diff)
+
+    mode, diff = converged(part(A="1", HF_TOKEN="first it's\nhushed", MIRROR="https://me:first@m.example"))
+    assert mode == 0o640 and "first" not in diff and "hushed" not in diff and "HF_TOKEN=(hidden)" in diff and "export A=1" in diff
+    mode, diff = converged(part(A="1", HF_TOKEN="second", MIRROR="https://me:first@m.example"))
+    assert mode == 0o640 and "first" not in diff and "second" not in diff and "another value" in diff
+    mode, diff = converged(part(A="1"))
+    assert mode == 0o644 and "second" not in diff and "HF_TOKEN=(hidden)" in diff
+    bare = ShellEnv("bare", "/ws", "system", variables={"HF_TOKEN": "x"}, root=tmp_path)
+    bare.converge(present=True, check_mode=False)
+    assert (tmp_path / "ws/.podcycle/env.d/50-bare.sh").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_part_that_may_not_be_read_is_passed_over_in_silence(env: ShellEnv, tmp_path: Path) -> None:
+    env.converge(present=True, check_mode=False)
+    reader = tmp_path / "reader.sh"
+    # Root may read everything: what cannot be read is a link to nothing for it.
+    reader.write_text(Path(env.reader).read_text(encoding="utf-8"), encoding="utf-8")
+    secret = Path(env.folder) / "60-secret.sh"
+    secret.symlink_to(tmp_path / "not-there")
+    done = subprocess.run(["sh", "-eu", "-c", f". {reader}; echo on"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("on\n", "")

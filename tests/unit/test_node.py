@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,22 @@ def test_the_node_names_the_programs_that_its_receipt_watches(machine: Machine, 
     assert set(wanted) - set(_packages.PROGRAMS) == {"python3-venv"}, "which brings no program of its own"
 
 
+def test_check_mode_asks_apt_without_root(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_packages.os, "geteuid", lambda: 1000)
+    assert "has no package lists yet" in _packages.look_up(["rsync"]) and machine.told == []
+    (machine.lists / "x_Packages").touch()
+    assert _packages.look_up(["rsync"]) == ""
+    assert machine.calls.read_text().startswith("apt-get -s ")
+    machine.apt(install="echo 'E: Unable to locate package rsync' >&2; exit 100")
+    with pytest.raises(PodcycleError, match="install rsync: E: Unable to locate package rsync; this release has no such package"):
+        _packages.look_up(["rsync"])
+    machine.apt(install="echo 'E: burnt' >&2; exit 100")
+    assert _packages.look_up(["rsync"]).endswith("was not looked up: apt-get said: E: burnt")
+    monkeypatch.setattr(_packages, "_lists_are_old", lambda: True)
+    machine.apt(install="echo 'E: Unable to locate package rsync' >&2; exit 100")
+    assert "was not looked up" in _packages.look_up(["rsync"]), "newer lists may know it"
+
+
 def test_packages_need_root(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_packages.os, "geteuid", lambda: 1000)
     with pytest.raises(PodcycleError, match="packages need root; run with become"):
@@ -188,6 +205,16 @@ def test_an_account_is_locked_or_lets_a_password_in(tmp_path: Path, monkeypatch:
     found = _node.read_account("nobody")
     assert found is not None and (found["locked"], found["password"]) == (locked, password)
     assert _node.read_account("nobody-at-all") is None
+
+
+@pytest.mark.parametrize(("comment", "made"), [("podcycle.gpu", True), ("podcycle.gpu,,,", True), ("A person", False), ("", False)])
+def test_an_account_of_our_own_is_known_by_its_comment(monkeypatch: pytest.MonkeyPatch, comment: str, made: bool) -> None:
+    row = pwd.struct_passwd(("me", "x", 1000, 1000, comment, "/home/me", "/bin/bash"))
+    monkeypatch.setattr(_node.pwd, "getpwnam", lambda _name: row)
+    found = _node.read_account("me")
+    assert found is not None and found["made"] is made
+    user = next(task for task in yaml.safe_load((ROOT / "roles/node/tasks/bring.yml").read_text(encoding="utf-8")) if "ansible.builtin.user" in task)
+    assert f"'{_node.MADE}'" in user["ansible.builtin.user"]["comment"]
 
 
 def test_cores_are_those_of_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_every_task_that_can_change_a_machine_is_counted() -> None:
         names = []
         for path in sorted((ROOT / f"roles/{role}/tasks").glob("*.yml")):
             for task in tasks_of(yaml.safe_load(path.read_text(encoding="utf-8"))):
-                if not UNCHANGING & set(task):
+                if not {"block", *UNCHANGING} & set(task):
                     names.append(task.get("register", ""))
                     assert names[-1].lstrip("_").startswith(f"{role}_"), f"{path}: {task['name']}"
                     assert not re.match(inputs.group(1), names[-1]), f"{path}: {task['name']}"
@@ -97,11 +97,72 @@ def refused(variables: dict[str, Any], tmp_path: Path) -> str:
         ({"stack_roles": "cuda13"}, "no list out of node, cuda13"),
         ({"stack_roles": ["node", "cuda"]}, "no list out of node, cuda13"),
         ({"stack_roles": []}, "stack_roles is [], which is no list out of node, cuda13"),
+        ({"workspace": "relative"}, 'workspace is "relative", which is no absolute path below /'),
+        ({"workspace": "/"}, "no absolute path below /"),
+        ({"workspace": "/my pod/w", "usd_per_hour": 2.5}, ""),
+        ({"workspace": "/../w", "usd_per_hour": 0.00005}, "no absolute path below /"),
+        ({"workspace": "//w/.x", "usd_per_hour": 0.00005}, ""),
+        ({"usd_per_hour": "abc"}, 'usd_per_hour is "abc", which is no price in dollars: type -e usd_per_hour=2.69'),
+        ({"podcycle_usd_per_hour": "-1"}, 'podcycle_usd_per_hour is "-1", which is no price'),
     ],
 )
 def test_what_is_mistyped_is_refused_first(variables: dict[str, Any], told: str, tmp_path: Path) -> None:
     said = refused(variables, tmp_path)
     assert told in said and bool(said) == bool(told), said
+
+
+PERSON = {"name": "me", "uid": 1000, "home": "/home/me", "made": False, "groups": ["podcycle"], "locked": False, "password": True}
+OURS = {**PERSON, "made": True, "password": False}
+
+
+@pytest.mark.parametrize(
+    ("account", "threads", "told"),
+    [
+        (PERSON, 8, "right=True ours=False"),
+        ({**PERSON, "locked": True, "password": False}, 8, "right=True ours=False"),
+        ({**PERSON, "groups": []}, 8, "right=False ours=False"),
+        (OURS, 8, "right=True ours=True"),
+        ({**OURS, "locked": True}, "8", "right=False ours=True"),
+        (None, 8, "right=False ours=True"),
+        ({**PERSON, "uid": 0}, 8, "has the user id 0 there; it is to be an account that is not root"),
+        (PERSON, -4, "node_omp_threads is -4, which is no whole number from 1 on"),
+        (PERSON, "many", 'node_omp_threads is "many", which is no whole number'),
+    ],
+)
+def test_a_persons_account_is_left_alone_and_root_is_refused(account: dict[str, Any] | None, threads: Any, told: str, tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROOT / "roles/node/tasks/bring.yml").read_text(encoding="utf-8"))
+    user = next(task["ansible.builtin.user"] for task in tasks if "ansible.builtin.user" in task)
+    refusals = [task for task in tasks if "ansible.builtin.fail" in task]
+    found = {"node": {"root": True, "cpus": 4, "infiniband": True, "home": "/root", "account": account, "group": {"gid": 9}, "programs": []}}
+    told_of = "right={{ __node_runner_right }} ours={{ __node_runner_ours }} {{ password }}"
+    say = {"ansible.builtin.debug": {"msg": told_of}, "vars": {"password": user["update_password"]}}
+    files = [str(ROOT / "roles/node" / part / "main.yml") for part in ("defaults", "vars")]
+    given = {"node_found": found, "node_runner": "me", "node_omp_threads": threads}
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars_files": files, "tasks": [*refusals, say]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml"), "-e", json.dumps(given)]
+    done = subprocess.run(command, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=False)
+    assert told in done.stdout.replace('\\"', '"') + done.stderr, done.stdout + done.stderr
+    if "ours" in told:
+        assert ("always" if "ours=True" in told else "on_create") in done.stdout
+
+
+def test_a_repository_of_tailscale_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROOT / "roles/node/tasks/tailscale.yml").read_text(encoding="utf-8"))
+    fetch = next(task for task in tasks if "block" in task)
+    fetch["block"][0]["ansible.builtin.get_url"]["dest"] = str(tmp_path / "key")
+    machine = {"os": {"id": "debian", "codename": "bookworm"}, "tailscale": {"path": None}}
+    given = {"__node_machine": machine, "node_tailscale_repository": "http://127.0.0.1:9/stable", "ansible_python_interpreter": sys.executable}
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": given, "tasks": [fetch]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml")]
+    env = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_REMOTE_TEMP": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 2 and not (tmp_path / "key").exists(), done.stdout + done.stderr
+    assert "fetch the key of Tailscale's packages from http://127.0.0.1:9/stable/debian/bookworm.noarmor.gpg: Request failed" in said, said
+    assert "Connection refused" in said and "type -e node_tailscale_repository=URL" in said
+    assert tasks[-1]["no_log"] is True
 
 
 def test_the_trainer_says_in_a_diff_what_it_does(tmp_path: Path) -> None:

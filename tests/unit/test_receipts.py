@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def test_a_start_file_that_comes_without_our_block_is_no_touch(pod: Path, monkey
         (pod / name).write_text("alias l=ls\n", encoding="utf-8")
     assert look(pod)["stands"]
     (pod / ".podcycle/env.sh").write_text("true\n", encoding="utf-8")
-    assert look(pod)["why"] == f"{pod}/.podcycle/env.sh was changed", "this one is ours alone"
+    assert look(pod)["why"] == f"{pod}/.podcycle/env.sh is there and was not", "this one is ours alone"
 
 
 def test_a_link_whose_end_is_lost(pod: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_link_whose_end_is_lost(pod: Path) -> None:
     (pod / "note").write_text("another", encoding="utf-8")
     assert look(pod)["stands"]
     (pod / "note").unlink()
-    assert look(pod)["why"] == f"{pod}/link was changed"
+    assert look(pod)["why"] == f"{pod}/link was changed", "the link is still there"
 
 
 def test_a_volume_on_another_machine_stands_for_nothing(pod: Path) -> None:
@@ -161,7 +162,34 @@ def test_damage_is_drift_although_every_version_is_right(pod: Path) -> None:
     assert _receipts.signed_parts(pod) == STACK["parts"]
     rewrite_in_place(pod)
     found = _receipts.read_all(pod, _receipts.machine_of(STACK["parts"]))
-    assert _receipts.broken(found) == [{"part": "tool", "expected": "as it was signed for", "found": f"files below {pod}/tool were changed"}]
+    (row,) = _receipts.broken(found)
+    assert (row["part"], row["expected"]) == ("tool", "as it was signed for") and row["found"].startswith(f"files below {pod}/tool were changed")
+
+
+@pytest.mark.parametrize(
+    ("touch", "told"),
+    [
+        ("a file rewritten", "files below {pod}/tool were changed: look at {pod}/tool/lib/a.so"),
+        ("a file lost", "files below {pod}/tool were changed: look at {pod}/tool/lib"),
+        ("a mode", "files below {pod}/tool were changed: look at {pod}/tool/lib/a.so"),
+        ("a link bent", "files below {pod}/tool were changed: look at {pod}/tool/lib64"),
+        ("the tree lost", "{pod}/tool is missing"),
+        ("a single file changed", "{pod}/note was changed"),
+        ("what was absent appears", "{pod}/absent is there and was not"),
+    ],
+)
+def test_drift_says_what_is_gone_and_where_to_look(pod: Path, touch: str, told: str) -> None:
+    _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True)
+    before_all = 1_700_000_000
+    for path in (pod / "tool/lib/a.so", pod / "tool/lib", pod / "tool"):
+        os.utime(path, (before_all, before_all))
+    os.utime(pod / "tool/lib64", (before_all, before_all), follow_symlinks=False)
+    _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True)
+    time.sleep(0.02)
+    TOUCHES[touch](pod)
+    assert look(pod)["why"] == told.format(pod=pod)
+    (pod / "note").unlink()
+    assert look(pod)["why"] == f"{pod}/note is missing"
 
 
 def test_a_folder_that_was_not_there_may_stay_away_and_not_appear(pod: Path) -> None:

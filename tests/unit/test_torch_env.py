@@ -235,6 +235,32 @@ def test_an_impossible_wish_leaves_a_healthy_environment_alone(tmp_path: Path, m
     assert {path: path.read_bytes() for path in made.env.wish.venv.rglob("*") if path.is_file()} == before and made.env.satisfied()
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    ("said", "told"), [(IMPOSSIBLE, "torch==9.9.9 does not exist in PyTorch's index for cpu"), (OFFLINE, ""), ("disk on fire", ""), ("", "")]
+)
+def test_check_mode_promises_nothing_that_cannot_come_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, said: str, told: str) -> None:
+    if there:
+        Made(tmp_path, monkeypatch).env.make(UV)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    made = Made(tmp_path, monkeypatch, version="9.9.9", resolve=said)
+    if told:
+        with pytest.raises(TorchEnvError, match=f"install torch 9.9.9 .cpu. into .*: {told}"):
+            made.env.look_up(UV)
+    else:
+        made.env.look_up(UV)
+        assert len(made.env.notes) == bool(said) and all(said.strip()[-9:] in note and "was not looked up" in note for note in made.env.notes)
+    assert "--dry-run" in made.words[0] and "--no-cache" in made.words[0] and "--target" in made.words[0]
+    assert (str(made.env.python) in made.words[0]) is there
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_check_mode_without_uv_says_that_it_did_not_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch)
+    made.env.look_up(None)
+    assert made.calls == [] and "there is no uv yet" in made.env.notes[0]
+
+
 def test_a_possible_wish_is_resolved_first_and_unstamped_while_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Made(tmp_path, monkeypatch).env.make(UV)
     other = Made(tmp_path, monkeypatch, version="2.12.0")
@@ -529,9 +555,11 @@ def test_the_diff_says_what_comes_instead_of_what(tmp_path: Path, monkeypatch: p
 
 def test_the_module_returns_that_diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_env, "read_driver", Driver)
+    monkeypatch.setattr(torch_env, "find_uv", lambda *_where: None)
     given: dict[str, Any] = {
         "venv": str(tmp_path / "venv"), "bin_dir": str(tmp_path / "bin"), "version": "2.13.0", "backend": "auto", "accept_cpu_on_gpu": False, "python": None,
         "extra_packages": [], "find_links": [], "lock": None, "index_url": None, "cache_dir": None, "uv_version": None,
     }  # fmt: skip
-    changed, _found, diff = torch_env.converge(given, check_mode=True)
+    changed, found, diff = torch_env.converge(given, check_mode=True)
+    assert "was not looked up: there is no uv" in found["notes"][0]
     assert changed and diff["after"] == f"torch 2.13.0 (cpu) in {tmp_path}/venv\n"
