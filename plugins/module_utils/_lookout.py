@@ -20,6 +20,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock
 SETTLE_SECONDS = 12.0
 DOUBT_SECONDS = 90.0
 EMPTY_SECONDS = 45.0
+# After its sending: a cloud goes on with a create although the one who asked was killed meanwhile.
+ARRIVAL_SECONDS = 45.0
 
 
 class Lookout:
@@ -63,6 +65,7 @@ class Lookout:
         Raises LeaseUnknown when listings cannot be trusted, or when two pods bear the stamp.
         """
         start = self._clock.monotonic()
+        arrival = ARRIVAL_SECONDS - (utc_now() - (lease.sent_at or lease.created_at)).total_seconds()
         sound = 0
         trouble = "the listing lacks pods that are known to live"
         pause = 0.5
@@ -86,7 +89,7 @@ class Lookout:
             waited = self._clock.monotonic() - start
             sound = sound + 1 if whole else 0
             # A listing that shows a pod which is known to live proves more than an empty one.
-            if sound >= 2 and waited >= (self._settle if listed else max(self._settle, EMPTY_SECONDS)):
+            if sound >= 2 and waited >= max(self._settle, arrival, 0.0 if listed else EMPTY_SECONDS):
                 return None
             if waited >= DOUBT_SECONDS:
                 raise errors.LeaseUnknown(

@@ -148,7 +148,7 @@ options:
         type: float
         default: 180
       settle:
-        description: How long a pod whose create was in doubt is looked for before two listings without it count.
+        description: How long a pod whose create was in doubt is looked for before two listings without it count, and 45 s from its sending on at least.
         type: float
         default: 12
   runpod:

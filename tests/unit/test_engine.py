@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -393,3 +394,23 @@ def test_a_pod_that_fails_while_starting_is_drawn_once_more(engine: Engine, rehe
     engine.cloud.get = get
     assert slot.error is None and slot.after.id != seen[0]
     assert any("ended while it was starting" in note for note in slot.notes)
+
+
+def test_a_create_that_comes_true_after_its_controller_was_killed_is_adopted(
+    engine: Engine, rehearsal: Any, make_wish: MakeWish, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cloud goes on with what it was asked for, here for half a minute; two listings without the pod prove nothing so early."""
+    lease = engine.ledger.begin("r1", "pod", 0, engine.cloud.key_id, {}, model.utc_now() + timedelta(hours=1))
+    engine.ledger.write(lease.stamp, "attempt", gpu="x")
+    rehearsal.control("POST", "/pods/bulk", {"names": ["somebody"]})
+    sleep, late = clock.sleep, clock.monotonic() + 30
+
+    def slept(seconds: float) -> None:
+        sleep(seconds)
+        if clock.monotonic() >= late and len(rehearsal.pods()) == 1:
+            rehearsal.control("POST", "/pods/bulk", {"names": [str(lease.stamp)]})
+
+    monkeypatch.setattr(clock, "sleep", slept)
+    (slot,) = engine.rent(make_wish(), check_mode=False)
+    assert slot.error is None and slot.after is not None and slot.after.name == str(lease.stamp)
+    assert sorted(pod["name"] for pod in rehearsal.pods()) == [str(lease.stamp), "somebody"]
