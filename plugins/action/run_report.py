@@ -77,10 +77,9 @@ class ActionModule(ActionBase):
         return result
 
     def _work(self, args: dict[str, Any]) -> dict[str, Any]:
-        folder = RunFolder(Path(args["run_dir"]))
+        folder, check_mode = RunFolder(Path(args["run_dir"])), bool(self._task.check_mode)
         if not args["write"]:
-            return self._choose(args, folder, check_mode=bool(self._task.check_mode))
-        check_mode = bool(self._task.check_mode)
+            return self._choose(args, folder, check_mode=check_mode)
         if check_mode and not folder.path.is_dir():
             return {"changed": True}
         ending = args["ending"] or args["on_end"]

@@ -124,7 +124,7 @@ def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
 def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     found = audit(session, options.get("run_id"))
     everything = options["select"] == "all"
-    gone = _said_to_be_gone(found, options)
+    gone = _said_to_be_gone(session, found, options)
     slots = [
         Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])
         for row in found.rows
@@ -153,14 +153,21 @@ def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dic
     return result
 
 
-def _said_to_be_gone(found: Audit, options: Mapping[str, Any]) -> frozenset[str]:
-    """The stamps of the leases whose pods a person has not found in the provider's console."""
-    stamps = {name: row["stamp"] for row in found.rows for name in (row["pod_id"], row["stamp"]) if name}
-    unknown = [name for name in options.get("gone") or () if name not in stamps]
-    if unknown:
-        names = errors.clean_text(", ".join(unknown), 200)
-        raise errors.UsageError(f"close the lease of {names}: there is no such open lease", hint="see: ansible-playbook playbooks/leases.yml")
-    return frozenset(stamps[name] for name in options.get("gone") or ())
+def _said_to_be_gone(session: Session, found: Audit, options: Mapping[str, Any]) -> frozenset[str]:
+    """The stamps of the leases whose pods a person has not found in the provider's console; what lives or is driven is refused."""
+    rows = {name: row for row in found.rows for name in (row["pod_id"], row["stamp"]) if name}
+    gone = []
+    for name in options.get("gone") or ():
+        what, row = f"close the lease of {errors.clean_text(name, 200)}", rows.get(name)
+        if row is None:
+            raise errors.UsageError(f"{what}: there is no such open lease", hint="see: ansible-playbook playbooks/leases.yml")
+        if row["observed"] not in (model.UNKNOWN, model.GONE):
+            hint = f"give it back: ansible-playbook playbooks/stop.yml -e run_id={row['run_id']}"
+            raise errors.UsageError(f"{what}: {session.cloud.name} shows the pod, {row['observed']}", hint=hint)
+        if _driven(session, found.leases[row["stamp"]]):
+            raise errors.UsageError(f"{what}: it is {row['why']}", hint="wait until that has ended, or end it, then type the same again")
+        gone.append(row["stamp"])
+    return frozenset(gone)
 
 
 def _driven(session: Session, lease: Lease) -> bool:

@@ -65,7 +65,8 @@ class Lookout:
         Raises LeaseUnknown when listings cannot be trusted, or when two pods bear the stamp.
         """
         start = self._clock.monotonic()
-        arrival = ARRIVAL_SECONDS - (utc_now() - (lease.sent_at or lease.created_at)).total_seconds()
+        # A clock that was set back meanwhile makes nothing wait longer.
+        arrival = ARRIVAL_SECONDS - max(0.0, (utc_now() - (lease.sent_at or lease.created_at)).total_seconds())
         sound = 0
         trouble = "the listing lacks pods that are known to live"
         pause = 0.5

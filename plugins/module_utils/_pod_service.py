@@ -252,7 +252,7 @@ def _settled(manager: ServiceManager, seconds: float) -> Running:
         found, now = manager.look(present=True), time.monotonic()
         if not found.pid or found.pid != last:
             since, last = now, found.pid or 0
-        elif now - since >= SETTLE_SECONDS and is_current(found.pid, manager.service.digest):
+        elif now - since >= SETTLE_SECONDS and (found.current or found.state == "starting" and is_current(found.pid, manager.service.digest)):
             return Running(found.pid, "running", True)
         if now - start >= seconds:
             return found

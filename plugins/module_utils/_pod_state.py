@@ -21,7 +21,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from ._file_set import merge_block
+from ._blocks import merge_block
 
 MARKER = "podcycle.gpu bootstrap"
 

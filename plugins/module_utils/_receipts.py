@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ._aside import read_json, write_json
+from ._blocks import block_of
 from ._errors import UsageError
-from ._file_set import block_of
 from ._job_runner import process_started
 from ._shell_env import MARKER, SYSTEM_BASHRC, SYSTEM_PROFILE
 

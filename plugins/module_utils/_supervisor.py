@@ -163,6 +163,8 @@ class Supervisor(ServiceManager):
         end = time.monotonic() + 20
         while not self._answers():
             if done.returncode or time.monotonic() >= end:
+                # The next attempt installs it anew.
+                (self.venv / STAMP).unlink(missing_ok=True)
                 said = " ".join((self.dir / "start.log").read_text(encoding="utf-8", errors="replace").split())[-300:] or self.words()[-300:]
                 raise ServiceError(f"start supervisor in {self.dir}: it ended with {done.returncode} and does not answer; its last words: {said}")
             time.sleep(0.05)

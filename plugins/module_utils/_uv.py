@@ -21,8 +21,6 @@ from ._errors import PodcycleError
 # The first uv whose torch backends include cu130.
 LEAST_VERSION = (0, 9, 0)
 NETWORK = re.compile(r"(?i)failed to fetch|error sending request|dns error|connection refused|timed? ?out|could not connect|tunnel|unreachable")
-
-
 _OS_ERROR = re.compile(r"([A-Z][\w -]+) \(os error (\d+)\)")
 # EPERM, EACCES, EROFS; and where the cache is to be made also ENOENT, EEXIST and ENOTDIR.
 _FORBIDDEN, _IN_THE_WAY = {1, 13, 30}, {2, 17, 20}

@@ -49,7 +49,7 @@ options:
   gone:
     description:
       - Ids, or names, of pods that you have looked for in the provider's console in vain. Their leases are closed.
-      - Only for leases that were rented with a key which is lost, since no other key proves that a pod is gone. A pod that is found is ended.
+      - Only for leases that were rented with a key which is lost, since no other key proves that a pod is gone. A pod that the cloud shows is refused.
     type: list
     elements: str
     default: []

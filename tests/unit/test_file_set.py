@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _file_set
+from ansible_collections.podcycle.gpu.plugins.module_utils._blocks import merge_block, remove_block
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError
-from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import Entry, FileSet, merge_block, remove_block
+from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import Entry, FileSet
 from ansible_collections.podcycle.gpu.plugins.module_utils._shell_env import ShellEnv
 
 

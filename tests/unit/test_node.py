@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _node, _packages, _pod_service
+from ansible_collections.podcycle.gpu.plugins.module_utils import _node, _packages, _pod_service, _pod_setup
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError
 from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import Entry
 from ansible_collections.podcycle.gpu.plugins.module_utils._pod_service import Service, ServiceError, Systemd, converge
+from ansible_collections.podcycle.gpu.plugins.module_utils._supervisor import STAMP, Supervisor
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv_tool import Tool, missing_tools
 from support.world import ROOT
 
@@ -316,3 +318,22 @@ def test_the_program_never_comes_from_a_virtual_environment(monkeypatch: pytest.
     assert not Service("a", ["python3", "x"], "/ws").resolved[0].startswith(str(tmp_path))
     with pytest.raises(ServiceError, match="there is no program no-such-program"):
         assert Service("a", ["no-such-program"], "/ws").resolved
+
+
+def test_a_supervisor_that_does_not_start_is_installed_anew_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    supervisor = Supervisor(Service("demo", ["/bin/true"], str(tmp_path)), "4.3.0", system=False)
+    programs = supervisor.venv / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python").symlink_to(sys.executable)
+    (programs / "supervisord").write_text("import nonesuch\n")
+    (supervisor.venv / STAMP).write_text("{}")
+    with pytest.raises(ServiceError, match="start supervisor in .*: it ended with 1 .*No module named 'nonesuch'"):
+        supervisor._launch()
+    assert not (supervisor.venv / STAMP).exists()
+
+
+def test_the_start_script_and_the_watchdog_look_for_jobs_in_the_same_places() -> None:
+    """One waits for a running job before it sets up, the other before it ends an idle machine."""
+    places = yaml.safe_load((ROOT / "roles/cuda_watchdog/defaults/main.yml").read_text())["cuda_watchdog_jobs"]
+    assert [place.replace("{{ cuda_watchdog_workspace }}/", "") for place in places] == list(_pod_setup.JOBS)
