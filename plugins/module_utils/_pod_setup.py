@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -178,6 +179,20 @@ def typed_values(text: str) -> list[str]:
     return [value for value in text.split("\x1e") if value]
 
 
+def refuse_misspelt(setup: Setup) -> None:
+    """A variable of a role that no role has would be passed over without a word."""
+    defaults = list(setup.collection.glob("roles/*/defaults/main.yml"))
+    known = [name for path in defaults for name in re.findall(r"(?m)^([a-z0-9_]+):", path.read_text(encoding="utf-8"))]
+    roles = tuple(f"{path.parent.parent.name}_" for path in defaults)
+    for value in setup.extra:
+        # A file, JSON and YAML are Ansible's to read.
+        pairs = [] if value.startswith(("@", "{", "[")) else re.findall(r"(?:^|\s)([A-Za-z0-9_]+)=", value)
+        for name in pairs:
+            if name.startswith(roles) and name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                raise SetupError(f"set -e {name}: no role has such a variable{f'; {near[0]} was meant, perhaps' if near else ''}")
+
+
 def converge(setup: Setup, timeout: float) -> int:
     """Exit status of ansible-playbook; what it says goes to the terminal and to the log."""
     playbook = setup.collection / "playbooks" / "bootstrap.yml"
@@ -261,6 +276,7 @@ def _kill(child: subprocess.Popen[str]) -> None:
 
 
 def set_up(setup: Setup, *, hooked: bool) -> int:
+    refuse_misspelt(setup)
     setup.tell_status("running")
     with setup.phase("uv"):
         uv = bring_uv(setup)
