@@ -44,6 +44,14 @@ class Machine:
         return {str(path.relative_to(self.workspace)) for path in self.workspace.rglob("*") if ".podcycle" not in path.parts and "cache" not in path.parts}
 
 
+def linked(source: str, target: str) -> None:
+    """A hard link, where both are on one file system; /tmp often is one of its own."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     made = Machine(tmp_path)
@@ -52,7 +60,7 @@ def machine(tmp_path: Path) -> Machine:
     subprocess.run(write, cwd=ROOT, check=True, capture_output=True)
     made.workspace.mkdir()
     if (CACHE / "archive-v0").exists():
-        shutil.copytree(CACHE, made.workspace / "cache/uv", copy_function=os.link, symlinks=True)
+        shutil.copytree(CACHE, made.workspace / "cache/uv", copy_function=linked, symlinks=True)
     return made
 
 
