@@ -24,7 +24,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +79,32 @@ class HttpClient:
     def delete(self, path: str) -> Reply:
         return self._repeat("DELETE", path, None)
 
+    def events(self, path: str, query: dict[str, str], *, seconds: float, most: int) -> list[dict[str, Any]]:
+        """The JSON payloads of an event stream (Server-Sent Events): the first `most`, or those that came before a silence of `seconds`."""
+        path += "?" + urllib.parse.urlencode(query)
+        request = urllib.request.Request(self.base_url.rstrip("/") + path, headers={**self._headers, "Accept": "text/event-stream"})
+        found: list[dict[str, Any]] = []
+        end = self.clock.monotonic() + 10 * seconds
+        try:
+            with self._opener.open(request, timeout=seconds) as reply:
+                if not 200 <= reply.status < 300:
+                    raw = self._read("GET", path, reply.status, reply.headers, reply)
+                    raise self._error("GET", path, raw, self._parsed(raw), raw.headers.get("x-request-id"))
+                while len(found) < most and self.clock.monotonic() < end and (line := reply.readline(65536)):
+                    with suppress(ValueError):
+                        payload = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else None
+                        found += [payload] if isinstance(payload, dict) else []
+        except urllib.error.URLError as err:
+            # The headers come with the first line: silence is an empty log.
+            if not isinstance(err.reason, TimeoutError):
+                raise self._transport("GET", path, err.reason) from err
+        except TimeoutError:
+            pass
+        except (OSError, http.client.HTTPException) as err:
+            if not found:
+                raise self._transport("GET", path, err) from err
+        return found
+
     def redact(self, text: str) -> str:
         forms = {form for secret in (self.key, *self.secrets) if len(secret) >= 4 for form in (secret, json.dumps(secret)[1:-1])}
         for form in sorted(forms, key=len, reverse=True):
@@ -127,8 +153,7 @@ class HttpClient:
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> RawReply:
         url = self.base_url.rstrip("/") + path
-        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json", "User-Agent": USER_AGENT}
-        data = None
+        headers, data = dict(self._headers), None
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
@@ -139,6 +164,16 @@ class HttpClient:
             raise self._transport(method, path, err.reason) from err
         except (OSError, http.client.HTTPException) as err:
             raise self._transport(method, path, err) from err
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}", "Accept": "application/json", "User-Agent": USER_AGENT}
+
+    @staticmethod
+    def _parsed(raw: RawReply) -> Any:
+        with suppress(ValueError):
+            return json.loads(raw.content) if "json" in raw.headers.get("content-type", "") else None
+        return None
 
     @cached_property
     def _opener(self) -> urllib.request.OpenerDirector:

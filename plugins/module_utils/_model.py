@@ -178,6 +178,7 @@ class Pod:
     created_at: datetime | None = None
     started_at: datetime | None = None
     spot: bool = False
+    uptime_seconds: int | None = None
     detail: str = ""
 
     @property
@@ -259,6 +260,7 @@ class PodWish:
             "ports": list(self.ports),
             "spot": self.spot,
             "regions": list(self.regions),
+            **{name: self.options.get(name) for name in ("template", "network_volume", "start_command")},
             "env_names": sorted({*self.env, *self.secret_env}),
             "lease_seconds": self.lease.seconds,
         }
@@ -272,7 +274,8 @@ def check_wish(wish: PodWish) -> PodWish:
     for label, value, low, high in (
         ("count", wish.count, 1, 200),
         ("gpu_count", wish.gpu_count, 1, 16),
-        ("disk_gib", wish.disk_gib, 1, 10_000),
+        # A template may bring its own.
+        ("disk_gib", wish.disk_gib, 0 if wish.options.get("template") else 1, 10_000),
         ("volume_gib", wish.volume_gib, 0, 10_000),
         ("lease.hours", wish.lease.hours, Decimal("0.01"), 24 * 30),
     ):
@@ -283,8 +286,13 @@ def check_wish(wish: PodWish) -> PodWish:
     for port in wish.ports:
         if not re.match(r"([1-9][0-9]{0,4})/(tcp|http)\Z", port):
             raise UsageError(f"port {clean_text(port, 20)!r} must look like 22/tcp or 8888/http")
-    if wish.volume_gib and not re.match(r"/[A-Za-z0-9._/-]{1,100}\Z", wish.volume_path):
+    if wish.ports and not any(port.startswith("22/tcp") for port in wish.ports):
+        raise UsageError(f"ports are {', '.join(wish.ports)}; without 22/tcp nothing reaches the pod: add it")
+    if (wish.volume_gib or wish.options.get("network_volume")) and not re.match(r"/[A-Za-z0-9._/-]{1,100}\Z", wish.volume_path):
         raise UsageError(f"volume_path {clean_text(wish.volume_path, 40)!r} must be an absolute path")
+    for key in (*wish.env, *wish.secret_env):
+        if not re.match(r"[A-Za-z_][A-Za-z0-9_.-]*\Z", key):
+            raise UsageError(f"environment variable {clean_text(key, 40)!r} is no name: use letters, digits and '_', beginning with a letter")
     for key, secret in wish.secret_env.items():
         if len(secret) < 8:
             raise UsageError(f"secret_env value of {clean_text(key, 40)!r} is shorter than 8 characters, so masking it would mask half of every result")

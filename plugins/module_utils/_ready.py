@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
@@ -18,6 +19,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock,
 
 # What says nothing about the pod: the wait goes on for as long as it may.
 _PASSING = (errors.ServerError, errors.NoReply, errors.Unreachable, errors.RateLimited, errors.SchemaError)
+# A container that was started anew this often, as its falling uptime tells, ends each time it starts.
+_RESTARTS = 2
 _QUIET_SECONDS = 3.0
 _TELL_EVERY_SECONDS = 5.0
 
@@ -42,12 +45,23 @@ class Readiness:
     _next_tick: float = field(default=_QUIET_SECONDS)
 
     def wait_ready(self, lease: Lease, pod: Pod) -> Pod:
-        """Until SSH really answers: placed, then an address, then a login."""
-        misses = 0
+        """Until SSH really answers: placed, then an address, then a login. A failure carries what the provider wrote about the pod last."""
+        try:
+            return self._wait_ready(lease, pod)
+        except (errors.WaitTimeout, errors.PodFailed) as err:
+            words: tuple[str, ...] = ()
+            with suppress(errors.CloudError):
+                words = self.cloud.last_words(pod.id)
+            if words:
+                err.message += f"; the system log of {self.cloud.name} ends with: {errors.clean_text(' | '.join(words), 400)}"
+            raise
+
+    def _wait_ready(self, lease: Lease, pod: Pod) -> Pod:
+        misses = restarts = 0
         last = pod
 
         def look() -> Pod:
-            nonlocal misses, last
+            nonlocal misses, restarts, last
             try:
                 seen = self.cloud.get(pod.id)
             except _PASSING as err:
@@ -58,9 +72,16 @@ class Readiness:
                     return pod
                 self.ledger.write(lease.stamp, "released", proof="not found by id")
                 raise errors.PodFailed(f"pod {pod.id} is gone while it was starting", hint="the provider ended it; run again with the same run_id") from None
+            if seen.uptime_seconds is None:
+                # A look that shows none says nothing of the next.
+                seen = replace(seen, uptime_seconds=last.uptime_seconds)
+            restarts += (seen.uptime_seconds or 0) < (last.uptime_seconds or 0)
             misses, last = 0, seen
             if seen.state in (model.STOPPED, model.FAILED, model.GONE):
                 raise errors.PodFailed(f"pod {pod.id} ended while it was starting: {seen.provider_status}", hint="run again with the same run_id")
+            if restarts >= _RESTARTS:
+                hint = "the image or its start command ends at once: see what it says with playbooks/logs.yml on a pod that is kept, or run it by itself"
+                raise errors.CrashLoop(f"pod {pod.id} starts again and again: its container ended {restarts} times", hint=hint)
             return seen
 
         def wait(done: Callable[[Pod], bool], seconds: float, phase: str) -> Pod:

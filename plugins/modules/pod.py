@@ -37,10 +37,11 @@ options:
   state:
     description:
       - V(running) rents what is missing, starts what is stopped, and waits until SSH answers.
+      - V(restarted) starts the containers of running pods anew on the same hosts, proven by their later start time. What is not on a volume is lost.
       - V(stopped) ends the computing; storage goes on costing.
       - V(absent) gives back every pod of the run.
     type: str
-    choices: [running, stopped, absent]
+    choices: [running, restarted, stopped, absent]
     default: running
   count:
     description: Pods in the group.
@@ -72,13 +73,13 @@ options:
     elements: str
     default: []
   image:
-    description: Container image; it must run an SSH server that reads E(PUBLIC_KEY).
+    description:
+      - Container image; it must run an SSH server that reads E(PUBLIC_KEY).
+      - That of O(runpod.template), or else V(runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404), when not given.
     type: str
-    default: runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404
   disk_gib:
-    description: Container disk in GiB; lost when the pod stops.
+    description: Container disk in GiB, lost when the pod stops. That of O(runpod.template), or else V(40), when not given.
     type: int
-    default: 40
   volume_gib:
     description: Persistent volume in GiB, kept while the pod is stopped; none when V(0).
     type: int
@@ -88,10 +89,9 @@ options:
     type: str
     default: /workspace
   ports:
-    description: Ports to publish.
+    description: Ports to publish, V(22/tcp) among them. V(22/tcp) and those of O(runpod.template) when not given.
     type: list
     elements: str
-    default: [22/tcp]
   env:
     description: Environment of the container; visible in the provider's console.
     type: dict
@@ -164,6 +164,34 @@ options:
       min_cuda_version:
         description: Least CUDA version that the host's driver supports, such as V(12.8).
         type: str
+      template:
+        description:
+          - Template to make the pod from, by its id, its name or a unique part of the name; your own, public ones, and RunPod's.
+          - RunPod copies it once. A later change of the template changes no pod. O(env) goes over the template's, name by name.
+        type: str
+      network_volume:
+        description:
+          - Network volume to mount at O(volume_path), by its id or name. It outlives the pod.
+          - The pod is rented in the volume's data center, on secure machines only.
+        type: str
+      start_command:
+        description: A command that runs in the container beside the services of the image, its SSH server among them; a program and its arguments.
+        type: list
+        elements: str
+      install_sshd:
+        description: Bring an SSH server into an image that has none, such as V(ubuntu:24.04); wants apt and the network, and takes some 20 s.
+        type: bool
+      registry:
+        description: Id of the registry login with which a private image is pulled; see M(podcycle.gpu.runpod_registry_auth).
+        type: str
+      secrets:
+        description:
+          - Environment variables that RunPod fills from secrets of the account, as C(VARIABLE) to the secret's name in RunPod's console.
+          - The values pass neither through Ansible nor through what RunPod's API shows.
+        type: dict
+      preset_env:
+        description: Also set the environment of the chess bot's training image, E(START_SSHD) on and its other services off.
+        type: bool
   known_pods:
     description:
       - Pods of the run, as dictionaries with C(id) and C(name), that O(state=absent) gives back too when the ledger has lost them.

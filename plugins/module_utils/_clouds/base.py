@@ -49,6 +49,10 @@ class Cloud(ABC):
     def offers(self, gpu_count: int, *, spot: bool, options: dict[str, object]) -> list[Offer]:
         """Everything rentable for this many GPUs, unranked."""
 
+    def prepare(self, wish: PodWish) -> PodWish:
+        """The wish with what only this cloud can look up, such as the id behind a template's name; raises UsageError before money is spent."""
+        return wish
+
     @abstractmethod
     def create(self, wish: PodWish, stamp: Stamp, offer: Offer) -> Pod:
         """Rent one pod named after the stamp. Raises NoCapacity when this offer cannot be had now."""
@@ -66,6 +70,13 @@ class Cloud(ABC):
 
     @abstractmethod
     def stop(self, pod_id: str) -> None: ...
+
+    def restart(self, pod_id: str) -> None:
+        raise UsageError(f"{self.name} restarts no pods; stop and start it")
+
+    def last_words(self, pod_id: str) -> tuple[str, ...]:
+        """What the provider wrote about a pod last, for messages; empty where there is no such log."""
+        return ()
 
     @abstractmethod
     def terminate(self, pod_id: str) -> None:

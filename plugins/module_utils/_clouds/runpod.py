@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ _STATES = {
 _CAPACITY = re.compile(
     r"no longer any instances available|no instances (currently )?available|not enough free gpus|does not have the resources to deploy", re.IGNORECASE
 )
+# What a training image of the chess bot was started with; only for who asks for it (runpod.preset_env).
+PRESET_ENV = {"START_SSHD": "1", "START_JUPYTER": "0", "START_INFERENCE_API": "0", "START_HF_WATCH": "0", "START_IDLE_WATCHDOG": "0"}
 _CLOUD_TYPES = {"secure": "SECURE", "community": "COMMUNITY"}
 
 
@@ -143,13 +146,17 @@ class RunPod(Cloud):
 
     @staticmethod
     def _body(wish: model.PodWish, stamp: model.Stamp, offer: model.Offer) -> dict[str, Any]:
-        env = {**wish.env, **wish.secret_env}
+        options = wish.options
+        # RunPod itself fills in a secret of the account, so that its value passes neither here nor through what the API shows.
+        referred = {name: f"{{{{ RUNPOD_SECRET_{secret} }}}}" for name, secret in (options.get("secrets") or {}).items()}
+        env = {**(PRESET_ENV if options.get("preset_env") else {}), **wish.env, **wish.secret_env, **referred}
         if wish.ssh_public_key:
             # RunPod's images read PUBLIC_KEY; its documents name SSH_PUBLIC_KEY.
             env.update(PUBLIC_KEY=wish.ssh_public_key.strip(), SSH_PUBLIC_KEY=wish.ssh_public_key.strip())
         body: dict[str, Any] = {
             "name": str(stamp),
-            "image": wish.image,
+            **({"image": wish.image} if wish.image else {}),
+            **({"templateId": str(options["template"])} if options.get("template") else {}),
             # Left out, the count matches no machine, although the schema has a default.
             "gpu": {"id": offer.gpu, "count": offer.gpu_count},
             "cloud": _CLOUD_TYPES[offer.cloud_type],
@@ -157,8 +164,15 @@ class RunPod(Cloud):
             "ports": list(wish.ports),
             "env": env,
         }
+        command = start_line(options.get("start_command") or [], install_sshd=bool(options.get("install_sshd")))
+        if command:
+            body["args"] = command
+        if options.get("registry"):
+            body["registry"] = str(options["registry"])
         if wish.volume_gib:
             body["mounts"] = {"persistent": {"size": wish.volume_gib, "path": wish.volume_path}}
+        if options.get("network_volume"):
+            body["mounts"] = {"network": [{"volumeId": str(options["network_volume"]), "path": wish.volume_path}]}
         if offer.region:
             body["dataCenterIds"] = [offer.region]
         if wish.options.get("min_cuda_version"):
@@ -194,8 +208,20 @@ class RunPod(Cloud):
             cursor = str(following)
         raise errors.SchemaError("a list that does not end after 1000 pages")
 
+    def last_words(self, pod_id: str) -> tuple[str, ...]:
+        return self.logs(pod_id, source="system", tail=8)
+
+    def logs(self, pod_id: str, *, source: str, tail: int, seconds: float = 3.0) -> tuple[str, ...]:
+        """The last lines that RunPod (source system) or the container wrote; the stream never ends by itself, so silence ends it."""
+        path = f"/pods/{_safe_id(pod_id)}/logs"
+        events = self._http.events(path, {"source": source, "tail": str(tail)}, seconds=seconds, most=tail)
+        return tuple(line for event in events if (line := _log_line(event)))
+
     def start(self, pod_id: str) -> None:
         self._act(pod_id, "start")
+
+    def restart(self, pod_id: str) -> None:
+        self._act(pod_id, "restart")
 
     def stop(self, pod_id: str) -> None:
         self._act(pod_id, "stop")
@@ -210,6 +236,25 @@ class RunPod(Cloud):
 
     def terminate(self, pod_id: str) -> None:
         self._http.delete(f"/pods/{_safe_id(pod_id)}")
+
+
+def start_line(command: Sequence[str], *, install_sshd: bool) -> str:
+    """The container's start command, which takes the place of the image's own: what starts SSH is started all the same.
+
+    RunPod's images start their services in /start.sh and stay in it. For others there is what RunPod's documents say: bring openssh-server,
+    write the key, start it. Empty when the image may start as it likes.
+    """
+    if not command and not install_sshd:
+        return ""
+    lines = ['{ "$@" & }'] if command else []
+    lines.append("if [ -x /start.sh ]; then exec /start.sh; fi")
+    if install_sshd:
+        lines += [
+            "command -v sshd >/dev/null || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends openssh-server; }",
+            "mkdir -p ~/.ssh /run/sshd && chmod 700 ~/.ssh && printf '%s\\n' \"$PUBLIC_KEY\" >~/.ssh/authorized_keys && chmod 600 ~/.ssh/authorized_keys",
+            "ssh-keygen -A && /usr/sbin/sshd",
+        ]
+    return shlex.join(["bash", "-c", "; ".join([*lines, "exec sleep infinity"]), "start", *command])
 
 
 def read_pod(body: Any) -> model.Pod:
@@ -241,7 +286,14 @@ def read_pod(body: Any) -> model.Pod:
         endpoint=_endpoint(body) if state == model.RUNNING else None,
         created_at=model.parse_time(body.get("createdAt")),
         started_at=model.parse_time(body.get("startedAt")),
+        uptime_seconds=_int(_dict(body.get("runtime")).get("uptime")) if state == model.RUNNING else None,
     )
+
+
+def _log_line(event: dict[str, Any]) -> str:
+    moment = model.parse_time(event.get("ts"))
+    text = _text(event.get("line"))
+    return f"{model.rfc3339(moment)} {text}" if moment and text else text or ""
 
 
 def _endpoint(body: dict[str, Any]) -> model.Endpoint | None:
