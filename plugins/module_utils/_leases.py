@@ -29,6 +29,7 @@ class Audit:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
+    pods: dict[str, Pod] = field(default_factory=dict)
     strays: list[Pod] = field(default_factory=list)
     strangers: list[Pod] = field(default_factory=list)
 
@@ -52,6 +53,8 @@ def audit(session: Session, run_id: str | None = None) -> Audit:
         row = {**lease.to_dict(now), "observed": _observe(session, lease, pod), **verdict(session, lease, now)}
         found.rows.append(row)
         found.leases[str(lease.stamp)] = lease
+        if pod is not None:
+            found.pods[str(lease.stamp)] = pod
     owner = session.state.owner
     for pod in pods:
         if pod.id in seen:
