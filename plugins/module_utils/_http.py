@@ -45,6 +45,7 @@ class Reply:
     status: int
     body: Any
     request_id: str | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class HttpClient:
                     status=raw.status,
                     request_id=request_id,
                 )
-            return Reply(raw.status, parsed, request_id)
+            return Reply(raw.status, parsed, request_id, raw.headers.get("date"))
         raise self._error(method, path, raw, parsed if is_json else None, request_id)
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> RawReply:

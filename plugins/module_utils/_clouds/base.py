@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, Pod, PodWish, Stamp
@@ -22,6 +23,19 @@ class GpuType:
     id: str
     name: str
     vram_gib: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """Money of an account, in dollars and dollars an hour."""
+
+    balance_usd: Decimal
+    burn_usd_per_hour: Decimal
+    limit_usd_per_hour: Decimal | None = None
+
+    @property
+    def hours_left(self) -> Decimal | None:
+        return self.balance_usd / self.burn_usd_per_hour if self.burn_usd_per_hour > 0 else None
 
 
 class Cloud(ABC):
@@ -40,6 +54,18 @@ class Cloud(ABC):
     @abstractmethod
     def check(self) -> None:
         """A cheap read that fails when the key or the way to the API is bad."""
+
+    def clock_ahead(self) -> float | None:
+        """Seconds that this machine's clock is ahead of the cloud's, by the Date of an answer, which tells whole seconds; None when it has none."""
+        return None
+
+    def may_write(self) -> bool:
+        """Whether the key may rent and give back, found out without doing either."""
+        return True
+
+    def account(self) -> Account | None:
+        """What the account has and burns; None where it cannot be told. Raises a CloudError when it is refused."""
+        return None
 
     @abstractmethod
     def gpu_types(self) -> list[GpuType]:
