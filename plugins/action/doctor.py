@@ -13,6 +13,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import ch
 from ansible_collections.podcycle.gpu.plugins.module_utils._doctor import examine
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
 
+SPEC = cloud_spec()
+
 
 class ActionModule(ActionBase):
     """Examines the controller itself, so it never leaves it."""
@@ -22,5 +24,5 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        result.update(guarded(lambda: examine(checked(cloud_spec(), self._task.args), ansible_version)))
+        result.update(guarded(lambda: examine(checked(SPEC, self._task.args), ansible_version)))
         return result
