@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, UsageError, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import clean, latest_command, parse_poll, seconds_since
 from ansible_collections.podcycle.gpu.plugins.module_utils._leases import audit
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
@@ -80,28 +80,82 @@ def links(pod: Pod) -> list[str]:
 
 def _ask(session: Session, lease: Lease, pod: Pod, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the pod itself says: its GPUs and its last job."""
-    key = session.state.path / "runs" / lease.stamp.run_id / "id_ed25519"
-    known = Path(str(lease.wish.get("known_hosts_file") or key.parent / "known_hosts"))
-    if pod.endpoint is None:
-        return {"trouble": "no SSH address"}
-    if not key.exists():
-        return {"trouble": "its SSH key is not on this machine"}
-    access = SshAccess(key, known)
-    if not access.pinned(pod.id):
-        return {"trouble": "its host key was never seen: nobody has logged in yet"}
-    jobs = f"{options.get('workspace') or '/workspace'}/runs/{lease.stamp.run_id}/jobs"
-    try:
-        done = access.ask(pod.id, pod.endpoint, f"{_GPUS}; echo {_BREAK}; {latest_command(jobs, _LOG_BYTES)}", float(options.get("ssh_timeout") or 10))
-    except subprocess.TimeoutExpired:
-        return {"trouble": "SSH did not answer in time"}
-    except PodcycleError as err:
-        return {"trouble": err.message}
-    said = done.stdout.decode("utf-8", "replace")
+    command = f"{_GPUS}; echo {_BREAK}; {latest_command(jobs_dir(lease, options), _LOG_BYTES)}"
+    said, trouble = ask(session, lease, pod, command, float(options.get("ssh_timeout") or 10))
     gpus, mark, job = said.partition(_BREAK + "\n")
     if not mark:
-        words = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        return {"trouble": clean(words[-1] if words else "it answered something else than it was asked", 120)}
+        return {"trouble": trouble}
     return {"gpus": _gpus(gpus), "job": _job(job)}
+
+
+def jobs_dir(lease: Lease, options: Mapping[str, Any]) -> str:
+    return f"{options.get('workspace') or '/workspace'}/runs/{lease.stamp.run_id}/jobs"
+
+
+def ask(session: Session, lease: Lease, pod: Pod, command: str, seconds: float) -> tuple[str, str]:
+    """What a shell command on a pod of ours wrote, and why it may have written nothing. Only a host key that is known is trusted."""
+    key = session.state.path / "runs" / lease.stamp.run_id / "id_ed25519"
+    access = SshAccess(key, Path(str(lease.wish.get("known_hosts_file") or key.parent / "known_hosts")))
+    if pod.endpoint is None:
+        return "", "no SSH address"
+    if not key.exists():
+        return "", "its SSH key is not on this machine"
+    if not access.pinned(pod.id):
+        return "", "its host key was never seen: nobody has logged in yet"
+    try:
+        done = access.ask(pod.id, pod.endpoint, command, seconds)
+    except subprocess.TimeoutExpired:
+        return "", "SSH did not answer in time"
+    except PodcycleError as err:
+        return "", err.message
+    words = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    return done.stdout.decode("utf-8", "replace"), clean(words[-1] if words else "it answered something else than it was asked", 120)
+
+
+def pod_logs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the provider, the container and the last job of each pod of a run wrote last."""
+    if not 1 <= options["tail"] <= 5000:
+        raise UsageError(f"tail is {options['tail']}; it must be between 1 and 5000")
+    session = open_session(options)
+    with naming_rentals(session, options.get("run_id")):
+        found = audit(session, options.get("run_id"))
+    held = [(found.leases[row["stamp"]], found.pods[row["stamp"]]) for row in found.rows if row["stamp"] in found.pods]
+    if options.get("run_id") and not held:
+        raise UsageError(f"read the logs of run {options['run_id']}: it has no pod any more", hint="its collected logs are in its run folder")
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows = [*pool.map(lambda one: _logs(session, *one, options), held)]
+    return {"changed": False, "pods": rows, "lines": _log_lines(rows), "rehearsal": session.rehearsal}
+
+
+def _logs(session: Session, lease: Lease, pod: Pod, options: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"pod_id": pod.id, "run_id": lease.stamp.run_id, "index": lease.stamp.index, "state": pod.state, "logs": {}, "troubles": {}}
+    for source in options["sources"]:
+        try:
+            if source != "job":
+                row["logs"][source] = [*session.cloud.logs(pod.id, source=source, tail=options["tail"])]
+                continue
+        except PodcycleError as err:
+            row["troubles"][source] = str(err)
+            continue
+        # 200 bytes a line, as logs go.
+        command = latest_command(jobs_dir(lease, options), 200 * options["tail"])
+        said, trouble = ask(session, lease, pod, command, 10.0) if pod.state == model.RUNNING else ("", f"the pod is {pod.state}")
+        name, _newline, poll = said.partition("\n")
+        look = parse_poll(poll)
+        if look.readable:
+            row["logs"][f"job {clean(name, 60)}"] = look.log[-options["tail"] :]
+        else:
+            row["troubles"]["job"] = "there is none" if trouble.startswith("it answered") and not said else trouble
+    return row
+
+
+def _log_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    told = []
+    for row in rows:
+        for source, log in row["logs"].items():
+            told += [f"--- {row['run_id']}-{row['index']} ({row['pod_id']}, {row['state']}): {source}", *(log or ["nothing was written"])]
+        told += [f"--- {row['run_id']}-{row['index']} ({row['pod_id']}): no log of the {name}: {trouble}" for name, trouble in row["troubles"].items()]
+    return told or ["nothing is rented"]
 
 
 def _gpus(text: str) -> list[dict[str, float | None]]:

@@ -100,6 +100,10 @@ class Cloud(ABC):
     def restart(self, pod_id: str) -> None:
         raise UsageError(f"{self.name} restarts no pods; stop and start it")
 
+    def logs(self, pod_id: str, *, source: str, tail: int) -> tuple[str, ...]:
+        """The last lines of the provider's own log of a pod (source system) or of its container."""
+        raise UsageError(f"{self.name} keeps no logs of pods")
+
     def last_words(self, pod_id: str) -> tuple[str, ...]:
         """What the provider wrote about a pod last, for messages; empty where there is no such log."""
         return ()
