@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import newest
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Slot, Waits, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
@@ -126,7 +127,8 @@ def make_engine(options: Mapping[str, Any], session: Session) -> Engine:
     ssh = None
     if options.get("ssh_private_key_file") and options.get("known_hosts_file"):
         ssh = SshAccess(Path(options["ssh_private_key_file"]), Path(options["known_hosts_file"]))
-    return Engine(session.cloud, session.ledger, session.state, ssh=ssh, waits=waits, notify=_notifier(options.get("progress_file")))
+    notify = _notifier(options.get("progress_file"))
+    return Engine(session.cloud, session.ledger, session.state, ssh=ssh, waits=waits, notify=notify, estimates=newest(session.state, session.cloud.name))
 
 
 def _notifier(path: str | None) -> Callable[[str], None]:

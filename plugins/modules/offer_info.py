@@ -47,6 +47,12 @@ options:
     description: Whether to list interruptible pods.
     type: bool
     default: false
+  offline:
+    description:
+      - Rank the catalog of one day instead of asking the cloud; needs no key. Prices are those of RV(as_of), availability is unknown.
+      - The catalog that M(podcycle.gpu.gpu_catalog) wrote last, or else the one that the collection brings, of 2026-02-26, with seven prices.
+    type: bool
+    default: false
   limit:
     description: Most offers to return; V(0) for all.
     type: int
@@ -63,6 +69,11 @@ EXAMPLES = r"""
     min_vram_gib: 40
     max_usd_per_hour: "3.00"
     cloud_type: secure
+
+- name: Estimate without a key
+  podcycle.gpu.offer_info:
+    offline: true
+    gpu: [H100 SXM, RTX 4090]
 """
 
 RETURN = r"""
@@ -83,6 +94,11 @@ offers:
     cloud_type: {description: Kind of machine., type: str, returned: always, sample: secure}
     spot: {description: Whether the pod may be interrupted., type: bool, returned: always, sample: false}
     availability: {description: The provider's hint., type: str, returned: always, sample: high}
+as_of:
+  description: The day of the prices with O(offline=true); none when the cloud was asked.
+  type: str
+  returned: success
+  sample: "2026-02-26"
 rehearsal:
   description: Whether a rehearsal cloud answered.
   type: bool
@@ -108,6 +124,7 @@ def main() -> None:
             "cloud_type": {"type": "str", "choices": ["secure", "community", "any"], "default": "any"},
             "regions": {"type": "list", "elements": "str", "default": []},
             "spot": {"type": "bool", "default": False},
+            "offline": {"type": "bool", "default": False},
             "limit": {"type": "int", "default": 20},
         },
         supports_check_mode=True,
