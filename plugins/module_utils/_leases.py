@@ -131,7 +131,7 @@ def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dic
     slots = [
         Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])
         for row in found.rows
-        if row["over"] or row["stamp"] in gone or (everything and not _driven(session, found.leases[row["stamp"]]))
+        if row["over"] or row["stamp"] in gone or options["select"] == "every" or (everything and not _driven(session, found.leases[row["stamp"]]))
     ]
     slots += [
         Slot(pod.stamp.index if pod.stamp else -1, before=pod, notes=["its stamp is ours, the ledger does not know it"]) for pod in _by_stamp(found, options)

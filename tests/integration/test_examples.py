@@ -23,7 +23,7 @@ from support.world import ROOT, World, free_port, make_world
 STACK = ("cuda_toolkit", "cutlass", "torch_env", "stack_info", "stack_drift", "stack_receipt")
 BEFORE = (
     *("offer_info", "gpu_catalog", "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud"),
-    *("pod", "pod_info", "pod_status", "pod_logs", "doctor", "lease_info", "lease"),
+    *("pod", "pod_info", "pod_status", "pod_logs", "doctor", "lease_info", "lease", "run_verify"),
 )
 SHELL = ("file_set", "shell_env", "pod_service", "node_info", "system_packages", "uv_tool")
 ON_POD = ("bootstrap_script", "lease_guard", "transfer", "artifact_info", "job", *SHELL)
