@@ -10,6 +10,8 @@ from typing import Any
 
 from rehearsal.store import Store
 
+# In dollars; the meter counts against it.
+CREDIT = "10000"
 SOURCES = ("official", "verified", "community")
 
 
@@ -79,14 +81,16 @@ class Belongings:
         self.volumes = {row["id"]: Volume(**row) for row in body.get("volumes", [])}
         self.registries = {row["id"]: Registry(**row) for row in body.get("registries", [])}
         self._ssh_keys: dict[str, list[str]] = body.get("ssh_keys", {})
+        self.credit: str = body.get("credit", CREDIT)
 
     def save(self) -> None:
         rows = {name: [vars(one) for one in getattr(self, name).values()] for name in ("templates", "volumes", "registries")}
-        self._store.save_fact("account", {**rows, "ssh_keys": self._ssh_keys})
+        self._store.save_fact("account", {**rows, "ssh_keys": self._ssh_keys, "credit": self.credit})
 
     def clear(self) -> None:
         for table in (self.templates, self.volumes, self.registries, self._ssh_keys):
             table.clear()
+        self.credit = CREDIT
 
     def ssh_keys(self, account: str) -> list[str]:
         return self._ssh_keys.get(account, [])

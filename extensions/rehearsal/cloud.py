@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from rehearsal import procs
-from rehearsal.account import Belongings, Volume
+from rehearsal.account import CREDIT, Belongings, Volume
 from rehearsal.faults import FaultBook
 from rehearsal.keys import KNOWN, Key, pod_key
 from rehearsal.market import Market
@@ -81,6 +81,14 @@ class Cloud:
 
     def listed(self, account: str) -> list[Pod]:
         return [pod for pod in self.pods.values() if pod.account == account and pod.status != "TERMINATED"]
+
+    def balance(self) -> Decimal:
+        """What is left of the account's credit."""
+        return Decimal(self.belongings.credit) - self.meter.total()
+
+    def broke(self) -> bool:
+        """Summing up the meter of ten thousand pods takes a while; nobody spends the credit of the start."""
+        return self.belongings.credit != CREDIT and self.balance() <= 0
 
     def pods_with_volume(self, volume_id: str) -> list[Pod]:
         return [pod for pod in self.pods.values() if pod.status != "TERMINATED" and (pod.network or {}).get("volumeId") == volume_id]

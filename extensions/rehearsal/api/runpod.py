@@ -19,7 +19,7 @@ from starlette.routing import Route
 from rehearsal.account import Template
 from rehearsal.api.runpod_account import AccountApi
 from rehearsal.api.runpod_body import read_create, read_json, read_object, with_template
-from rehearsal.api.runpod_errors import BALANCE, HOST_FULL, LOCKED, NO_DISK, NO_INSTANCES, ProblemError, problem
+from rehearsal.api.runpod_errors import BALANCE, GENERIC, HOST_FULL, LOCKED, NO_DISK, NO_INSTANCES, SPOT_AS_ON_DEMAND, ProblemError, problem
 from rehearsal.api.runpod_limits import RateLimits
 from rehearsal.api.runpod_openapi import describe
 from rehearsal.api.runpod_patch import expand, read_update, resets
@@ -96,8 +96,13 @@ class RunPodApi:
         wanted = read_create(body)
         if wanted["template_id"]:
             wanted = read_create(with_template(body, self._template(wanted["template_id"], key)))
+        pod = self.place(request, wanted, key)
+        return JSONResponse(self._changed(request, show_pod(pod, fresh=True)), 201)
+
+    def place(self, request: Request, wanted: dict[str, Any], key: Key, finish: Callable[[Pod], None] | None = None) -> Pod:
+        """Rent what was checked; `finish` sees the record before money is spent. ProblemError leaves no trace."""
         faults = self.cloud.faults
-        if faults.take("balance_402", "POST", request.url.path):
+        if faults.take("balance_402", "POST", request.url.path) or self.cloud.broke():
             raise ProblemError(402, BALANCE)
         gpu = wanted["gpu"]
         for fault in faults.peek("no_capacity"):
@@ -107,11 +112,13 @@ class RunPodApi:
                 note_fault(request, "no_capacity")
                 raise ProblemError(400, NO_INSTANCES)
         pod = self._new_pod(wanted, key)
+        if finish is not None:
+            finish(pod)
         try:
             self.cloud.rent(pod, self._near_volume(pod, wanted["data_centers"]))
         except NoCapacityError as error:
             raise ProblemError(400, NO_INSTANCES) from error
-        return JSONResponse(self._changed(request, show_pod(pod, fresh=True)), 201)
+        return pod
 
     def _new_pod(self, wanted: dict[str, Any], key: Key) -> Pod:
         gpu, cpu = wanted["gpu"], wanted["cpu"]
@@ -154,7 +161,7 @@ class RunPodApi:
         if volume is None or volume.account != pod.account:
             raise ProblemError(404, "network volume not found")
         if pod.cloud != "SECURE":
-            raise ProblemError(400, "Something went wrong. Please try again later or contact support.")
+            raise ProblemError(400, GENERIC)
         if centers and volume.data_center not in centers:
             raise ProblemError(400, NO_INSTANCES)
         return [volume.data_center]
@@ -202,7 +209,7 @@ class RunPodApi:
         return JSONResponse(self._changed(request, show_pod(pod)))
 
     async def delete_pod(self, request: Request, key: Key) -> Response:
-        await self._terminate(request, self._find(request, key))
+        await self.terminate(request, self._find(request, key))
         return Response(status_code=204)
 
     async def act(self, request: Request, key: Key) -> Response:
@@ -214,10 +221,12 @@ class RunPodApi:
             raise ProblemError(403, "The API key does not have access to this operation.")
         pod = self._find(request, key)
         if action == "terminate":
-            await self._terminate(request, pod)
+            await self.terminate(request, pod)
             return Response(status_code=204)
         if pod.locked:
             raise ProblemError(409, LOCKED)
+        if action == "start" and pod.bid is not None:
+            raise ProblemError(400, SPOT_AS_ON_DEMAND)
         try:
             await {"start": self.cloud.start, "stop": self.cloud.stop, "restart": self.cloud.restart}[action](pod)
         except NoCapacityError as error:
@@ -226,7 +235,7 @@ class RunPodApi:
             raise ProblemError(409, f"The action {action} is not valid for a pod in status {pod.status}.") from error
         return JSONResponse(self._changed(request, show_pod(pod)))
 
-    async def _terminate(self, request: Request, pod: Pod) -> None:
+    async def terminate(self, request: Request, pod: Pod) -> None:
         faults, method, path = self.cloud.faults, request.method, request.url.path
         fault = faults.take("delete_refused", method, path, pod.name)
         if fault is not None:
