@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ _CLOUD_TYPES = {"secure": "SECURE", "community": "COMMUNITY"}
 
 def connect(options: Mapping[str, Any], environ: Mapping[str, str], folder: Path) -> RunPod:
     """A driver with its key found; sends nothing."""
+    return RunPod(*connection(options, environ, folder))
+
+
+def connection(options: Mapping[str, Any], environ: Mapping[str, str], folder: Path) -> tuple[HttpClient, str]:
+    """A client for the API, and where its key came from."""
     endpoint = str(options.get("endpoint") or environ.get(ENDPOINT_VARIABLE) or DEFAULT_ENDPOINT).rstrip("/")
     if not re.match(r"https?://[^\s/]+(/[^\s?#]*)?\Z", endpoint):
         raise errors.UsageError(f"endpoint {errors.clean_text(endpoint, 100)!r} is not a URL", hint=f"the default is {DEFAULT_ENDPOINT}")
@@ -62,7 +67,7 @@ def connect(options: Mapping[str, Any], environ: Mapping[str, str], folder: Path
         timeout_seconds=float(options.get("request_timeout") or 30),
         connect_tries=1 if options.get("absent_ok") else 4,
     )
-    return RunPod(client, credential.source)
+    return client, credential.source
 
 
 class RunPod(Cloud):
@@ -171,28 +176,9 @@ class RunPod(Cloud):
             return read_pod(self._http.get(path).body)
 
     def list(self) -> list[model.Pod]:
-        pods: dict[str, model.Pod] = {}
         with self._http.reading("GET", "/pods"):
-            self._read_pages(pods)
-        return [*pods.values()]
-
-    def _read_pages(self, pods: dict[str, model.Pod]) -> None:
-        cursor: str | None = None
-        for _page in range(1000):
-            body = self._http.get("/pods", {"limit": "1000", **({"cursor": cursor} if cursor else {})}).body
-            for row in _rows(body, "pods"):
-                pod = read_pod(row)
-                pods[pod.id] = pod
-            pagination = body.get("pagination") or {}
-            if not isinstance(pagination, dict):
-                raise errors.SchemaError("a pagination that is no object")
-            following = pagination.get("nextCursor")
-            if not pagination.get("hasNextPage"):
-                return
-            if not following or following == cursor:
-                raise errors.SchemaError("the announcement of another page and no word where it is")
-            cursor = str(following)
-        raise errors.SchemaError("a list that does not end after 1000 pages")
+            pods = [read_pod(row) for row in pages(self._http, "/pods", "pods", {"limit": "1000"})]
+        return [*{pod.id: pod for pod in pods}.values()]
 
     def start(self, pod_id: str) -> None:
         self._act(pod_id, "start")
@@ -210,6 +196,24 @@ class RunPod(Cloud):
 
     def terminate(self, pod_id: str) -> None:
         self._http.delete(f"/pods/{_safe_id(pod_id)}")
+
+
+def pages(http: HttpClient, path: str, key: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """The rows of all pages of a list."""
+    cursor: str | None = None
+    for _page in range(1000):
+        body = http.get(path, {**query, **({"cursor": cursor} if cursor else {})}).body
+        yield from _rows(body, key)
+        pagination = body.get("pagination") or {}
+        if not isinstance(pagination, dict):
+            raise errors.SchemaError("a pagination that is no object")
+        following = pagination.get("nextCursor")
+        if not pagination.get("hasNextPage"):
+            return
+        if not following or following == cursor:
+            raise errors.SchemaError("the announcement of another page and no word where it is")
+        cursor = str(following)
+    raise errors.SchemaError("a list that does not end after 1000 pages")
 
 
 def read_pod(body: Any) -> model.Pod:
