@@ -60,7 +60,7 @@ def change_volume(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, 
 
 
 def _result(desk: Desk, before: Volume | None, after: Volume | None, tenants: Sequence[Tenant] = ()) -> dict[str, Any]:
-    sides = [{name: value for name, value in shown(one, ()).items() if name != "pods"} if one else {} for one in (before, after)]
+    sides = [{name: value for name, value in shown(one, ()).items() if name not in ("id", "pods")} if one else {} for one in (before, after)]
     return {
         "changed": before != after,
         "network_volume": shown(after, tenants) if after else None,

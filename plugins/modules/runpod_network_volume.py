@@ -88,7 +88,11 @@ failure:
   returned: failure
   contains:
     code: {description: Kind of failure., type: str, returned: always, sample: bad_input}
-    message: {description: The sentence without its advice., type: str, returned: always, sample: "delete network volume dataset (2q9m7x4c) - in use by pod 9f8e7d6c5b4a39 (trainer, running)"}
+    message:
+      description: The sentence without its advice.
+      type: str
+      returned: always
+      sample: "delete network volume dataset (2q9m7x4c): in use by pod 9f8e7d6c5b4a39 (trainer, running)"
     effect: {description: Whether the cloud may have acted all the same. V(none) or V(unknown)., type: str, returned: always, sample: none}
     details: {description: What is known besides., type: dict, returned: always, sample: {}}
 """

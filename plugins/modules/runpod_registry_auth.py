@@ -76,7 +76,11 @@ failure:
   returned: failure
   contains:
     code: {description: Kind of failure., type: str, returned: always, sample: bad_input}
-    message: {description: The sentence without its advice., type: str, returned: always, sample: "store registry credential hub - it needs username and password"}
+    message:
+      description: The sentence without its advice.
+      type: str
+      returned: always
+      sample: "store registry credential hub: it needs username and password"
     effect: {description: Whether the cloud may have acted all the same. V(none) or V(unknown)., type: str, returned: always, sample: none}
     details: {description: What is known besides., type: dict, returned: always, sample: {}}
 """

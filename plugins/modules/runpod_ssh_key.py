@@ -67,7 +67,11 @@ failure:
   returned: failure
   contains:
     code: {description: Kind of failure., type: str, returned: always, sample: bad_input}
-    message: {description: The sentence without its advice., type: str, returned: always, sample: "public_key holds a private key"}
+    message:
+      description: The sentence without its advice.
+      type: str
+      returned: always
+      sample: "public_key holds a private key"
     effect: {description: Whether the cloud may have acted all the same. V(none) or V(unknown)., type: str, returned: always, sample: none}
     details: {description: What is known besides., type: dict, returned: always, sample: {}}
 """

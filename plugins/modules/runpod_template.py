@@ -111,7 +111,11 @@ template:
   contains:
     id: {description: The template's id., type: str, returned: always, sample: 30zmvf89kd}
     name: {description: Its name., type: str, returned: always, sample: trainer}
-    source: {description: 'V(own), V(official) (RunPod''s), V(verified) or V(community); V(public) when it was read by its id.', type: str, returned: always, sample: own}
+    source:
+      description: V(own), V(official) (RunPod's), V(verified) or V(community); V(public) when it was read by its id.
+      type: str
+      returned: always
+      sample: own
     image: {description: Container image., type: str, returned: always, sample: "runpod/base:1.0.2-ubuntu2404"}
     args: {description: What the container is started with instead of the image's own command., type: str, returned: always, sample: ""}
     disk_gib: {description: Container disk in GiB., type: int, returned: always, sample: 50}
@@ -137,7 +141,11 @@ failure:
   returned: failure
   contains:
     code: {description: Kind of failure., type: str, returned: always, sample: bad_input}
-    message: {description: The sentence without its advice., type: str, returned: always, sample: "template 'trainer' is ambiguous"}
+    message:
+      description: The sentence without its advice.
+      type: str
+      returned: always
+      sample: "template 'trainer' is ambiguous"
     effect: {description: Whether the cloud may have acted all the same. V(none) or V(unknown)., type: str, returned: always, sample: none}
     details: {description: What is known besides., type: dict, returned: always, sample: {}}
 """

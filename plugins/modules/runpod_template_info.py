@@ -52,7 +52,11 @@ templates:
   contains:
     id: {description: The template's id., type: str, returned: always, sample: 30zmvf89kd}
     name: {description: Its name., type: str, returned: always, sample: trainer}
-    source: {description: 'V(own), V(official) (RunPod''s), V(verified) or V(community); V(public) when it was read by its id.', type: str, returned: always, sample: own}
+    source:
+      description: V(own), V(official) (RunPod's), V(verified) or V(community); V(public) when it was read by its id.
+      type: str
+      returned: always
+      sample: own
     image: {description: Container image., type: str, returned: always, sample: "runpod/base:1.0.2-ubuntu2404"}
     args: {description: What the container is started with instead of the image's own command., type: str, returned: always, sample: ""}
     disk_gib: {description: Container disk in GiB., type: int, returned: always, sample: 50}

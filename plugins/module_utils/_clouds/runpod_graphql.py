@@ -26,10 +26,10 @@ DEFAULT_ENDPOINT = "https://api.runpod.io/graphql"
 ENDPOINT_VARIABLE = "RUNPOD_GRAPHQL_URL"
 # What RunPod says, by how it begins: the class of error, and what to type next.
 _SAID: tuple[tuple[str, type[errors.CloudError], str], ...] = (
-    (r"there are no longer any instances available with enough disk space", errors.NoCapacity, "ask for a smaller disk; a template wants a size too"),
+    (r"there are no longer any instances available with enough disk space", errors.NoCapacity, "ask for a smaller disk; a template needs one"),
     (r"(create pod: )?there are no (longer any )?instances (currently )?available", errors.NoCapacity, "try another GPU, another data center or a higher bid"),
     (r"there are not enough free gpus on the host machine", errors.NoCapacity, "its host has given the GPUs to somebody else: rent another pod"),
-    (r"(create pod: )?this machine does not have the resources to deploy", errors.NoCapacity, "the machine that RunPod picked is full: try again in ten seconds"),
+    (r"(create pod: )?this machine does not have the resources to deploy", errors.NoCapacity, "RunPod picked a full machine: try again in ten seconds"),
     (r"cannot resume a spot pod as an on demand pod", errors.Conflict, "bid for it again"),
     (r".*pod not found", errors.NotFound, ""),
     (r"you must remove this network volume from all pods", errors.Conflict, "give back the pods that use it first"),
@@ -159,7 +159,7 @@ class GraphQl:
     def _data(self, body: Any, writes: bool) -> dict[str, Any]:
         doubt = errors.EFFECT_UNKNOWN if writes else errors.EFFECT_NONE
         if not isinstance(body, dict) or not isinstance(body.get("data"), (dict, type(None))):
-            raise errors.SchemaError(f"RunPod's GraphQL API answered with no data", effect=doubt)
+            raise errors.SchemaError("RunPod's GraphQL API answered with no data", effect=doubt)
         data, told = body.get("data") or {}, body.get("errors")
         # Errors deep inside an answer that came take nothing away from it: a pod that was rented is there.
         if isinstance(told, list) and told and not (data and all(value is not None for value in data.values())):
@@ -196,7 +196,7 @@ class GraphQl:
             price["dataCenterId"] = data_center
         rows = self.query(PRICES, {"price": price}).get("gpuTypes")
         if not isinstance(rows, list):
-            raise errors.SchemaError(f"RunPod's GraphQL API answered with no list of gpuTypes")
+            raise errors.SchemaError("RunPod's GraphQL API answered with no list of gpuTypes")
         found = [_live_price(row) for row in rows if isinstance(row, dict)]
         return {row.gpu: row for row in found if row is not None}
 
