@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from rehearsal import procs
+from rehearsal.account import CREDIT, Belongings, Volume
 from rehearsal.faults import FaultBook
 from rehearsal.keys import KNOWN, Key, pod_key
 from rehearsal.market import Market
@@ -60,6 +61,7 @@ class Cloud:
         self.process_mode = process_mode
         self.market = Market(store.load_fact("market"))
         self.meter = Meter(store, store.load_intervals())
+        self.belongings = Belongings(store)
         self.start_scale = 1.0
         self.time_scale: float = store.load_fact("time_scale") or 1.0
         self.timings = Timings(**(store.load_fact("timings") or {}))
@@ -80,7 +82,26 @@ class Cloud:
     def listed(self, account: str) -> list[Pod]:
         return [pod for pod in self.pods.values() if pod.account == account and pod.status != "TERMINATED"]
 
+    def balance(self) -> Decimal:
+        """What is left of the account's credit."""
+        return Decimal(self.belongings.credit) - self.meter.total()
+
+    def broke(self) -> bool:
+        """Summing up the meter of ten thousand pods takes a while; nobody spends the credit of the start."""
+        return self.belongings.credit != CREDIT and self.balance() <= 0
+
+    def pods_with_volume(self, volume_id: str) -> list[Pod]:
+        return [pod for pod in self.pods.values() if pod.status != "TERMINATED" and (pod.network or {}).get("volumeId") == volume_id]
+
     # -- changing --------------------------------------------------------------
+
+    def drop_volume(self, volume: Volume) -> None:
+        del self.belongings.volumes[volume.id]
+        self.belongings.save()
+        self.processes.remove_volume(volume.id)
+
+    def save(self, pod: Pod) -> None:
+        self.store.save_pod(pod)
 
     def set_time_scale(self, scale: float) -> None:
         self.time_scale = scale
@@ -143,7 +164,7 @@ class Cloud:
         self.meter.stopped(pod)
         await self._end_process(pod, True, grace / self.time_scale)
         if pod.process == "process":
-            await self.processes.wipe(pod.id, (pod.persistent or {}).get("path"))
+            await self.processes.wipe(pod.id, pod.kept_path)
 
     async def start(self, pod: Pod) -> None:
         if pod.status not in ("EXITED", "ERROR"):
@@ -167,7 +188,7 @@ class Cloud:
         self._set(pod, "STARTING")
         await self._end_process(pod, True, self.timings.stop_grace / self.time_scale)
         if pod.process == "process":
-            await self.processes.wipe(pod.id, (pod.persistent or {}).get("path"))
+            await self.processes.wipe(pod.id, pod.kept_path)
         self._walk(pod)
 
     async def terminate(self, pod: Pod) -> None:
@@ -226,6 +247,9 @@ class Cloud:
         await asyncio.gather(*(self.terminate(pod) for pod in live))
         self.pods.clear()
         self._pod_keys.clear()
+        for volume in list(self.belongings.volumes.values()):
+            self.drop_volume(volume)
+        self.belongings.clear()
         self.store.clear()
         self.meter.clear()
         self.faults.clear()
@@ -349,7 +373,12 @@ class Cloud:
             "RUNPOD_PUBLIC_IP": LOOPBACK,
             "RUNPOD_API_KEY": pod.pod_key,
         }
-        return {"env": environment, "ssh_delay": self._ssh_delay(pod), "grace_seconds": self.timings.stop_grace / self.time_scale}
+        keys = self.belongings.ssh_keys(pod.account)
+        if pod.start_ssh and keys:
+            environment.setdefault("PUBLIC_KEY", "\n".join(keys))
+        if pod.network:
+            environment["RUNPOD_VOLUME_ID"] = pod.network["volumeId"]
+        return {"env": environment, "ssh_delay": self._ssh_delay(pod), "grace_seconds": self.timings.stop_grace / self.time_scale, "volume": pod.network}
 
     def _gpu_facts(self, pod: Pod) -> dict[str, Any] | None:
         if pod.gpu_id is None or not pod.gpu_id.startswith(("NVIDIA", "Tesla")):

@@ -65,6 +65,7 @@ class Control:
             ("/hold/release", "POST", self.release_hold),
             ("/market", "GET", self.get_market),
             ("/market", "POST", self.set_market),
+            ("/account", "POST", self.set_account),
             ("/time_scale", "POST", self.set_time_scale),
         ]
         return [Route("/_control" + path, guarded(handler), methods=[method]) for path, method, handler in table]
@@ -193,6 +194,12 @@ class Control:
         self.cloud.save_market()
         return JSONResponse({"ok": True, "sold_out": market.sold_out})
 
+    async def set_account(self, request: Request) -> Response:
+        """{"credit": "5.00"}: what the account has paid in; without money nothing is rented."""
+        self.cloud.belongings.credit = format(Decimal(str((await read_object(request))["credit"])), "f")
+        self.cloud.belongings.save()
+        return JSONResponse({"credit": self.cloud.belongings.credit, "balance": format(self.cloud.balance(), "f")})
+
     async def set_time_scale(self, request: Request) -> Response:
         """{"scale": 10} makes waits ten times shorter; {"timings": {...}} changes single ones."""
         body = await read_object(request)
@@ -232,7 +239,7 @@ def guarded(handler: Handler) -> Handler:
             return JSONResponse({"error": str(error)}, error.status)
         except FaultError as error:
             return JSONResponse({"error": str(error)}, 400)
-        except (ValueError, TypeError, InvalidOperation) as error:
+        except (ValueError, TypeError, KeyError, InvalidOperation) as error:
             return JSONResponse({"error": f"the request is not well formed: {error}"}, 400)
 
     return endpoint

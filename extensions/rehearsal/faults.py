@@ -15,6 +15,7 @@ from typing import Any
 CREATE = ("POST", r"^/v2/pods$")
 LIST = ("GET", r"^/v2/pods$")
 READ = ("GET", r"^/v2/pods")
+GRAPHQL = ("POST", r"^/graphql$")
 ANY = ("", r"")
 KINDS: dict[str, tuple[tuple[str, str], str]] = {
     "error_500": (ANY, "500 before anything happened"),
@@ -34,6 +35,8 @@ KINDS: dict[str, tuple[tuple[str, str], str]] = {
     "delete_accepted_but_alive": (ANY, "a terminate is answered as done and nothing happens"),
     "delete_refused": (ANY, "a terminate is answered with params.status"),
     "proxy_403": (ANY, "the HTML page of a proxy that refuses the client"),
+    "graphql_refused": (GRAPHQL, "the GraphQL API refuses: params.as is 401, 403 (a key without the right) or 1010 (a proxy's plain text)"),
+    "spot_removed": (GRAPHQL, "the mutation that rents spot pods is not in the schema any more, for as long as the fault is armed"),
     "schema_changed": (READ, "pods lack params.drop (a list of fields) and have params.rename (old name: new name)"),
 }
 

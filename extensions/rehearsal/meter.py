@@ -116,6 +116,9 @@ class Meter:
             "open": bool(open_now),
         }
 
+    def total(self) -> Decimal:
+        return sum((one.usd() for intervals in self._by_pod.values() for one in intervals), Decimal(0))
+
     def report(self) -> dict[str, Any]:
         readings = {pod_id: self.reading(pod_id) for pod_id in self._by_pod}
         total = sum((Decimal(one["usd"]) for one in readings.values()), Decimal(0))

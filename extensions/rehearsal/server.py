@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from rehearsal.api.runpod import RunPodApi
+from rehearsal.api.runpod_graphql import GraphQlApi
 from rehearsal.cloud import LOOPBACK, Cloud
 from rehearsal.control import Control
 from rehearsal.faults import FaultBook, Hold
@@ -55,7 +56,9 @@ def build(options: Options, cloud: Cloud) -> Starlette:
         yield
 
     middleware = [Middleware(Gate, faults=cloud.faults, hold=hold, log=log, key_label=key_label)]
-    return Starlette(routes=[*Control(cloud, hold, log, facts).routes(), *RunPodApi(cloud).routes()], middleware=middleware, lifespan=lifespan)
+    rest = RunPodApi(cloud)
+    routes = [*Control(cloud, hold, log, facts).routes(), *GraphQlApi(cloud, rest).routes(), *rest.routes()]
+    return Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
 
 
 def serve(options: Options) -> int:

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The one place that sends a request: retry rules, redaction, errors.
 
-Retry rules. A read (GET) is repeated after 429, 5xx and transport faults, with jitter, and
+Retry rules. A read (GET, or a query sent by POST) is repeated after 429, 5xx and transport faults, with jitter, and
 honours Retry-After. A write is repeated only after 429 or when the connection was refused:
 both mean that it surely had no effect. After anything else the caller must look first.
 
@@ -77,6 +77,20 @@ class HttpClient:
     def post(self, path: str, body: dict[str, Any]) -> Reply:
         return self._repeat("POST", path, body)
 
+    def ask(self, path: str, body: dict[str, Any]) -> Reply:
+        """A POST that only reads, and so may be sent again."""
+        try:
+            return self._repeat("POST", path, body, reads=True)
+        except errors.CloudError as err:
+            err.effect = errors.EFFECT_NONE
+            raise
+
+    def put(self, path: str, body: dict[str, Any]) -> Reply:
+        return self._repeat("PUT", path, body)
+
+    def patch(self, path: str, body: dict[str, Any]) -> Reply:
+        return self._repeat("PATCH", path, body)
+
     def delete(self, path: str) -> Reply:
         return self._repeat("DELETE", path, None)
 
@@ -112,7 +126,7 @@ class HttpClient:
             text = text.replace(form, "***")
         return text
 
-    def _repeat(self, method: str, path: str, body: dict[str, Any] | None) -> Reply:
+    def _repeat(self, method: str, path: str, body: dict[str, Any] | None, reads: bool = False) -> Reply:
         waited = 0.0
         tries = 0
         while True:
@@ -125,7 +139,7 @@ class HttpClient:
                     raise
             except (errors.Unreachable, errors.ServerError, errors.NoReply) as err:
                 refused = isinstance(err, errors.Unreachable)
-                if tries >= (self.connect_tries if refused else self.read_tries) or not (method == "GET" or refused):
+                if tries >= (self.connect_tries if refused else self.read_tries) or not (method == "GET" or reads or refused):
                     raise
                 pause = min(0.5 * 2.0**tries, 8.0) * random.uniform(0.8, 1.2)
             waited += pause
@@ -249,7 +263,7 @@ class HttpClient:
             parts = [str(problem[key]) for key in ("title", "detail", "message", "error") if isinstance(problem.get(key), str)]
             extra = problem.get("errors")
             if isinstance(extra, list):
-                parts.extend(json.dumps(item) if not isinstance(item, str) else item for item in extra[:5])
+                parts.extend(_told(item) for item in extra[:5])
             if parts:
                 return errors.clean_text(self.redact(": ".join(dict.fromkeys(parts))), _EXCERPT)
         return self._excerpt(raw.content)
@@ -277,6 +291,13 @@ class HttpClient:
     @staticmethod
     def _doubt(method: str) -> str:
         return errors.EFFECT_NONE if method == "GET" else errors.EFFECT_UNKNOWN
+
+
+def _told(item: Any) -> str:
+    """One of several errors: a text, an object with a place and a message, or what it may be."""
+    if isinstance(item, dict) and isinstance(item.get("message"), str):
+        return f"{item['location']}: {item['message']}" if isinstance(item.get("location"), str) else str(item["message"])
+    return item if isinstance(item, str) else json.dumps(item)
 
 
 def _trusting_context() -> ssl.SSLContext:

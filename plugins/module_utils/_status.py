@@ -40,7 +40,7 @@ def pod_status(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("ssh", True):
         asked = [(row, found.leases[row["stamp"]], found.pods[row["stamp"]]) for row in rows if row["stamp"] in found.pods and row["state"] == model.RUNNING]
         with ThreadPoolExecutor(THREADS) as pool:
-            for (row, _lease, _pod), seen in zip(asked, pool.map(lambda one: _ask(session, *one[1:], options), asked), strict=True):
+            for (row, _lease, _pod), seen in zip(asked, pool.map(lambda one: _ask(session, one[1], one[2], options), asked), strict=True):
                 row.update(seen)
     burn = sum((Decimal(row["usd_per_hour"]) for row in rows if row["usd_per_hour"] and row["state"] in (model.STARTING, model.RUNNING)), Decimal(0))
     cost = sum((Decimal(row["cost_usd"]) for row in rows if row["cost_usd"]), Decimal(0))
@@ -123,7 +123,7 @@ def pod_logs(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("run_id") and not held:
         raise UsageError(f"read the logs of run {options['run_id']}: it has no pod any more", hint="its collected logs are in its run folder")
     with ThreadPoolExecutor(THREADS) as pool:
-        rows = [*pool.map(lambda one: _logs(session, *one, options), held)]
+        rows = [*pool.map(lambda one: _logs(session, one[0], one[1], options), held)]
     return {"changed": False, "pods": rows, "lines": _log_lines(rows), "rehearsal": session.rehearsal}
 
 

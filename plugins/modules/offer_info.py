@@ -93,6 +93,8 @@ offers:
     region: {description: Data center; none when the provider chooses., type: str, returned: always, sample: EU-RO-1}
     cloud_type: {description: Kind of machine., type: str, returned: always, sample: secure}
     spot: {description: Whether the pod may be interrupted., type: bool, returned: always, sample: false}
+    spot_usd_per_hour: {description: Lowest bid for such an interruptible pod; none when it is not known., type: str, returned: always, sample: "0.4200"}
+    stock: {description: Stock as another API of the provider tells it; none when it is not known., type: str, returned: always, sample: medium}
     availability: {description: The provider's hint., type: str, returned: always, sample: high}
 as_of:
   description: The day of the prices with O(offline=true); none when the cloud was asked.
@@ -133,6 +135,8 @@ def main() -> None:
         result = _offers.list_offers(module.params)
     except PodcycleError as err:
         module.fail_json(**failure(err))
+    for warning in result.pop("warnings"):
+        module.warn(warning)
     module.exit_json(**result)
 
 

@@ -248,7 +248,6 @@ def test_a_price_above_the_cap_after_the_create_is_given_back(engine: Engine, re
         ({"gpus": ("RTX 4O90",)}, "nearest: RTX 4090"),
         ({"gpus": ("L40",), "options": {"cloud_type": "secure", "min_vram_gib": 100}}, "100 GiB"),
         ({"gpu_count": 16}, "offers no pod with 16 x"),
-        ({"spot": True}, "spot"),
         ({"count": 0}, "count is 0; it must be between 1 and 200"),
         ({"count": 201}, "between 1 and 200"),
         ({"gpu_count": -1}, "gpu_count is -1"),

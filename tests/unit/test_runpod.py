@@ -20,7 +20,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import make_cloud
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import GpuType, resolve_gpus
-from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod, read_pod, start_line
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_wire import read_pod, start_line
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 
 STAMP = model.Stamp("r1", "pod", 0, "0a1b2c3d", "9f8e7d6c")
@@ -77,12 +78,6 @@ def test_offers_asks_for_the_availability_of_so_many_gpus(cloud: RunPod, stub: A
         ("GET", "/v2/catalog/gpus?include=AVAILABILITY&product=POD&count=2&cloud=SECURE"),
         ("GET", "/v2/catalog/gpus?include=AVAILABILITY&product=POD&count=1"),
     ]
-
-
-def test_spot_is_refused_before_anything_is_sent(cloud: RunPod, stub: Any) -> None:
-    with pytest.raises(errors.UsageError, match="spot"):
-        cloud.offers(1, spot=True, options={})
-    assert stub.seen == []
 
 
 def test_create_sends_everything_once(cloud: RunPod, stub: Any, told: Any, make_wish: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+from rehearsal.account import Template, Volume
 from rehearsal.cloud import LOOPBACK, Cloud
 from rehearsal.market import Market
 from rehearsal.market_data import CUDA_VERSIONS, DATA_CENTERS, DataCenterRow, GpuRow
@@ -48,9 +49,9 @@ def show_pod(pod: Pod, fresh: bool = False) -> dict[str, Any]:
         "dataCenterId": None if pod.status == "PROVISIONING" and pod.started_at is None else pod.data_center,
         "cudaVersion": CUDA_VERSIONS[-1] if pod.started_at is not None else None,
         "ssh": show_ssh(pod, running),
-        "template": None,
+        "template": pod.template,
         "cost": float(Decimal(pod.rate)) if pod.status not in ("EXITED", "ERROR", "TERMINATED") else 0.0,
-        "locked": False,
+        "locked": pod.locked,
         "globalNetworking": {"enabled": pod.global_networking},
         "runtime": {} if fresh else show_runtime(pod, running),
         "createdAt": rfc3339(pod.created_at),
@@ -115,7 +116,7 @@ def show_data_center(market: Market, row: DataCenterRow, gpus: bool) -> dict[str
         "id": row.id,
         "name": row.name,
         "region": row.region,
-        "networkVolumeTypes": ["STANDARD"],
+        "networkVolumeTypes": list(row.volume_types),
         "compliance": [],
         "globalNetwork": row.region != "OCEANIA",
     }
@@ -126,6 +127,16 @@ def show_data_center(market: Market, row: DataCenterRow, gpus: bool) -> dict[str
             if market.availability(gpu_id, None, row.id) != "NONE"
         ]
     return body
+
+
+def show_template(one: Template) -> dict[str, Any]:
+    fields = ("id", "name", "image", "args", "disk", "mounts", "ports", "env", "registry", "serverless", "public", "category")
+    body = {name: getattr(one, name) for name in fields}
+    return {**body, "startSsh": one.start_ssh, "startJupyter": one.start_jupyter, "allowedCudaVersions": one.cuda}
+
+
+def show_volume(one: Volume) -> dict[str, Any]:
+    return {"id": one.id, "name": one.name, "size": one.size, "dataCenter": one.data_center, "type": one.kind}
 
 
 def data_center(center_id: str) -> DataCenterRow | None:

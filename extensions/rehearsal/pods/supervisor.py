@@ -42,13 +42,17 @@ class Supervisor:
 
     def enclose(self) -> None:
         sandbox.become_subreaper()
+        volume = self.spec.get("volume")
         if self.isolation == "namespaces":
-            fence = sandbox.Fence(self.pod_dir, Path(self.spec["state_dir"]), layout.passwd(self.pod_dir), layout.kept_paths())
+            mount = (Path(volume["source"]), Path(volume["target"])) if volume else None
+            fence = sandbox.Fence(self.pod_dir, Path(self.spec["state_dir"]), layout.passwd(self.pod_dir), layout.kept_paths(), mount)
             sandbox.enter(fence)
             self.init_pid = sandbox.start_init({"HOME": "/root", "PATH": layout.SYSTEM_PATH} | self.environment)
             sandbox.drop_mount_right()
         else:
             self.session_environment = self.environment | self.session_environment
+            if volume:
+                layout.link_volume(Path(volume["source"]), Path(volume["target"]))
         os.chdir(self.pod_dir / "home")
         os.environ.clear()
         os.environ.update(self.session_environment)

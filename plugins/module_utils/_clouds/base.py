@@ -67,6 +67,10 @@ class Cloud(ABC):
         """What the account has and burns; None where it cannot be told. Raises a CloudError when it is refused."""
         return None
 
+    def live_prices(self, gpu_count: int) -> dict[tuple[str, str], tuple[Decimal | None, str]]:
+        """By GPU id and kind of machine: the spot price of so many GPUs now, and the stock. Empty where there is no such thing."""
+        return {}
+
     @abstractmethod
     def gpu_types(self) -> list[GpuType]:
         """Every GPU model of the catalog."""
