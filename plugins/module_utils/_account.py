@@ -75,6 +75,8 @@ def trying(what: str) -> Iterator[None]:
 
 def find_own(rows: Sequence[T], kind: str, module: str, *, name: str | None, wanted_id: str | None, missing_ok: bool = False) -> T | None:
     """The one with this id, or else this name. Nothing is ever made under an id that was given, and two of a name are refused."""
+    if not (wanted_id or name):
+        raise errors.UsageError(f"which {kind}? Neither name nor id is given")
     if wanted_id:
         found = [row for row in rows if row.id == wanted_id]
         if not found and not missing_ok:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -187,12 +188,20 @@ def wire_body(fields: Mapping[str, Any], after: Template) -> dict[str, Any]:
     return body
 
 
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    """A whole script in `args` is told by its beginning and its digest."""
+    if len(row["args"]) > 300:
+        digest = hashlib.sha256(row["args"].encode()).hexdigest()[:16]
+        row["args"] = f"{row['args'][:100]}... ({len(row['args'])} characters, sha256 {digest})"
+    return row
+
+
 def difference(before: Template | None, after: Template, changes: Mapping[str, Any], secret_names: Sequence[str] = ()) -> dict[str, Any]:
     """The fields that change; a hidden value that changes says so."""
-    new = shown(after, secret_names)
+    new = _brief(shown(after, secret_names))
     if before is None:
         return {"before": {}, "after": {name: new[name] for name in ("name", *changes)}}
-    old = shown(before, secret_names)
+    old = _brief(shown(before, secret_names))
     for name, value in before.env.items():
         if "env" in changes and old["env"].get(name) == HIDDEN and after.env.get(name) not in (None, value):
             new["env"][name] = f"{HIDDEN}, another one"

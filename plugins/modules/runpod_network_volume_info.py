@@ -20,7 +20,7 @@ options:
     description: Only volumes of exactly this name.
     type: str
   id:
-    description: Only the volume with this id.
+    description: Only the volume with this id, instead of O(name).
     type: str
 """
 
@@ -64,7 +64,6 @@ def main() -> None:
             "name": {"type": "str"},
             "id": {"type": "str"},
         },
-        mutually_exclusive=[("name", "id")],
         supports_check_mode=True,
     )
     try:

@@ -23,7 +23,7 @@ options:
       - A whole name is looked for in the order of O(source). When none or several fit, the failure lists the candidates.
     type: str
   id:
-    description: Id of the wanted template; it may be one that no list shows.
+    description: Id of the wanted template, instead of O(name); it may be one that no list shows.
     type: str
   source:
     description: Where to look. V(own) are the account's, V(official) RunPod's, V(verified) and V(community) those of others.
@@ -93,7 +93,6 @@ def main() -> None:
             "id": {"type": "str"},
             "source": {"type": "list", "elements": "str", "choices": list(_templates.ALL_SOURCES), "default": list(_templates.ALL_SOURCES)},
         },
-        mutually_exclusive=[("name", "id")],
         supports_check_mode=True,
     )
     try:

@@ -33,6 +33,7 @@ GROUPS = {
     "unit": ["unit", "trainer", "unit-high"],
     "sanity": ["sanity"],
     "integration": ["integration"],
+    "conformance": ["conformance"],
     "chaos": ["chaos"],
     "e2e": ["e2e", "e2e-high"],
     "molecule": ["molecule"],
@@ -159,6 +160,7 @@ def pytest_steps() -> list[Step]:
     steps = [Step("unit", [[python, "-m", "pytest", "-q", *existing("tests/unit", "tests/rehearsal")]], pytest=True, lane="tests")]
     steps.append(Step("trainer", [trainer_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]], pytest=True, lane="tests"))
     steps.append(Step("chaos", [[python, "-m", "pytest", "-q", "-n", "2", "tests/chaos"]], pytest=True, lane="tests"))
+    steps.append(Step("conformance", [[python, "-m", "pytest", "-q", "tests/conformance"]], pytest=True, lane="tests"))
     if existing("tests/integration"):
         steps.append(Step("integration", [[python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/integration"]], pytest=True, lane="tests"))
     if existing("tests/e2e"):

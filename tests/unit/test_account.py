@@ -162,7 +162,7 @@ def test_secrets_of_a_template_are_compared_and_never_shown(options: Any, rehear
         ({"name": "t", "image": "i", "cuda_versions": ["13"]}, "12.8"), ({"name": "t", "image": "i", "disk_gib": 0}, "disk_gib"),
         ({"name": "t", "image": "i", "volume_gib": 10, "volume_path": "data"}, "absolute"), ({"id": "nosuch", "image": "i"}, "leave the id out"),
         ({"name": "t", "image": "i", "registry": "hub"}, "registry credential 'hub'; there are: none"),
-        ({"name": "t", "image": "i", "args": "x" * 110_000}, "102400"),
+        ({"name": "t", "image": "i", "args": "x" * 110_000}, "102400"), ({"image": "i"}, "Neither name nor id"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_be_is_refused_before_anything_is_written(options: Any, rehearsal: Any, wish: dict[str, Any], words: str) -> None:
@@ -170,6 +170,13 @@ def test_a_template_that_cannot_be_is_refused_before_anything_is_written(options
         with pytest.raises(errors.UsageError, match=words):
             _templates.change_template(options(**{"name": None, **wish}), check_mode=check_mode)
     assert rehearsal.writes() == []
+
+
+def test_a_long_start_command_is_told_by_its_digest(options: Any) -> None:
+    made = _templates.change_template(options(name="t", image="i", args="a" * 5000), check_mode=False)
+    changed = _templates.change_template(options(name="t", args="a" * 4999 + "b"), check_mode=True)
+    assert made["template"]["args"] == "a" * 5000 and "(5000 characters, sha256 " in changed["diff"]["before"]["args"]
+    assert changed["diff"]["before"] != changed["diff"]["after"] and len(str(changed["diff"])) < 500
 
 
 def test_two_templates_of_a_name_are_told_by_their_ids(options: Any, rehearsal: Any) -> None:

@@ -85,7 +85,7 @@ def test_prices_balance_and_bids_on_the_wire(graphql: api.GraphQl, stub: Any, to
     [
         ({"status": 401, "body": {"errors": [{"message": "Unauthorized"}]}}, errors.Unauthorized, r"not know the key \(from environment RUNPOD_API_KEY\)"),
         ({"status": 403, "body": {"errors": [{"message": "Forbidden"}]}}, errors.Forbidden, "refuses the key .*REST may work with it all the same"),
-        ({"status": 403, "body": b"error code: 1010", "content_type": "text/plain"}, errors.ProxyRefused, "not the API: error code: 1010.*key was not judged"),
+        ({"status": 403, "body": b"error code: 1010", "content_type": "text/plain"}, errors.ProxyRefused, "not the API: error code: 1010.*the key was not"),
         ({"status": 200, "body": {"data": {"myself": None}}}, errors.Unauthorized, "does not know whose key"),
         ({"status": 400, "body": {"errors": [{"message": 'Cannot query field "clientBalance"'}]}}, errors.SchemaError, "has changed.*clientBalance"),
         ({"status": 200, "body": {"data": {"myself": {"clientBalance": "much"}}}}, errors.SchemaError, "no balance: much"),
@@ -192,7 +192,7 @@ def test_a_spot_pod_is_rented_seen_by_rest_outbid_and_bid_for_again(real: api.Gr
     rehearsal.control("POST", f"/pods/{pod_id}/preempt")
     assert driver.get(pod_id).state == model.STOPPED
     with pytest.raises(errors.InvalidRequest, match="Cannot resume a spot pod"):
-        driver._act(pod_id, "start")
+        driver.start(pod_id)
     assert real.resume_spot(pod_id, Decimal("0.4"), 2) == pod_id and driver.get(pod_id).usd_per_hour == Decimal("0.8")
     with pytest.raises(errors.NotFound):
         real.resume_spot("nosuchpod", Decimal("0.4"), 2)
