@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
 import string
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from rehearsal import procs
 from rehearsal.account import CREDIT, Belongings, Volume
 from rehearsal.faults import FaultBook
 from rehearsal.keys import KNOWN, Key, pod_key
+from rehearsal.logbook import LogBook
 from rehearsal.market import Market
 from rehearsal.meter import Meter
 from rehearsal.pods.process import PodStartError, ProcessPods
@@ -67,6 +69,7 @@ class Cloud:
         self.timings = Timings(**(store.load_fact("timings") or {}))
         self.pods: dict[str, Pod] = {pod.id: pod for pod in store.load_pods()}
         self._pod_keys = {pod.pod_key: Key(f"pod:{pod.id}", pod.account, True, True, pod.id) for pod in self.pods.values() if pod.status != "TERMINATED"}
+        self.logs = LogBook()
         self._tasks: set[asyncio.Task[None]] = set()
         self.at_reset: list[Callable[[], None]] = []
 
@@ -199,6 +202,7 @@ class Cloud:
         pod.runtime_ready = False
         self._pod_keys.pop(pod.pod_key, None)
         self._set(pod, "TERMINATED")
+        self.logs.forget(pod.id)
         self.meter.ended(pod)
         await self._end_process(pod, False, 0.0)
         if pod.process == "process":
@@ -253,6 +257,7 @@ class Cloud:
         self.store.clear()
         self.meter.clear()
         self.faults.clear()
+        self.logs.forget()
         self.market = Market()
         self.time_scale = self.start_scale
         self.timings = Timings()
@@ -279,6 +284,7 @@ class Cloud:
     def _set(self, pod: Pod, status: str) -> None:
         pod.status = status
         pod.history.append([status, now()])
+        self.logs.status(pod)
         self.store.save_pod(pod)
 
     def _release_gpu(self, pod: Pod) -> None:
@@ -311,6 +317,10 @@ class Cloud:
                 return
             self._set(pod, "STARTING")
         if pod.status == "STARTING":
+            if self.faults.take("image_pull", pod=pod.name):
+                # The status never tells it, and it is billed: only this log does.
+                self.logs.write(pod, "system", f"error pulling image: manifest for {pod.image} not found: manifest unknown")
+                return
             if not await self._pause(pod, generation, self.timings.starting):
                 return
             if pod.process == "process" and not await self._launch(pod, generation):
@@ -347,9 +357,18 @@ class Cloud:
         return True
 
     def _ssh_delay(self, pod: Pod) -> float | None:
-        """None: no sshd ever. A given `args` replaces the image's start script, and with it sshd."""
+        """None: no sshd ever. A given `args` takes the place of the image's start script, and so of its sshd, unless it starts one of them.
+
+        It is read and not run: a process pod would run it on this very machine.
+        """
         pod.ssh_fault = None
-        if not pod.wants_ssh or pod.args:
+        if not pod.wants_ssh or (pod.args and not re.search(r"/start\.sh|/sshd\b", pod.args)):
+            return None
+        loop = self.faults.take("crash_loop", pod=pod.name)
+        if loop is not None:
+            pod.ssh_fault = f"crash_loop {float(loop.params.get('seconds', 2.0))}"
+            self.logs.write(pod, "container", "exec: start: not found")
+            self.logs.write(pod, "system", "container exited with 127; starting it again")
             return None
         base = self.timings.ssh / self.time_scale
         if self.faults.take("running_without_ssh", pod=pod.name):

@@ -30,6 +30,8 @@ KINDS: dict[str, tuple[tuple[str, str], str]] = {
     "list_lag": (LIST, "new pods are missing from lists for params.seconds or for params.requests listings"),
     "empty_list": (LIST, "the list is empty"),
     "running_without_ssh": (ANY, "the pod is RUNNING and its sshd never starts; match.pod is a regular expression on its name"),
+    "crash_loop": (ANY, "the container ends params.seconds after each start; the pod stays RUNNING, only its uptime falls, and no sshd lasts"),
+    "image_pull": (ANY, "the image cannot be pulled: the pod stays in STARTING and is billed, only its system log tells why"),
     "slow_ssh": (ANY, "sshd starts params.seconds late"),
     "wrong_host_key": (ANY, "the host key changes params.seconds after sshd started"),
     "delete_accepted_but_alive": (ANY, "a terminate is answered as done and nothing happens"),

@@ -116,7 +116,7 @@ class Gate:
                 response = await self._before(scope, method, path, entry)
             if response is None and entry["fault"] is None:
                 assert body is not None
-                await self._through(scope, body, send, entry)
+                await self._through(scope, body, receive, send, entry)
             elif response is not None:
                 entry["status"] = response.status_code
                 await response(scope, receive, send)
@@ -148,23 +148,32 @@ class Gate:
             entry["fault"] = kind
         return fault
 
-    async def _through(self, scope: Scope, body: bytes, send: Send, entry: dict[str, Any]) -> None:
-        """Run the API, then let a fault spoil the answer to what took effect."""
+    async def _through(self, scope: Scope, body: bytes, receive: Receive, send: Send, entry: dict[str, Any]) -> None:
+        """Run the API, then let a fault spoil the answer to what took effect. A stream of events goes out as it comes."""
         messages: list[Message] = []
-        sent = False
+        sent = streams = False
 
         async def replay() -> Message:
             nonlocal sent
             if sent:
-                return {"type": "http.disconnect"}
+                return await receive()
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def collect(message: Message) -> None:
-            messages.append(message)
+            nonlocal streams
+            if (b"content-type", b"text/event-stream; charset=utf-8") in message.get("headers", ()):
+                streams = True
+                entry["status"] = message["status"]
+            if streams:
+                await send(message)
+            else:
+                messages.append(message)
 
         scope.setdefault("state", {})["log_entry"] = entry
         await self.app(scope, replay, collect)
+        if streams:
+            return
         method, path = scope["method"], scope["path"]
         status = messages[0]["status"]
         await self.hold.pass_through(method, path, "after", entry)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from typing import Any
@@ -161,3 +162,26 @@ def test_the_log_hides_secrets(cloud: Any) -> None:
     assert (create["status"], create["key"], create["body"]["env"]["PLAIN"]) == (201, "full", "seen")
     assert len(create["body_sha256"]) == 64
     assert cloud.control("GET", f"/requests?since={create['n']}")["requests"] == []
+
+
+def test_the_log_stream_never_ends_and_tells_no_header_before_its_first_line(cloud: Any) -> None:
+    made = cloud.call("POST", "/v2/pods", cloud.body()).json
+    link = http.client.HTTPConnection("127.0.0.1", cloud.port, timeout=1)
+    headers = {"Authorization": "Bearer rpa_rehearsal_full"}
+    link.request("GET", f"/v2/pods/{made['id']}/logs?source=system&tail=1", headers=headers)
+    answer = link.getresponse()
+    assert answer.status == 200 and answer.headers["content-type"].startswith("text/event-stream")
+    event = json.loads([answer.readline(), answer.readline()][1].removeprefix(b"data: "))
+    assert event["source"] == "system" and "container" in event["line"] and event["ts"].endswith("Z")
+    with pytest.raises(TimeoutError):
+        for _turn in range(100):
+            assert answer.readline(), "the stream ended"
+    link.close()
+    link.request("GET", f"/v2/pods/{made['id']}/logs?source=container", headers=headers)
+    with pytest.raises(TimeoutError):
+        link.getresponse()
+    link.close()
+    for query, status in (("source=all", 422), ("tail=5001", 422), ("since=yesterday", 400)):
+        link.request("GET", f"/v2/pods/{made['id']}/logs?{query}", headers=headers)
+        assert link.getresponse().status == status
+        link.close()

@@ -411,6 +411,15 @@ def test_a_container_that_ends_each_time_it_starts_is_recognised(engine: Engine,
     assert states(engine) == ["released"] and rehearsal.pods() == [] and len(rehearsal.requests("POST")) == 1
 
 
+def test_an_image_that_cannot_be_pulled_is_told_by_the_system_log(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish) -> None:
+    """The status never tells it, and the pod is billed meanwhile: there is a time limit, and the provider's own log in the message."""
+    rehearsal.fault("image_pull", times=None)
+    slot = rent(make_engine(waits={"boot": 20}), make_wish())
+    assert isinstance(slot.error, errors.WaitTimeout) and "to run" in str(slot.error)
+    assert "the system log of runpod ends with: " in str(slot.error) and "manifest unknown" in str(slot.error)
+    assert rehearsal.pods() == []
+
+
 def test_a_pod_that_comes_back_without_its_gpus_is_no_success(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
     rent(engine, make_wish(gpu_count=2))
     engine.stop(engine.ledger.leases()[0])

@@ -21,6 +21,7 @@ from rehearsal.api.runpod_account import AccountApi
 from rehearsal.api.runpod_body import read_create, read_json, read_object, with_template
 from rehearsal.api.runpod_errors import BALANCE, GENERIC, HOST_FULL, LOCKED, NO_DISK, NO_INSTANCES, SPOT_AS_ON_DEMAND, ProblemError, problem
 from rehearsal.api.runpod_limits import RateLimits
+from rehearsal.api.runpod_logs import stream
 from rehearsal.api.runpod_openapi import describe
 from rehearsal.api.runpod_patch import expand, read_update, resets
 from rehearsal.api.runpod_views import data_center, show_bill, show_data_center, show_gpu, show_pod
@@ -47,6 +48,7 @@ class RunPodApi:
             ("/v2/pods", {"GET": self.list_pods, "POST": self.create_pod}),
             ("/v2/pods/{id}", {"GET": self.get_pod, "PATCH": self.update_pod, "DELETE": self.delete_pod}),
             ("/v2/pods/{id}/action", {"POST": self.act}),
+            ("/v2/pods/{id}/logs", {"GET": self.logs}),
             ("/v2/catalog/gpus", {"GET": self.list_gpus}),
             ("/v2/catalog/gpus/{id:path}", {"GET": self.get_gpu}),
             ("/v2/catalog/datacenters", {"GET": self.list_data_centers}),
@@ -211,6 +213,9 @@ class RunPodApi:
     async def delete_pod(self, request: Request, key: Key) -> Response:
         await self.terminate(request, self._find(request, key))
         return Response(status_code=204)
+
+    async def logs(self, request: Request, key: Key) -> Response:
+        return await stream(request, self.cloud.logs, self._find(request, key).id, read_int)
 
     async def act(self, request: Request, key: Key) -> Response:
         body = await read_json(request)

@@ -83,7 +83,10 @@ def show_runtime(pod: Pod, running: bool) -> dict[str, Any] | None:
         else:
             ports.append({"private": int(number), "public": None, "type": kind, "ip": CGNAT_ADDRESS if kind == "http" else None})
     gpus = [{"util": 0, "memoryUtil": 0} for _turn in range(pod.gpu_count if pod.gpu_id else 0)]
-    return {"uptime": int(now() - pod.started_at), "gpus": gpus, "cpu": {"util": 1}, "memory": {"util": 2}, "ports": ports}
+    uptime = now() - pod.started_at
+    if pod.ssh_fault and pod.ssh_fault.startswith("crash_loop "):
+        uptime %= float(pod.ssh_fault.split()[1])
+    return {"uptime": int(uptime), "gpus": gpus, "cpu": {"util": 1}, "memory": {"util": 2}, "ports": ports}
 
 
 def price(market: Market, gpu_id: str, cloud: str) -> float | None:
