@@ -192,7 +192,7 @@ def test_a_spot_pod_is_rented_seen_by_rest_outbid_and_bid_for_again(real: api.Gr
     rehearsal.control("POST", f"/pods/{pod_id}/preempt")
     assert driver.get(pod_id).state == model.STOPPED
     with pytest.raises(errors.InvalidRequest, match="Cannot resume a spot pod"):
-        driver.start(pod_id)
+        driver._act(pod_id, "start")
     assert real.resume_spot(pod_id, Decimal("0.4"), 2) == pod_id and driver.get(pod_id).usd_per_hour == Decimal("0.8")
     with pytest.raises(errors.NotFound):
         real.resume_spot("nosuchpod", Decimal("0.4"), 2)
