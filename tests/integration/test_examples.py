@@ -21,7 +21,8 @@ from support.world import ROOT, World, free_port, make_world
 
 # Where each module's examples run, in this order; the pod's own come between its rent and its end.
 STACK = ("cuda_toolkit", "cutlass", "torch_env", "stack_info", "stack_drift", "stack_receipt")
-BEFORE = ("offer_info", "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud", "pod", "pod_info", "lease_info", "lease")
+ACCOUNT = ("runpod_template", "runpod_template_info", "runpod_network_volume", "runpod_network_volume_info", "runpod_registry_auth", "runpod_ssh_key")
+BEFORE = ("offer_info", *ACCOUNT, "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud", "pod", "pod_info", "lease_info", "lease")
 SHELL = ("file_set", "shell_env", "pod_service", "node_info", "system_packages", "uv_tool")
 ON_POD = ("bootstrap_script", "lease_guard", "transfer", "artifact_info", "job", *SHELL)
 # The group that the inventory's example makes of the GPU that the pod's example asks for.
