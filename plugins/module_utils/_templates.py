@@ -110,6 +110,8 @@ def check_wish(options: Mapping[str, Any]) -> dict[str, Any]:
     wanted = {name: options[name] for name in _WIRE if options.get(name) is not None}
     if options.get("env") is not None or options.get("secret_env") is not None:
         wanted["env"] = {str(name): str(value) for name, value in {**(options.get("env") or {}), **(options.get("secret_env") or {})}.items()}
+    if "registry" in wanted:
+        wanted["registry"] = wanted["registry"] or None
     for port in wanted.get("ports", ()):
         if not re.match(r"([1-9]\d{0,4})/(tcp|http)\Z", port):
             raise errors.UsageError(f"port {errors.clean_text(port, 40)!r} is not a number and a protocol", hint="such as 22/tcp or 8888/http")

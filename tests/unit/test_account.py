@@ -333,6 +333,8 @@ def test_a_credential_from_creation_to_deletion(options: Any, rehearsal: Any) ->
     made = steps(_registries.change_registry, options(**wish), rehearsal)
     template = _templates.change_template(options(name="t", image="i", registry="hub"), check_mode=False)
     assert template["template"]["registry"] == made["registry_auth"]["id"] and template["warnings"] == []
+    assert steps(_templates.change_template, options(name="t", registry=""), rehearsal)["template"]["registry"] is None
+    assert steps(_templates.change_template, options(name="t", registry=made["registry_auth"]["id"]), rehearsal)["template"]["registry"]
     gone = steps(_registries.change_registry, options(name="hub", state="absent"), rehearsal)
     assert gone["warnings"] == ["these templates lose their credential with hub: t"]
     assert "hush-hush" not in str((made, gone)) + str(rehearsal.requests())
