@@ -102,7 +102,7 @@ def change_template(options: Mapping[str, Any], *, check_mode: bool) -> dict[str
     before = find_own(own, "template", "podcycle.gpu.runpod_template_info", name=options.get("name"), wanted_id=options.get("id"), missing_ok=gone)
     if gone:
         return _delete(desk, before, check_mode)
-    return _save(desk, own, before, wanted, options, check_mode)
+    return _save(desk, before, wanted, options, check_mode)
 
 
 def check_wish(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,9 +146,7 @@ def _same(name: str, old: Any, new: Any) -> bool:
     return set(old) == set(new) if name in _UNORDERED else bool(old == new)
 
 
-def _save(
-    desk: Desk, own: Sequence[Template], before: Template | None, wanted: dict[str, Any], options: Mapping[str, Any], check_mode: bool
-) -> dict[str, Any]:
+def _save(desk: Desk, before: Template | None, wanted: dict[str, Any], options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     secret_env = options.get("secret_env") or {}
     if before is None and not wanted.get("image"):
         raise errors.UsageError(f"create template {options.get('name')}: image is missing")
@@ -168,7 +166,7 @@ def _save(
     if changes and not check_mode:
         secrets = tuple(secret_env.values())
         if before is None:
-            after = create_once(desk, "template", after.name, lambda: desk.account.create_template(body, secrets), desk.account.templates, own)
+            after = create_once(desk, "template", after.name, lambda: desk.account.create_template(body, secrets), desk.account.templates)
         else:
             with trying(f"change template {before.name} ({before.id})"):
                 after = desk.account.update_template(before.id, body, secrets)

@@ -55,7 +55,7 @@ def change_volume(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, 
     if gone:
         return _delete(desk, before, tenants, check_mode)
     if before is None:
-        return _create(desk, rows, options, check_mode)
+        return _create(desk, options, check_mode)
     return _update(desk, before, tenants, options, check_mode)
 
 
@@ -69,7 +69,7 @@ def _result(desk: Desk, before: Volume | None, after: Volume | None, tenants: Se
     }
 
 
-def _create(desk: Desk, rows: Sequence[Volume], options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+def _create(desk: Desk, options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     name, size, center, tier = options.get("name"), options.get("size_gib"), options.get("data_center"), options.get("tier")
     if not (name and size and center):
         raise errors.UsageError(f"create network volume {name}: it needs name, size_gib and data_center")
@@ -82,7 +82,7 @@ def _create(desk: Desk, rows: Sequence[Volume], options: Mapping[str, Any], chec
     after = Volume("", str(name), size, str(center), tier or "standard")
     if not check_mode:
         after = create_once(
-            desk, "network volume", after.name, lambda: desk.account.create_volume(after.name, size, after.data_center, tier), desk.account.volumes, rows
+            desk, "network volume", after.name, lambda: desk.account.create_volume(after.name, size, after.data_center, tier), desk.account.volumes
         )
     return _result(desk, None, after)
 

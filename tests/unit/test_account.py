@@ -325,6 +325,19 @@ def test_gone_in_between_is_gone(options: Any, rehearsal: Any) -> None:
         assert not work(options(name="v", state="absent"), check_mode=False)["changed"]
 
 
+def test_what_somebody_else_deletes_first_is_gone_too(stub: Any, told: Any, options: Any) -> None:
+    """It was there when we looked, and is not when we act."""
+    volume = {"id": "v1", "name": "v", "size": 10, "dataCenter": "EU-RO-1"}
+    gone = told(404, {"title": "Not Found", "detail": "not found"}, content_type="application/problem+json")
+    here = {"endpoint": stub.url, "name": "v", "state": "absent"}
+    stub.tell(told(200, {"networkVolumes": [volume]}), told(200, {"pods": []}), gone)
+    assert _volumes.change_volume(options(**here), check_mode=False)["changed"] and stub.calls[-1] == ("DELETE", "/v2/network-volumes/v1")
+    stub.tell(told(200, {"templates": [{**ROW, "name": "v"}]}), gone)
+    assert _templates.change_template(options(**here), check_mode=False)["changed"] and stub.calls[-1] == ("DELETE", "/v2/templates/t1")
+    stub.tell(told(200, {"registries": [{"id": "r1", "name": "v"}]}), told(200, {"pods": []}), told(200, {"templates": []}), gone)
+    assert _registries.change_registry(options(**here), check_mode=False)["changed"] and stub.calls[-1] == ("DELETE", "/v2/registries/r1")
+
+
 # ---- registry credentials -------------------------------------------------------------------------
 
 
@@ -388,7 +401,9 @@ def test_what_is_no_public_key_is_refused(options: Any, rehearsal: Any, text: st
 
 def test_a_change_that_another_writer_undid_is_made_again(options: Any, rehearsal: Any, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who had read the list before we wrote writes it back, with a key of their own."""
-    stale = iter([[OTHERS]])
+    call(rehearsal, "PUT", "/account/ssh-keys", {"keys": [OTHERS]})
+    third = OTHERS.replace(f"{BLOB}Y", f"{BLOB}X")
+    stale = iter([[OTHERS, third]])
 
     def sleep(seconds: float) -> None:
         for keys in stale:
@@ -397,7 +412,7 @@ def test_a_change_that_another_writer_undid_is_made_again(options: Any, rehearsa
 
     monkeypatch.setattr(clock, "sleep", sleep)
     done = _account_keys.change_key(options(public_key=MINE), check_mode=False)
-    assert done["changed"] and done["ssh_keys"] == [OTHERS, MINE]
+    assert done["changed"] and done["ssh_keys"] == [OTHERS, third, MINE] == call(rehearsal, "GET", "/account/ssh-keys")["keys"]
 
 
 def test_a_writer_that_never_stops_is_told(options: Any, rehearsal: Any, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
