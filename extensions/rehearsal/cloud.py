@@ -208,6 +208,13 @@ class Cloud:
         """RunPod takes a spot pod with SIGTERM, and SIGKILL five seconds later."""
         await self.stop(pod, "Outbid", self.timings.preempt_grace)
 
+    async def outbid(self) -> None:
+        """Spot pods whose bid no longer reaches the market's."""
+        for pod in list(self.pods.values()):
+            lowest = self.market.spot_price(pod.gpu_id, pod.cloud) if pod.gpu_id and pod.bid is not None and pod.status in LIVE else None
+            if lowest is not None and Decimal(pod.bid or 0) < lowest:
+                await self.preempt(pod)
+
     async def kill_host(self, pod: Pod) -> None:
         """The machine dies without a word: the record still says RUNNING and bills."""
         pod.host_down = True
