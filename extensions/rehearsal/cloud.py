@@ -61,7 +61,7 @@ class Cloud:
         self.process_mode = process_mode
         self.market = Market(store.load_fact("market"))
         self.meter = Meter(store, store.load_intervals())
-        self.belongings = Belongings(store)
+        self.belongings = Belongings(store, self.meter)
         self.start_scale = 1.0
         self.time_scale: float = store.load_fact("time_scale") or 1.0
         self.timings = Timings(**(store.load_fact("timings") or {}))
@@ -96,8 +96,7 @@ class Cloud:
     # -- changing --------------------------------------------------------------
 
     def drop_volume(self, volume: Volume) -> None:
-        del self.belongings.volumes[volume.id]
-        self.belongings.save()
+        self.belongings.drop_volume(volume)
         self.processes.remove_volume(volume.id)
 
     def save(self, pod: Pod) -> None:

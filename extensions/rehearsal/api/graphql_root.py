@@ -230,8 +230,7 @@ class Root:
         if row is None or not row.volume_types or not 10 <= input["size"] <= 4096:
             raise refuse()
         one = Volume(new_id(10), account, input["name"], input["size"], row.id)
-        self.own.volumes[one.id] = one
-        self.own.save()
+        self.own.keep_volume(one)
         return show_volume(one)
 
     def updateNetworkVolume(self, info: Any, input: Input) -> Input:
@@ -239,7 +238,7 @@ class Root:
         if input.get("size") is not None and not one.size <= input["size"] <= 4096:
             raise refuse()
         one.size, one.name = input.get("size") or one.size, input.get("name") or one.name
-        self.own.save()
+        self.own.keep_volume(one)
         return show_volume(one)
 
     def deleteNetworkVolume(self, info: Any, input: Input) -> bool:
