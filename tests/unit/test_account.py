@@ -254,6 +254,22 @@ def test_what_a_template_says_is_hostile() -> None:
     assert not any(mark in text for mark in ("\x1b", "\u202e", "\\u0000", "\\u0007", "\\n"))
 
 
+def test_what_the_other_lists_say_is_hostile(stub: Any, told: Any, options: Any) -> None:
+    bad = "a\x1b[31m\u202eb\n"
+    pod = {"id": "p1", "name": bad, "status": bad, "mounts": {"network": [{"volumeId": "v1"}]}, "registry": 5, "template": []}
+    stub.tell(told(200, {"networkVolumes": [{"id": "v1", "name": bad, "size": 10, "dataCenter": bad, "type": bad}]}), told(200, {"pods": [pod]}))
+    found = _volumes.volume_info(options(endpoint=stub.url, name=None))
+    stub.tell(told(200, {"registries": [{"id": "r1", "name": bad}]}))
+    renewed = _registries.change_registry(
+        options(endpoint=stub.url, name=None, id="r1", username="u", password="hush-hush", update_password="always"), check_mode=True
+    )
+    stub.tell(told(200, {"keys": [bad, MINE]}))
+    keys = _account_keys.change_key(options(endpoint=stub.url, public_key=OTHERS), check_mode=True)
+    text = json.dumps((found, renewed, {**keys, "diff": ""}), ensure_ascii=False)
+    assert found["network_volumes"][0]["pods"] and not any(mark in text for mark in ("\x1b", "\u202e", "\\n"))
+    assert keys["ssh_keys"][0].startswith("a ") and "\x1b" not in keys["diff"]["before"]
+
+
 # ---- network volumes ----------------------------------------------------------------------------
 
 

@@ -251,7 +251,7 @@ def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tm
         "name": "plain", "image": "runpod/base:1", "disk": 40, "ports": ["22/tcp"], "env": {"A": "42"}, "category": "NVIDIA", "public": False, "startSsh": True,
         "startJupyter": False, "allowedCudaVersions": [], "mounts": {"persistent": {"size": 20, "path": "/workspace"}},
     }, "the image's own command and no credential"  # fmt: skip
-    listed = played(rehearsal, tmp_path, "playbooks/templates.yml", "-e", "template_name=pytorch 2.8")
-    assert "30zmvf89kd" in listed.stdout and "runpod-ubuntu" not in listed.stdout, listed.stdout
+    listed = played(rehearsal, tmp_path, "playbooks/templates.yml", "-e", "template_name='pytorch 2.8'")
+    assert listed.returncode == 0 and "30zmvf89kd" in listed.stdout and "runpod-ubuntu" not in listed.stdout, listed.stdout
     everything = played(rehearsal, tmp_path, "playbooks/templates.yml").stdout
     assert all(word in everything for word in ("own", "podcycle", "official", "community", "(serverless)"))

@@ -49,7 +49,10 @@ class GraphQlApi:
         except (ValueError, KeyError, TypeError, AttributeError):
             return failed([{"message": "POST body missing, invalid Content-Type, or JSON object has no keys."}], "BAD_REQUEST")
         # The library takes half a second to import, and most rehearsals never ask for it.
-        graphql = await asyncio.to_thread(importlib.import_module, "graphql")
+        try:
+            graphql = await asyncio.to_thread(importlib.import_module, "graphql")
+        except ImportError as error:
+            return JSONResponse({"errors": [{"message": f"The rehearsal cloud lacks graphql-core ({error}): pip install -r requirements-run.txt"}]}, 501)
         return await self._run(graphql, request, key, text, variables, body.get("operationName"))
 
     def _refusal(self, request: Request) -> Response | None:
