@@ -75,11 +75,12 @@ def _create(desk: Desk, options: Mapping[str, Any], check_mode: bool) -> dict[st
         raise errors.UsageError(f"create network volume {name}: it needs name, size_gib and data_center")
     with trying(f"create network volume {name}: read the data centers"):
         centers = desk.account.data_centers()
-    if center not in centers or not centers[center] or (tier and tier not in centers[center]):
-        fitting = sorted(one for one, tiers in centers.items() if (tier or "standard") in tiers)
-        why = "is not known to RunPod" if center not in centers else f"offers no network volumes of tier {tier or 'standard'}"
+    offered = centers.get(str(center), ())
+    if not offered or (tier and tier not in offered):
+        fitting = sorted(one for one, tiers in centers.items() if (tier in tiers if tier else tiers))
+        why = "is not known to RunPod" if center not in centers else f"offers no network volumes{f' of tier {tier}' if tier else ''}"
         raise errors.UsageError(f"create network volume {name}: data center {errors.clean_text(center, 40)!r} {why}", hint=f"choose of: {', '.join(fitting)}")
-    after = Volume("", str(name), size, str(center), tier or "standard")
+    after = Volume("", str(name), size, str(center), tier or ("standard" if "standard" in offered else offered[0]))
     if not check_mode:
         after = create_once(
             desk, "network volume", after.name, lambda: desk.account.create_volume(after.name, size, after.data_center, tier), desk.account.volumes
@@ -116,4 +117,7 @@ def _delete(desk: Desk, before: Volume | None, tenants: Sequence[Tenant], check_
                     desk.account.delete_volume(before.id)
             except errors.NotFound:
                 pass
+            except errors.InvalidRequest as err:
+                err.hint = "a serverless endpoint may use it, or a pod that came this minute: look in RunPod's console"
+                raise
     return _result(desk, before, None)

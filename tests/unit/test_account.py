@@ -93,7 +93,7 @@ def steps(work: Change, options: dict[str, Any], rehearsal: Any) -> dict[str, An
         (lambda own: own.delete_registry("r"), 204, None, ("DELETE", "/v2/registries/r", None)),
         (lambda own: own.ssh_keys(), 200, {"keys": []}, ("GET", "/v2/account/ssh-keys", None)),
         (lambda own: own.replace_ssh_keys([MINE]), 200, {"keys": [MINE]}, ("PUT", "/v2/account/ssh-keys", {"keys": [MINE]})),
-        (lambda own: own.tenants(), 200, {"pods": []}, ("GET", "/v2/pods?limit=1000", None)),
+        (lambda own: own.tenants(), 200, {"pods": []}, ("GET", "/v2/pods?limit=1000&includeClusterPods=true", None)),
     ],
 )  # fmt: skip
 def test_one_call_each(account: RunPodAccount, stub: Any, told: Any, act: Any, status: int, answer: Any, expected: Any) -> None:
@@ -292,7 +292,7 @@ def test_a_volume_from_creation_to_deletion(options: Any, rehearsal: Any) -> Non
     [
         ({"size_gib": 9}, "10 to 4096"), ({"size_gib": 5000}, "10 to 4096"), ({"name": "new", "size_gib": 10}, "needs name, size_gib and data_center"),
         ({"name": "new", "size_gib": 10, "data_center": "MARS-1"}, "'MARS-1' is not known to RunPod; choose of: AP-JP-1, "),
-        ({"name": "new", "size_gib": 10, "data_center": "OC-AU-1"}, "'OC-AU-1' offers no network volumes of tier standard"),
+        ({"name": "new", "size_gib": 10, "data_center": "OC-AU-1"}, "'OC-AU-1' offers no network volumes; choose of: AP-JP-1"),
         ({"name": "new", "size_gib": 10, "data_center": "EU-RO-1", "tier": "high_performance"}, "choose of: US-KS-2"),
         ({"size_gib": 10}, "never shrinks to 10"), ({"data_center": "EU-CZ-1"}, "its data_center is EU-RO-1 for as long as it lives, not EU-CZ-1"),
         ({"tier": "high_performance"}, "its tier is standard"), ({"id": "nosuch", "name": None}, "leave the id out"),
@@ -307,7 +307,7 @@ def test_a_volume_that_cannot_be_is_refused_before_anything_is_written(options: 
     assert rehearsal.writes() == writes
 
 
-def test_a_volume_in_use_stays_and_its_pods_are_named(options: Any, rehearsal: Any) -> None:
+def test_a_volume_in_use_stays_and_its_pods_are_named(options: Any, rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = _volumes.change_volume(options(name="v", size_gib=50, data_center="EU-RO-1"), check_mode=False)["network_volume"]
     mounts = {"network": [{"volumeId": volume["id"], "path": "/workspace"}]}
     pods = [rehearsal.create({"name": name, "image": "i", "gpu": GPU, "mounts": mounts})["id"] for name in ("one", "two")]
@@ -318,6 +318,9 @@ def test_a_volume_in_use_stays_and_its_pods_are_named(options: Any, rehearsal: A
             _volumes.change_volume(options(name="v", state="absent"), check_mode=check_mode)
         assert caught.value.details["pods"] == pods
     assert rehearsal.writes() == writes
+    with pytest.raises(errors.InvalidRequest, match="You must remove this network volume from all pods.*a serverless endpoint may use it"):
+        monkeypatch.setattr(_volumes, "refuse_in_use", lambda *words: None)
+        _volumes.change_volume(options(name="v", state="absent"), check_mode=False)
     (row,) = _volumes.volume_info(options(name="v"))["network_volumes"]
     assert [pod["id"] for pod in row["pods"]] == pods and row["pods"][1]["status"] == "exited"
 
@@ -429,6 +432,15 @@ def test_a_change_that_another_writer_undid_is_made_again(options: Any, rehearsa
     monkeypatch.setattr(clock, "sleep", sleep)
     done = _account_keys.change_key(options(public_key=MINE), check_mode=False)
     assert done["changed"] and done["ssh_keys"] == [OTHERS, third, MINE] == call(rehearsal, "GET", "/account/ssh-keys")["keys"]
+
+
+def test_a_list_with_lines_that_are_no_keys_is_left_alone_and_they_are_named(options: Any, rehearsal: Any) -> None:
+    """The console and GraphQL take what REST refuses."""
+    body = {"query": 'mutation { updateUserSettings(input: {pubKey: "from-the-console rubbish"}) { id } }'}
+    call(rehearsal, "POST", "/graphql", body, base=rehearsal.url.removesuffix("/v2"))
+    with pytest.raises(errors.InvalidRequest, match="HTTP 422.*which stand in the account: from-the-console rubbish. Mend them"):
+        _account_keys.change_key(options(public_key=MINE), check_mode=False)
+    assert call(rehearsal, "GET", "/account/ssh-keys")["keys"] == ["from-the-console rubbish"]
 
 
 def test_a_writer_that_never_stops_is_told(options: Any, rehearsal: Any, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
