@@ -196,6 +196,21 @@ def test_belongings_are_shared_with_rest(cloud: Any) -> None:
     assert "hush-hush" not in str(cloud.control("GET", "/requests"))
 
 
+def test_errors_beside_an_effect_and_pods_that_linger(cloud: Any) -> None:
+    cloud.fault("graphql_errors", params={"message": "no luck", "code": "RUNPOD"})
+    assert error(cloud, DEPLOY, wish()) == {"message": "no luck", "path": ["podFindAndDeployOnDemand"], "extensions": {"code": "RUNPOD"}}
+    assert cloud.call("GET", "/v2/pods").json["pods"] == []
+    cloud.fault("graphql_errors", params={"after_effect": True})
+    assert error(cloud, DEPLOY, wish())["message"] == GENERIC
+    (pod,) = cloud.call("GET", "/v2/pods").json["pods"]
+    cloud.call("DELETE", f"/v2/pods/{pod['id']}")
+    assert view(cloud, pod["id"], "id") is None
+    cloud.fault("terminated_shown")
+    shown = view(cloud, pod["id"], "desiredStatus lastStatusChange")
+    assert shown["desiredStatus"] == "EXITED" and shown["lastStatusChange"].startswith("Terminated by user: ")
+    assert data(cloud, "{myself{pods{id}}}") == {"myself": {"pods": []}}
+
+
 def test_the_balance_and_what_it_pays_for(cloud: Any) -> None:
     cloud.create()
     me = data(cloud, "{myself{clientBalance currentSpendPerHr spendLimit}}")["myself"]

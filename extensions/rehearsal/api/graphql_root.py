@@ -66,7 +66,10 @@ class Root:
     def pod(self, info: Any, input: Input | None = None) -> Input | None:
         if self.key is None or (self.key.pod_id is not None and self.key.pod_id != (input or {}).get("podId")):
             return None
-        found = self.cloud.find((input or {}).get("podId", ""), self.key.account)
+        pod_id = (input or {}).get("podId", "")
+        found = self.cloud.find(pod_id, self.key.account)
+        if found is None and self.cloud.faults.peek("terminated_shown"):
+            found = self.cloud.pods.get(pod_id)
         return None if found is None else show_pod(self.cloud, found)
 
     # -- pods --------------------------------------------------------------
