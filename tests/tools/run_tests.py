@@ -159,8 +159,7 @@ def next_setup(python: Path) -> list[list[str]]:
     """An environment for the package of a provider that cannot be installed beside the others."""
     uv = str(BIN / "uv")
     make = [uv, "venv", "--quiet", "--allow-existing", "--no-python-downloads", "--python", sys.executable, str(python.parents[1])]
-    wanted = ["--prerelease", "allow", "-r", "tests/conformance/next/requirements.txt"]
-    return [make, [uv, "pip", "install", "--quiet", "--python", str(python), *wanted]]
+    return [make, [uv, "pip", "install", "--quiet", "--python", str(python), "-r", "tests/conformance/next/requirements.txt"]]
 
 
 def pytest_steps() -> list[Step]:
