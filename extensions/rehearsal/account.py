@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rehearsal.meter import Meter
 from rehearsal.store import Store
 
 # In dollars; the meter counts against it.
@@ -74,8 +75,9 @@ CATALOG = (
 class Belongings:
     """All accounts' belongings, kept over a restart."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, meter: Meter) -> None:
         self._store = store
+        self._meter = meter
         body = store.load_fact("account") or {}
         self.templates = {row["id"]: Template(**row) for row in body.get("templates", [])}
         self.volumes = {row["id"]: Volume(**row) for row in body.get("volumes", [])}
@@ -115,6 +117,17 @@ class Belongings:
 
     def own_volumes(self, account: str) -> list[Volume]:
         return [one for one in self.volumes.values() if one.account == account]
+
+    def keep_volume(self, volume: Volume) -> None:
+        """A new one, or one that has grown."""
+        self.volumes[volume.id] = volume
+        self._meter.volume(volume.id, volume.account, volume.name, volume.size)
+        self.save()
+
+    def drop_volume(self, volume: Volume) -> None:
+        del self.volumes[volume.id]
+        self._meter.volume(volume.id, volume.account, volume.name, 0)
+        self.save()
 
     def own_registries(self, account: str) -> list[Registry]:
         return [one for one in self.registries.values() if one.account == account]

@@ -63,7 +63,7 @@ class Cloud:
         self.process_mode = process_mode
         self.market = Market(store.load_fact("market"))
         self.meter = Meter(store, store.load_intervals())
-        self.belongings = Belongings(store)
+        self.belongings = Belongings(store, self.meter)
         self.start_scale = 1.0
         self.time_scale: float = store.load_fact("time_scale") or 1.0
         self.timings = Timings(**(store.load_fact("timings") or {}))
@@ -99,8 +99,7 @@ class Cloud:
     # -- changing --------------------------------------------------------------
 
     def drop_volume(self, volume: Volume) -> None:
-        del self.belongings.volumes[volume.id]
-        self.belongings.save()
+        self.belongings.drop_volume(volume)
         self.processes.remove_volume(volume.id)
 
     def save(self, pod: Pod) -> None:
@@ -211,6 +210,13 @@ class Cloud:
     async def preempt(self, pod: Pod) -> None:
         """RunPod takes a spot pod with SIGTERM, and SIGKILL five seconds later."""
         await self.stop(pod, "Outbid", self.timings.preempt_grace)
+
+    async def outbid(self) -> None:
+        """Spot pods whose bid no longer reaches the market's."""
+        for pod in list(self.pods.values()):
+            lowest = self.market.spot_price(pod.gpu_id, pod.cloud) if pod.gpu_id and pod.bid is not None and pod.status in LIVE else None
+            if lowest is not None and Decimal(pod.bid or 0) < lowest:
+                await self.preempt(pod)
 
     async def kill_host(self, pod: Pod) -> None:
         """The machine dies without a word: the record still says RUNNING and bills."""

@@ -175,7 +175,10 @@ class Control:
         return JSONResponse(self.cloud.market.state())
 
     async def set_market(self, request: Request) -> Response:
-        """{"gpu": id, "stock": n, "data_center": id, "cloud": kind, "price": text} or {"sold_out": true}."""
+        """{"gpu": id, "stock": n, "data_center": id, "cloud": kind, "price": text} or {"sold_out": true}.
+
+        A price of the cloud SECURE_SPOT or COMMUNITY_SPOT is the lowest bid; who has bid less is outbid at once.
+        """
         body, market = await read_object(request), self.cloud.market
         cloud, center, gpu = body.get("cloud"), body.get("data_center"), body.get("gpu")
         if "sold_out" in body:
@@ -191,6 +194,7 @@ class Control:
                 text = None if body["price"] is None else format(Decimal(str(body["price"])), "f")
                 for kind in [cloud] if cloud else ["SECURE", "COMMUNITY"]:
                     market.set_price(gpu, kind, text)
+                await self.cloud.outbid()
         self.cloud.save_market()
         return JSONResponse({"ok": True, "sold_out": market.sold_out})
 

@@ -38,6 +38,8 @@ KINDS: dict[str, tuple[tuple[str, str], str]] = {
     "delete_refused": (ANY, "a terminate is answered with params.status"),
     "proxy_403": (ANY, "the HTML page of a proxy that refuses the client"),
     "graphql_refused": (GRAPHQL, "the GraphQL API refuses: params.as is 401, 403 (a key without the right) or 1010 (a proxy's plain text)"),
+    "graphql_errors": (GRAPHQL, "200 with no data and an error: params.message, params.code; with params.after_effect the request took effect"),
+    "terminated_shown": (GRAPHQL, "a pod that is gone is shown by its id, EXITED and with a note, for as long as the fault is armed"),
     "spot_removed": (GRAPHQL, "the mutation that rents spot pods is not in the schema any more, for as long as the fault is armed"),
     "schema_changed": (READ, "pods lack params.drop (a list of fields) and have params.rename (old name: new name)"),
 }

@@ -91,18 +91,17 @@ def find_own(rows: Sequence[T], kind: str, module: str, *, name: str | None, wan
     return found[0] if found else None
 
 
-def create_once(desk: Desk, kind: str, name: str, create: Callable[[], T], look: Callable[[], Sequence[T]], known: Sequence[T]) -> T:
-    """Sent once. When nobody can say whether it took effect, what came into being since is looked for by its name, and taken."""
+def create_once(desk: Desk, kind: str, name: str, create: Callable[[], T], look: Callable[[], Sequence[T]]) -> T:
+    """Sent once, where no other has the name. When nobody can say whether it took effect, it is looked for by its name, and taken."""
     try:
         with trying(f"create {kind} {name}"):
             return create()
     except errors.CloudError as err:
         if err.effect != errors.EFFECT_UNKNOWN:
             raise
-        before = {row.id for row in known}
         for seconds in LOOKS_SECONDS:
             desk.http.clock.sleep(seconds)
-            fresh = [row for row in look() if row.name == name and row.id not in before]
+            fresh = [row for row in look() if row.name == name]
             if len(fresh) == 1:
                 return fresh[0]
         err.hint = f"it may exist all the same and was not seen in three looks: look for {kind} {name} in RunPod's console before you type the command again"

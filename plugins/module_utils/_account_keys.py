@@ -95,6 +95,11 @@ def _write(desk: Desk, line: str, present: bool) -> tuple[list[str], list[str]]:
             return first, keys
         try:
             desk.account.replace_ssh_keys(wanted)
+        except errors.InvalidRequest as err:
+            odd = [errors.clean_text(one, 40) for one in wanted if not _KEY.match(one)]
+            if odd:
+                err.hint = f"RunPod takes no list with these lines, which stand in the account: {'; '.join(odd)}. Mend them in RunPod's console (Settings)"
+            raise
         except errors.CloudError as err:
             # Whether a write took effect is seen by reading again.
             if err.effect != errors.EFFECT_UNKNOWN:

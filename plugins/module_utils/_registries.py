@@ -34,7 +34,7 @@ def change_registry(options: Mapping[str, Any], *, check_mode: bool) -> dict[str
     elif before is None and not check_mode:
         after = create_once(
             desk, "registry credential", after.name, lambda: desk.account.create_registry(after.name, options["username"], options["password"]),
-            desk.account.registries, rows,
+            desk.account.registries,
         )  # fmt: skip
     return _result(desk, before, after, renewed)
 

@@ -102,7 +102,7 @@ def change_template(options: Mapping[str, Any], *, check_mode: bool) -> dict[str
     before = find_own(own, "template", "podcycle.gpu.runpod_template_info", name=options.get("name"), wanted_id=options.get("id"), missing_ok=gone)
     if gone:
         return _delete(desk, before, check_mode)
-    return _save(desk, own, before, wanted, options, check_mode)
+    return _save(desk, before, wanted, options, check_mode)
 
 
 def check_wish(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +110,8 @@ def check_wish(options: Mapping[str, Any]) -> dict[str, Any]:
     wanted = {name: options[name] for name in _WIRE if options.get(name) is not None}
     if options.get("env") is not None or options.get("secret_env") is not None:
         wanted["env"] = {str(name): str(value) for name, value in {**(options.get("env") or {}), **(options.get("secret_env") or {})}.items()}
+    if "registry" in wanted:
+        wanted["registry"] = wanted["registry"] or None
     for port in wanted.get("ports", ()):
         if not re.match(r"([1-9]\d{0,4})/(tcp|http)\Z", port):
             raise errors.UsageError(f"port {errors.clean_text(port, 40)!r} is not a number and a protocol", hint="such as 22/tcp or 8888/http")
@@ -144,9 +146,7 @@ def _same(name: str, old: Any, new: Any) -> bool:
     return set(old) == set(new) if name in _UNORDERED else bool(old == new)
 
 
-def _save(
-    desk: Desk, own: Sequence[Template], before: Template | None, wanted: dict[str, Any], options: Mapping[str, Any], check_mode: bool
-) -> dict[str, Any]:
+def _save(desk: Desk, before: Template | None, wanted: dict[str, Any], options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     secret_env = options.get("secret_env") or {}
     if before is None and not wanted.get("image"):
         raise errors.UsageError(f"create template {options.get('name')}: image is missing")
@@ -166,7 +166,7 @@ def _save(
     if changes and not check_mode:
         secrets = tuple(secret_env.values())
         if before is None:
-            after = create_once(desk, "template", after.name, lambda: desk.account.create_template(body, secrets), desk.account.templates, own)
+            after = create_once(desk, "template", after.name, lambda: desk.account.create_template(body, secrets), desk.account.templates)
         else:
             with trying(f"change template {before.name} ({before.id})"):
                 after = desk.account.update_template(before.id, body, secrets)

@@ -55,7 +55,7 @@ def change_volume(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, 
     if gone:
         return _delete(desk, before, tenants, check_mode)
     if before is None:
-        return _create(desk, rows, options, check_mode)
+        return _create(desk, options, check_mode)
     return _update(desk, before, tenants, options, check_mode)
 
 
@@ -69,20 +69,21 @@ def _result(desk: Desk, before: Volume | None, after: Volume | None, tenants: Se
     }
 
 
-def _create(desk: Desk, rows: Sequence[Volume], options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+def _create(desk: Desk, options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     name, size, center, tier = options.get("name"), options.get("size_gib"), options.get("data_center"), options.get("tier")
     if not (name and size and center):
         raise errors.UsageError(f"create network volume {name}: it needs name, size_gib and data_center")
     with trying(f"create network volume {name}: read the data centers"):
         centers = desk.account.data_centers()
-    if center not in centers or not centers[center] or (tier and tier not in centers[center]):
-        fitting = sorted(one for one, tiers in centers.items() if (tier or "standard") in tiers)
-        why = "is not known to RunPod" if center not in centers else f"offers no network volumes of tier {tier or 'standard'}"
+    offered = centers.get(str(center), ())
+    if not offered or (tier and tier not in offered):
+        fitting = sorted(one for one, tiers in centers.items() if (tier in tiers if tier else tiers))
+        why = "is not known to RunPod" if center not in centers else f"offers no network volumes{f' of tier {tier}' if tier else ''}"
         raise errors.UsageError(f"create network volume {name}: data center {errors.clean_text(center, 40)!r} {why}", hint=f"choose of: {', '.join(fitting)}")
-    after = Volume("", str(name), size, str(center), tier or "standard")
+    after = Volume("", str(name), size, str(center), tier or ("standard" if "standard" in offered else offered[0]))
     if not check_mode:
         after = create_once(
-            desk, "network volume", after.name, lambda: desk.account.create_volume(after.name, size, after.data_center, tier), desk.account.volumes, rows
+            desk, "network volume", after.name, lambda: desk.account.create_volume(after.name, size, after.data_center, tier), desk.account.volumes
         )
     return _result(desk, None, after)
 
@@ -116,4 +117,7 @@ def _delete(desk: Desk, before: Volume | None, tenants: Sequence[Tenant], check_
                     desk.account.delete_volume(before.id)
             except errors.NotFound:
                 pass
+            except errors.InvalidRequest as err:
+                err.hint = "a serverless endpoint may use it, or a pod that came this minute: look in RunPod's console"
+                raise
     return _result(desk, before, None)

@@ -11,7 +11,7 @@ short_description: Store, change or delete a container registry credential of th
 version_added: 0.1.0
 description:
   - With such a credential RunPod pulls images of a private registry. Templates and pods refer to it by its id.
-  - RunPod shows neither user nor password again, so an existing credential counts as right unless O(update_password=always).
+  - RunPod shows neither user nor password again, so an existing credential counts as right unless O(update_password=always). Its id is found by its name alone.
   - One that a pod uses is not deleted, and the failure names the pods. Templates lose it without a word from RunPod; a warning names them.
 extends_documentation_fragment:
   - podcycle.gpu.runpod
@@ -55,6 +55,10 @@ EXAMPLES = r"""
     name: hub
     username: me
     password: correct-horse-battery
+
+- name: Find its id
+  podcycle.gpu.runpod_registry_auth:
+    name: hub
 """
 
 RETURN = r"""

@@ -62,7 +62,7 @@ options:
       - RunPod itself shows them to whoever may read the account's templates.
     type: dict
   registry:
-    description: Name or id of the credential for the image's registry, see M(podcycle.gpu.runpod_registry_auth).
+    description: Name or id of the credential for the image's registry, see M(podcycle.gpu.runpod_registry_auth). An empty text takes it away.
     type: str
   category:
     description: Where the console shows it. It chooses no hardware.

@@ -21,8 +21,9 @@ from support.world import ROOT, World, free_port, make_world
 
 # Where each module's examples run, in this order; the pod's own come between its rent and its end.
 STACK = ("cuda_toolkit", "cutlass", "torch_env", "stack_info", "stack_drift", "stack_receipt")
+ACCOUNT = ("runpod_template", "runpod_template_info", "runpod_network_volume", "runpod_network_volume_info", "runpod_registry_auth", "runpod_ssh_key")
 BEFORE = (
-    *("offer_info", "gpu_catalog", "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud"),
+    *("offer_info", "gpu_catalog", *ACCOUNT, "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud"),
     *("pod", "pod_info", "pod_status", "pod_logs", "doctor", "lease_info", "lease", "run_verify"),
 )
 SHELL = ("file_set", "shell_env", "pod_service", "node_info", "system_packages", "uv_tool")

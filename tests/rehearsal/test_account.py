@@ -130,6 +130,31 @@ def test_a_volume_binds_its_pod_to_its_data_center_and_outlives_it(cloud: Any) -
     assert cloud.call("DELETE", f"/v2/network-volumes/{one['id']}").status == 204
 
 
+def test_a_volume_is_mounted_without_namespaces_too(own_cloud: Any) -> None:
+    own_cloud.start("--isolation", "convention")
+    own_cloud.control("POST", "/time_scale", {"scale": 10})
+    one = volume(own_cloud)
+    mount = {"mounts": {"network": [{"volumeId": one["id"], "path": "/workspace"}]}}
+    pods = [own_cloud.create(name, **mount)["id"] for name in ("one", "two")]
+    assert own_cloud.ssh(own_cloud.reachable(pods[0]), "echo kept > ../workspace/note").returncode == 0
+    assert own_cloud.ssh(own_cloud.reachable(pods[1]), "cat ../workspace/note").stdout == "kept\n", "both see it at once"
+    own_cloud.call("POST", f"/v2/pods/{pods[1]}/action", {"action": "stop"})
+    own_cloud.call("POST", f"/v2/pods/{pods[1]}/action", {"action": "start"})
+    own_cloud.call("DELETE", f"/v2/pods/{pods[0]}")
+    assert own_cloud.ssh(own_cloud.reachable(pods[1]), "cat ../workspace/note").stdout == "kept\n"
+
+
+def test_a_volume_bills_from_its_creation_until_it_is_deleted(cloud: Any) -> None:
+    one = volume(cloud, size=730)
+    cloud.call("PATCH", f"/v2/network-volumes/{one['id']}", {"size": 1460})
+    meter = cloud.control("GET", "/meter")
+    assert meter["open"] == [one["id"]] and meter["volumes"][one["id"]]["rate_usd_per_hour"] == "0.14000000" and meter["pods"] == {}
+    assert cloud.call("GET", "/v2/billing/pods").json["records"] == [], "a bill of pods has no volumes"
+    cloud.call("DELETE", f"/v2/network-volumes/{one['id']}")
+    meter = cloud.control("GET", "/meter")
+    assert meter["open"] == [] and float(meter["volumes"][one["id"]]["usd"]) > 0 and meter["volumes"][one["id"]]["rate_usd_per_hour"] == "0"
+
+
 @pytest.mark.parametrize(
     ("mounts", "status"),
     [({**PERSISTENT, **NETWORK}, 400), ({"network": []}, 400), ({"network": [{"volumeId": "v"}]}, 422), ({"network": [{"path": "/w"}]}, 422),

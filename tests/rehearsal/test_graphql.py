@@ -158,6 +158,16 @@ def test_spot_pods_are_bid_for_preempted_and_bid_for_again(cloud: Any) -> None:
     assert gone.status == 400 and "Cannot query field 'podRentInterruptable' on type 'Mutation'" in gone.json["errors"][0]["message"]
 
 
+def test_a_market_that_rises_outbids_the_lower_bids(cloud: Any) -> None:
+    low, high = (data(cloud, RENT, wish(bidPerGpu=bid))["podRentInterruptable"]["id"] for bid in (0.3, 0.9))
+    steady = cloud.create()["id"]
+    cloud.control("POST", "/market", {"gpu": GPU, "cloud": "COMMUNITY_SPOT", "price": "0.8"})
+    assert view(cloud, low, "desiredStatus") == {"desiredStatus": "RUNNING"}, "another market"
+    cloud.control("POST", "/market", {"gpu": GPU, "cloud": "SECURE_SPOT", "price": "0.31"})
+    assert [view(cloud, pod, "desiredStatus")["desiredStatus"] for pod in (low, high, steady)] == ["EXITED", "RUNNING", "RUNNING"]
+    assert view(cloud, low, "lastStatusChange lowestBidPriceToResume")["lowestBidPriceToResume"] == 0.31
+
+
 def test_belongings_are_shared_with_rest(cloud: Any) -> None:
     wanted = 'name: "t", imageName: "i", containerDiskInGb: 5, volumeInGb: 15, volumeMountPath: "/w", ports: "22/tcp", env: [{key: "A", value: "1"}]'
     saved = data(cloud, "mutation { saveTemplate(input: {" + wanted + ', readme: "# hi"}) { id env { key value } readme } }')["saveTemplate"]
@@ -184,6 +194,21 @@ def test_belongings_are_shared_with_rest(cloud: Any) -> None:
     data(cloud, 'mutation { updateUserSettings(input: {pubKey: "ssh-ed25519 AAAA a\\n\\nssh-rsa BBBB b"}) { pubKey } }')
     assert cloud.call("GET", "/v2/account/ssh-keys").json == {"keys": ["ssh-ed25519 AAAA a", "ssh-rsa BBBB b"]}
     assert "hush-hush" not in str(cloud.control("GET", "/requests"))
+
+
+def test_errors_beside_an_effect_and_pods_that_linger(cloud: Any) -> None:
+    cloud.fault("graphql_errors", params={"message": "no luck", "code": "RUNPOD"})
+    assert error(cloud, DEPLOY, wish()) == {"message": "no luck", "path": ["podFindAndDeployOnDemand"], "extensions": {"code": "RUNPOD"}}
+    assert cloud.call("GET", "/v2/pods").json["pods"] == []
+    cloud.fault("graphql_errors", params={"after_effect": True})
+    assert error(cloud, DEPLOY, wish())["message"] == GENERIC
+    (pod,) = cloud.call("GET", "/v2/pods").json["pods"]
+    cloud.call("DELETE", f"/v2/pods/{pod['id']}")
+    assert view(cloud, pod["id"], "id") is None
+    cloud.fault("terminated_shown")
+    shown = view(cloud, pod["id"], "desiredStatus lastStatusChange")
+    assert shown["desiredStatus"] == "EXITED" and shown["lastStatusChange"].startswith("Terminated by user: ")
+    assert data(cloud, "{myself{pods{id}}}") == {"myself": {"pods": []}}
 
 
 def test_the_balance_and_what_it_pays_for(cloud: Any) -> None:

@@ -33,7 +33,7 @@ GROUPS = {
     "unit": ["unit", "trainer", "unit-high"],
     "sanity": ["sanity"],
     "integration": ["integration"],
-    "conformance": ["conformance"],
+    "conformance": ["conformance", "conformance-next"],
     "chaos": ["chaos"],
     "e2e": ["e2e", "e2e-high"],
     "molecule": ["molecule"],
@@ -155,12 +155,22 @@ def high_setup(python: Path) -> list[list[str]]:
     return [make, [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), "-r", "requirements-run.txt", *wanted]]
 
 
+def next_setup(python: Path) -> list[list[str]]:
+    """An environment for the package of a provider that cannot be installed beside the others."""
+    uv = str(BIN / "uv")
+    make = [uv, "venv", "--quiet", "--allow-existing", "--no-python-downloads", "--python", sys.executable, str(python.parents[1])]
+    return [make, [uv, "pip", "install", "--quiet", "--python", str(python), "-r", "tests/conformance/next/requirements.txt"]]
+
+
 def pytest_steps() -> list[Step]:
     python = str(BIN / "python")
     steps = [Step("unit", [[python, "-m", "pytest", "-q", *existing("tests/unit", "tests/rehearsal")]], pytest=True, lane="tests")]
     steps.append(Step("trainer", [trainer_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]], pytest=True, lane="tests"))
     steps.append(Step("chaos", [[python, "-m", "pytest", "-q", "-n", "2", "tests/chaos"]], pytest=True, lane="tests"))
-    steps.append(Step("conformance", [[python, "-m", "pytest", "-q", "tests/conformance"]], pytest=True, lane="tests"))
+    conformance = [str(path) for path in sorted((ROOT / "tests/conformance").glob("test_*.py"))]
+    steps.append(Step("conformance", [[python, "-m", "pytest", "-q", *conformance]], pytest=True, lane="tests"))
+    own = BUILD / "venv-next" / "bin" / "python"
+    steps.append(Step("conformance-next", [*next_setup(own), [str(own), "-m", "pytest", "-q", "tests/conformance/next"]], pytest=True, lane="tests"))
     if existing("tests/integration"):
         steps.append(Step("integration", [[python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/integration"]], pytest=True, lane="tests"))
     if existing("tests/e2e"):

@@ -93,7 +93,7 @@ def steps(work: Change, options: dict[str, Any], rehearsal: Any) -> dict[str, An
         (lambda own: own.delete_registry("r"), 204, None, ("DELETE", "/v2/registries/r", None)),
         (lambda own: own.ssh_keys(), 200, {"keys": []}, ("GET", "/v2/account/ssh-keys", None)),
         (lambda own: own.replace_ssh_keys([MINE]), 200, {"keys": [MINE]}, ("PUT", "/v2/account/ssh-keys", {"keys": [MINE]})),
-        (lambda own: own.tenants(), 200, {"pods": []}, ("GET", "/v2/pods?limit=1000", None)),
+        (lambda own: own.tenants(), 200, {"pods": []}, ("GET", "/v2/pods?limit=1000&includeClusterPods=true", None)),
     ],
 )  # fmt: skip
 def test_one_call_each(account: RunPodAccount, stub: Any, told: Any, act: Any, status: int, answer: Any, expected: Any) -> None:
@@ -254,6 +254,22 @@ def test_what_a_template_says_is_hostile() -> None:
     assert not any(mark in text for mark in ("\x1b", "\u202e", "\\u0000", "\\u0007", "\\n"))
 
 
+def test_what_the_other_lists_say_is_hostile(stub: Any, told: Any, options: Any) -> None:
+    bad = "a\x1b[31m\u202eb\n"
+    pod = {"id": "p1", "name": bad, "status": bad, "mounts": {"network": [{"volumeId": "v1"}]}, "registry": 5, "template": []}
+    stub.tell(told(200, {"networkVolumes": [{"id": "v1", "name": bad, "size": 10, "dataCenter": bad, "type": bad}]}), told(200, {"pods": [pod]}))
+    found = _volumes.volume_info(options(endpoint=stub.url, name=None))
+    stub.tell(told(200, {"registries": [{"id": "r1", "name": bad}]}))
+    renewed = _registries.change_registry(
+        options(endpoint=stub.url, name=None, id="r1", username="u", password="hush-hush", update_password="always"), check_mode=True
+    )
+    stub.tell(told(200, {"keys": [bad, MINE]}))
+    keys = _account_keys.change_key(options(endpoint=stub.url, public_key=OTHERS), check_mode=True)
+    text = json.dumps((found, renewed, {**keys, "diff": ""}), ensure_ascii=False)
+    assert found["network_volumes"][0]["pods"] and not any(mark in text for mark in ("\x1b", "\u202e", "\\n"))
+    assert keys["ssh_keys"][0].startswith("a ") and "\x1b" not in keys["diff"]["before"]
+
+
 # ---- network volumes ----------------------------------------------------------------------------
 
 
@@ -276,7 +292,7 @@ def test_a_volume_from_creation_to_deletion(options: Any, rehearsal: Any) -> Non
     [
         ({"size_gib": 9}, "10 to 4096"), ({"size_gib": 5000}, "10 to 4096"), ({"name": "new", "size_gib": 10}, "needs name, size_gib and data_center"),
         ({"name": "new", "size_gib": 10, "data_center": "MARS-1"}, "'MARS-1' is not known to RunPod; choose of: AP-JP-1, "),
-        ({"name": "new", "size_gib": 10, "data_center": "OC-AU-1"}, "'OC-AU-1' offers no network volumes of tier standard"),
+        ({"name": "new", "size_gib": 10, "data_center": "OC-AU-1"}, "'OC-AU-1' offers no network volumes; choose of: AP-JP-1"),
         ({"name": "new", "size_gib": 10, "data_center": "EU-RO-1", "tier": "high_performance"}, "choose of: US-KS-2"),
         ({"size_gib": 10}, "never shrinks to 10"), ({"data_center": "EU-CZ-1"}, "its data_center is EU-RO-1 for as long as it lives, not EU-CZ-1"),
         ({"tier": "high_performance"}, "its tier is standard"), ({"id": "nosuch", "name": None}, "leave the id out"),
@@ -291,7 +307,7 @@ def test_a_volume_that_cannot_be_is_refused_before_anything_is_written(options: 
     assert rehearsal.writes() == writes
 
 
-def test_a_volume_in_use_stays_and_its_pods_are_named(options: Any, rehearsal: Any) -> None:
+def test_a_volume_in_use_stays_and_its_pods_are_named(options: Any, rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = _volumes.change_volume(options(name="v", size_gib=50, data_center="EU-RO-1"), check_mode=False)["network_volume"]
     mounts = {"network": [{"volumeId": volume["id"], "path": "/workspace"}]}
     pods = [rehearsal.create({"name": name, "image": "i", "gpu": GPU, "mounts": mounts})["id"] for name in ("one", "two")]
@@ -302,6 +318,9 @@ def test_a_volume_in_use_stays_and_its_pods_are_named(options: Any, rehearsal: A
             _volumes.change_volume(options(name="v", state="absent"), check_mode=check_mode)
         assert caught.value.details["pods"] == pods
     assert rehearsal.writes() == writes
+    with pytest.raises(errors.InvalidRequest, match="You must remove this network volume from all pods.*a serverless endpoint may use it"):
+        monkeypatch.setattr(_volumes, "refuse_in_use", lambda *words: None)
+        _volumes.change_volume(options(name="v", state="absent"), check_mode=False)
     (row,) = _volumes.volume_info(options(name="v"))["network_volumes"]
     assert [pod["id"] for pod in row["pods"]] == pods and row["pods"][1]["status"] == "exited"
 
@@ -325,6 +344,19 @@ def test_gone_in_between_is_gone(options: Any, rehearsal: Any) -> None:
         assert not work(options(name="v", state="absent"), check_mode=False)["changed"]
 
 
+def test_what_somebody_else_deletes_first_is_gone_too(stub: Any, told: Any, options: Any) -> None:
+    """It was there when we looked, and is not when we act."""
+    volume = {"id": "v1", "name": "v", "size": 10, "dataCenter": "EU-RO-1"}
+    gone = told(404, {"title": "Not Found", "detail": "not found"}, content_type="application/problem+json")
+    here = {"endpoint": stub.url, "name": "v", "state": "absent"}
+    stub.tell(told(200, {"networkVolumes": [volume]}), told(200, {"pods": []}), gone)
+    assert _volumes.change_volume(options(**here), check_mode=False)["changed"] and stub.calls[-1] == ("DELETE", "/v2/network-volumes/v1")
+    stub.tell(told(200, {"templates": [{**ROW, "name": "v"}]}), gone)
+    assert _templates.change_template(options(**here), check_mode=False)["changed"] and stub.calls[-1] == ("DELETE", "/v2/templates/t1")
+    stub.tell(told(200, {"registries": [{"id": "r1", "name": "v"}]}), told(200, {"pods": []}), told(200, {"templates": []}), gone)
+    assert _registries.change_registry(options(**here), check_mode=False)["changed"] and stub.calls[-1] == ("DELETE", "/v2/registries/r1")
+
+
 # ---- registry credentials -------------------------------------------------------------------------
 
 
@@ -333,6 +365,8 @@ def test_a_credential_from_creation_to_deletion(options: Any, rehearsal: Any) ->
     made = steps(_registries.change_registry, options(**wish), rehearsal)
     template = _templates.change_template(options(name="t", image="i", registry="hub"), check_mode=False)
     assert template["template"]["registry"] == made["registry_auth"]["id"] and template["warnings"] == []
+    assert steps(_templates.change_template, options(name="t", registry=""), rehearsal)["template"]["registry"] is None
+    assert steps(_templates.change_template, options(name="t", registry=made["registry_auth"]["id"]), rehearsal)["template"]["registry"]
     gone = steps(_registries.change_registry, options(name="hub", state="absent"), rehearsal)
     assert gone["warnings"] == ["these templates lose their credential with hub: t"]
     assert "hush-hush" not in str((made, gone)) + str(rehearsal.requests())
@@ -386,7 +420,9 @@ def test_what_is_no_public_key_is_refused(options: Any, rehearsal: Any, text: st
 
 def test_a_change_that_another_writer_undid_is_made_again(options: Any, rehearsal: Any, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who had read the list before we wrote writes it back, with a key of their own."""
-    stale = iter([[OTHERS]])
+    call(rehearsal, "PUT", "/account/ssh-keys", {"keys": [OTHERS]})
+    third = OTHERS.replace(f"{BLOB}Y", f"{BLOB}X")
+    stale = iter([[OTHERS, third]])
 
     def sleep(seconds: float) -> None:
         for keys in stale:
@@ -395,7 +431,16 @@ def test_a_change_that_another_writer_undid_is_made_again(options: Any, rehearsa
 
     monkeypatch.setattr(clock, "sleep", sleep)
     done = _account_keys.change_key(options(public_key=MINE), check_mode=False)
-    assert done["changed"] and done["ssh_keys"] == [OTHERS, MINE]
+    assert done["changed"] and done["ssh_keys"] == [OTHERS, third, MINE] == call(rehearsal, "GET", "/account/ssh-keys")["keys"]
+
+
+def test_a_list_with_lines_that_are_no_keys_is_left_alone_and_they_are_named(options: Any, rehearsal: Any) -> None:
+    """The console and GraphQL take what REST refuses."""
+    body = {"query": 'mutation { updateUserSettings(input: {pubKey: "from-the-console rubbish"}) { id } }'}
+    call(rehearsal, "POST", "/graphql", body, base=rehearsal.url.removesuffix("/v2"))
+    with pytest.raises(errors.InvalidRequest, match="HTTP 422.*which stand in the account: from-the-console rubbish. Mend them"):
+        _account_keys.change_key(options(public_key=MINE), check_mode=False)
+    assert call(rehearsal, "GET", "/account/ssh-keys")["keys"] == ["from-the-console rubbish"]
 
 
 def test_a_writer_that_never_stops_is_told(options: Any, rehearsal: Any, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,9 +216,9 @@ def test_spot_that_is_gone_from_the_api_says_so(real: api.GraphQl, rehearsal: An
     assert real.live_prices()[GPU].spot_usd is not None, "the rest goes on"
 
 
-@pytest.mark.parametrize("fault", ["error_500_after_effect", "reply_cut", "no_reply"])
+@pytest.mark.parametrize("fault", ["error_500_after_effect", "reply_cut", "no_reply", "graphql_errors"])
 def test_an_answer_that_is_lost_leaves_a_doubt_and_one_pod(real: api.GraphQl, rehearsal: Any, clock: Any, fault: str) -> None:
-    rehearsal.fault(fault, match={"method": "POST", "path": "^/graphql$"})
+    rehearsal.fault(fault, match={"method": "POST", "path": "^/graphql$"}, params={"after_effect": True})
     with pytest.raises(errors.CloudError) as caught:
         real.rent_spot(WISH)
     assert caught.value.effect == errors.EFFECT_UNKNOWN

@@ -245,7 +245,13 @@ def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tm
     script = base64.b64decode(line.split()[1]).decode()
     assert script.index("/usr/sbin/sshd") < script.index("https://example.org/collection.tar.gz") and "exec /start.sh" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
-    listed = played(rehearsal, tmp_path, "playbooks/templates.yml", "-e", "template_name=pytorch 2.8")
-    assert "30zmvf89kd" in listed.stdout and "runpod-ubuntu" not in listed.stdout, listed.stdout
+    own = ["-e", "template_name=plain", "-e", "template_image=runpod/base:1", "-e", '{"template_env": {"A": "{{ 6 * 7 }}"}}']
+    assert played(rehearsal, tmp_path, "playbooks/template.yml", *own).returncode == 0
+    assert rehearsal.requests("POST")[-1]["body"] == {
+        "name": "plain", "image": "runpod/base:1", "disk": 40, "ports": ["22/tcp"], "env": {"A": "42"}, "category": "NVIDIA", "public": False, "startSsh": True,
+        "startJupyter": False, "allowedCudaVersions": [], "mounts": {"persistent": {"size": 20, "path": "/workspace"}},
+    }, "the image's own command and no credential"  # fmt: skip
+    listed = played(rehearsal, tmp_path, "playbooks/templates.yml", "-e", "template_name='pytorch 2.8'")
+    assert listed.returncode == 0 and "30zmvf89kd" in listed.stdout and "runpod-ubuntu" not in listed.stdout, listed.stdout
     everything = played(rehearsal, tmp_path, "playbooks/templates.yml").stdout
     assert all(word in everything for word in ("own", "podcycle", "official", "community", "(serverless)"))

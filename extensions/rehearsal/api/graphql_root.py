@@ -66,7 +66,10 @@ class Root:
     def pod(self, info: Any, input: Input | None = None) -> Input | None:
         if self.key is None or (self.key.pod_id is not None and self.key.pod_id != (input or {}).get("podId")):
             return None
-        found = self.cloud.find((input or {}).get("podId", ""), self.key.account)
+        pod_id = (input or {}).get("podId", "")
+        found = self.cloud.find(pod_id, self.key.account)
+        if found is None and self.cloud.faults.peek("terminated_shown"):
+            found = self.cloud.pods.get(pod_id)
         return None if found is None else show_pod(self.cloud, found)
 
     # -- pods --------------------------------------------------------------
@@ -230,8 +233,7 @@ class Root:
         if row is None or not row.volume_types or not 10 <= input["size"] <= 4096:
             raise refuse()
         one = Volume(new_id(10), account, input["name"], input["size"], row.id)
-        self.own.volumes[one.id] = one
-        self.own.save()
+        self.own.keep_volume(one)
         return show_volume(one)
 
     def updateNetworkVolume(self, info: Any, input: Input) -> Input:
@@ -239,7 +241,7 @@ class Root:
         if input.get("size") is not None and not one.size <= input["size"] <= 4096:
             raise refuse()
         one.size, one.name = input.get("size") or one.size, input.get("name") or one.name
-        self.own.save()
+        self.own.keep_volume(one)
         return show_volume(one)
 
     def deleteNetworkVolume(self, info: Any, input: Input) -> bool:

@@ -12,7 +12,7 @@ from rehearsal.account import Template, Volume
 from rehearsal.api.runpod_views import CGNAT_ADDRESS
 from rehearsal.cloud import LOOPBACK, Cloud
 from rehearsal.market import CLOUDS, Market
-from rehearsal.market_data import DATA_CENTERS, NETWORK_VOLUME_USD_PER_GIB_MONTH, GpuRow
+from rehearsal.market_data import DATA_CENTERS, GpuRow
 from rehearsal.records import LIVE, Pod
 from rehearsal.times import now
 
@@ -158,14 +158,13 @@ def show_volume(one: Volume) -> dict[str, Any]:
 
 def show_user(cloud: Cloud, account: str) -> dict[str, Any]:
     own = cloud.belongings
-    storage = sum((Decimal(NETWORK_VOLUME_USD_PER_GIB_MONTH) * one.size / 730 for one in own.own_volumes(account)), Decimal(0))
-    pods = cloud.meter.report()
-    burning = sum((Decimal(pods["pods"][pod_id]["rate_usd_per_hour"]) for pod_id in pods["open"]), Decimal(0))
+    report = cloud.meter.report()
+    burning = sum((Decimal(one["rate_usd_per_hour"]) for kind in ("pods", "volumes") for one in report[kind].values()), Decimal(0))
     return {
         "id": f"user_{account}",
         "email": f"{account}@example.com",
         "clientBalance": float(cloud.balance()),
-        "currentSpendPerHr": round(float(burning + storage), 4),
+        "currentSpendPerHr": round(float(burning), 4),
         "spendLimit": SPEND_LIMIT,
         "pubKey": "\n".join(own.ssh_keys(account)),
         "networkVolumes": [show_volume(one) for one in own.own_volumes(account)],

@@ -129,8 +129,7 @@ class AccountApi:
         if row is None or kind not in row.volume_types:
             raise ProblemError(400, f"Network volumes of type {kind} are not available in data center {center}.")
         made = Volume(new_id(10), key.account, str(wanted), size, row.id, kind)
-        self.own.volumes[made.id] = made
-        self.own.save()
+        self.own.keep_volume(made)
         return JSONResponse(show_volume(made), 201)
 
     @staticmethod
@@ -157,7 +156,7 @@ class AccountApi:
         if size < volume.size:
             raise ProblemError(400, "Network volume size cannot be decreased.")
         volume.name, volume.size = str(body.get("name", volume.name)), size
-        self.own.save()
+        self.own.keep_volume(volume)
         return JSONResponse(show_volume(volume))
 
     async def delete_volume(self, request: Request, key: Key) -> Response:

@@ -49,7 +49,10 @@ class GraphQlApi:
         except (ValueError, KeyError, TypeError, AttributeError):
             return failed([{"message": "POST body missing, invalid Content-Type, or JSON object has no keys."}], "BAD_REQUEST")
         # The library takes half a second to import, and most rehearsals never ask for it.
-        graphql = await asyncio.to_thread(importlib.import_module, "graphql")
+        try:
+            graphql = await asyncio.to_thread(importlib.import_module, "graphql")
+        except ImportError as error:
+            return JSONResponse({"errors": [{"message": f"The rehearsal cloud lacks graphql-core ({error}): pip install -r requirements-run.txt"}]}, 501)
         return await self._run(graphql, request, key, text, variables, body.get("operationName"))
 
     def _refusal(self, request: Request) -> Response | None:
@@ -84,14 +87,26 @@ class GraphQlApi:
         writes = any(getattr(one, "operation", None) == graphql.OperationType.MUTATION for one in document.definitions)
         if key is not None and not (key.may_write if writes else key.may_read):
             return JSONResponse({"errors": [{"message": "Forbidden"}]}, 403)
+        fault = self.cloud.faults.take("graphql_errors", request.method, request.url.path)
+        if fault is not None and not fault.params.get("after_effect"):
+            return self._spoiled(request, document, fault.params)
         root = Root(self.cloud, self.rest, request, key)
         result = graphql.execute(schema, document, root, variable_values=variables, operation_name=name)
         if not isinstance(result, graphql.ExecutionResult):
             result = await result
+        if fault is not None:
+            return self._spoiled(request, document, fault.params)
         errors = [formatted(one) for one in result.errors or []]
         if result.data is None and errors and not any("path" in one for one in errors):
             return failed(errors, "BAD_USER_INPUT")
         return JSONResponse({"data": result.data, **({"errors": errors} if errors else {})})
+
+
+    def _spoiled(self, request: Request, document: Any, params: dict[str, Any]) -> Response:
+        note_fault(request, "graphql_errors")
+        fields = [one.name.value for one in document.definitions[0].selection_set.selections]
+        error = {"message": params.get("message", GENERIC), "path": fields[:1], "extensions": {"code": params.get("code", "INTERNAL_SERVER_ERROR")}}
+        return JSONResponse({"data": dict.fromkeys(fields), "errors": [error]})
 
 
 def formatted(error: Any) -> dict[str, Any]:

@@ -168,8 +168,9 @@ class RunPodAccount:
     # ---- who uses it ----------------------------------------------------------------------------------
 
     def tenants(self) -> list[Tenant]:
+        """Pods of clusters are left out of the list unless they are asked for."""
         with self._http.reading("GET", "/pods"):
-            return [read_tenant(row) for row in pages(self._http, "/pods", "pods", {"limit": "1000"})]
+            return [read_tenant(row) for row in pages(self._http, "/pods", "pods", {"limit": "1000", "includeClusterPods": "true"})]
 
 
 def read_template(row: Any, source: str) -> Template:
