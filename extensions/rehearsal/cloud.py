@@ -66,6 +66,7 @@ class Cloud:
         self.pods: dict[str, Pod] = {pod.id: pod for pod in store.load_pods()}
         self._pod_keys = {pod.pod_key: Key(f"pod:{pod.id}", pod.account, True, True, pod.id) for pod in self.pods.values() if pod.status != "TERMINATED"}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.gateway_port: int | None = None
         self.at_reset: list[Callable[[], None]] = []
 
     # -- looking up ------------------------------------------------------------
@@ -349,7 +350,7 @@ class Cloud:
             "RUNPOD_PUBLIC_IP": LOOPBACK,
             "RUNPOD_API_KEY": pod.pod_key,
         }
-        return {"env": environment, "ssh_delay": self._ssh_delay(pod), "grace_seconds": self.timings.stop_grace / self.time_scale}
+        return {"pod_id": pod.id, "env": environment, "ssh_delay": self._ssh_delay(pod), "grace_seconds": self.timings.stop_grace / self.time_scale}
 
     def _gpu_facts(self, pod: Pod) -> dict[str, Any] | None:
         if pod.gpu_id is None or not pod.gpu_id.startswith(("NVIDIA", "Tesla")):

@@ -149,13 +149,13 @@ class Session:
         """Bring a file there; answers how many of its bytes were there already. What is there of it is kept when the session ends."""
         with self._working():
             there, known = self._open(partial)
-            start = there if 0 < there <= size and known == self._digest_of(source, there) else 0
+            start = there if 0 < there <= size and known == self.digest_of(source, there) else 0
             if there > 0 and not start:
                 self._open(partial, "new")
             if size == 0 or start < size:
                 self._deliver([Part.of_file("f", source, size, start)], "", "", 0)
             target = Part.of("a", _path(dest))
-            words = self._deliver([target], f"T {target.size} {size} {self._digest_of(source, size)}", "T", 0)
+            words = self._deliver([target], f"T {target.size} {size} {self.digest_of(source, size)}", "T", 0)
             if words[0] != "0":
                 why = clean_text(" ".join(words[1:]) or "the place is not writable", 200)
                 raise RemoteFile(f"cannot write {clean_text(dest, 200)}: {why}", tidy=True)
@@ -197,7 +197,7 @@ class Session:
             raise
         self.clean = True
 
-    def _digest_of(self, source: BinaryIO, size: int) -> str:
+    def digest_of(self, source: BinaryIO, size: int) -> str:
         source.seek(0)
         if self.kind != "sha256sum":
             return self.digest(source.read(size))
@@ -218,7 +218,7 @@ class Session:
         while True:
             before = sum(part.have for part in parts)
             try:
-                return self._attempt(parts, order, answer, turn, STALL_SECONDS * (1 + stalls))
+                return self._attempt(parts, order, answer, turn, self.pace.patience(STALL_SECONDS) * (1 + stalls))
             except Damaged:
                 self.pace.bad()
                 where = self._where()
@@ -232,7 +232,7 @@ class Session:
 
     def _attempt(self, parts: list[Part], order: str, answer: str, turn: int, patience: float) -> list[str]:
         place = {part.slot: part.have for part in parts}
-        under_way: deque[tuple[Part, int, int]] = deque()
+        under_way: deque[tuple[Part, int, int, float]] = deque()
         waiting = 0
         ordered = False
         todo = deque(part for part in parts if part.have < part.size or not part.size)
@@ -245,7 +245,7 @@ class Session:
                 lines = self._lines(part.slot, place[part.slot], content)
                 self._send(lines)
                 place[part.slot] += len(content)
-                under_way.append((part, place[part.slot], len(lines)))
+                under_way.append((part, place[part.slot], len(lines), time.monotonic()))
                 waiting += len(lines)
                 if place[part.slot] >= part.size:
                     todo.popleft()
@@ -267,10 +267,10 @@ class Session:
                 # A confirmation that is not of the oldest chunk under way means that one was lost.
                 if not under_way or words[1:] != [under_way[0][0].slot, str(under_way[0][1])]:
                     raise Damaged
-                part, have, size = under_way.popleft()
+                part, have, size, sent = under_way.popleft()
                 part.have = have
                 waiting -= size
-                self.pace.good(size)
+                self.pace.good(size, time.monotonic() - sent)
             elif ordered and (not turn or words[1:] == [str(turn)]):
                 return words[1:]
 

@@ -67,21 +67,32 @@ class Pace:
     pause: float = 0.0
     read: int = FIRST_BYTES
     damaged: int = 0
+    # Seconds until a chunk is confirmed, as of late.
+    answer: float = 0.3
     _since: int = 0
+    _full: int = 0
 
-    def good(self, size: int) -> None:
+    def good(self, size: int, seconds: float) -> None:
+        self.answer += (seconds - self.answer) / 4
         self._since += size
         if self._since >= self.window:
             self._since = 0
             self.window = min(self.ceiling, self.window + self.window // 2)
             self.pause = self.pause / 2 if self.pause > 0.01 else 0.0
+            self._full = self._full + 1 if self.window == self.ceiling else 0
+            if self._full > 16:
+                self._full, self.ceiling = 0, min(MOST_WINDOW, self.ceiling * 5 // 4)
 
     def bad(self) -> None:
         self.damaged += 1
         self.ceiling = max(LEAST_WINDOW, self.window * 3 // 4)
         self.window = max(LEAST_WINDOW, self.window // 2)
         self.pause = min(0.5, max(0.02, self.pause * 2))
-        self._since = 0
+        self._since = self._full = 0
+
+    def patience(self, most: float) -> float:
+        """How long a chunk may be unconfirmed."""
+        return min(most, max(0.75, 10 * self.answer))
 
     @property
     def chunk(self) -> int:
