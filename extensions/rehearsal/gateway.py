@@ -49,6 +49,7 @@ class Behaviour:
     cut_after_kib: int = 0
     # The next session falls silent after so many KiB, once.
     mute_after_kib: int = 0
+    # How much later the pod sees what is typed.
     latency_ms: int = 0
 
 
@@ -120,7 +121,7 @@ class Terminal:
         self._gateway = gateway
         self._channel = channel
         self._behaviour = gateway.behaviour
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[float, bytes]] = deque()
         self._queued = 0
         self._line = 0
         self._typed = 0
@@ -156,7 +157,7 @@ class Terminal:
         room = behaviour.queue_kib * 1024 - self._queued if behaviour.queue_kib else len(content)
         content = content[: max(0, room)]
         if content:
-            self._queue.append(content)
+            self._queue.append((asyncio.get_running_loop().time() + behaviour.latency_ms / 1000, content))
             self._queued += len(content)
             self._more.set()
 
@@ -203,9 +204,9 @@ class Terminal:
             await self._more.wait()
             self._more.clear()
             while self._queue:
-                content = self._queue.popleft()
+                due, content = self._queue.popleft()
                 if self._behaviour.latency_ms:
-                    await asyncio.sleep(self._behaviour.latency_ms / 1000)
+                    await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
                 view = memoryview(content)
                 while view:
                     step = view[: min(len(view), 1024)]

@@ -71,17 +71,19 @@ class Session:
         end = time.monotonic() + seconds
         self.marker = secrets.token_hex(6).encode()
         self._await_quiet(end)
+        greeting = self.heard()
         pause = 3.0
         while True:
             self._send(loader(self.marker.decode()))
             if self._hear({"L"}, min(end, time.monotonic() + pause)):
                 break
             if time.monotonic() >= end:
-                raise SessionLost(f"the shell behind the gateway did not answer within {seconds:.0f} s; it said: {self.heard()}")
+                raise SessionLost(f"the shell behind the gateway did not answer within {seconds:.0f} s; it said: {greeting}")
             pause *= 1.5
         for turn in range(MOST_STALLS):
-            for line in (AGENT + ".\n").encode().splitlines(keepends=True):
-                self._send(line)
+            text = (AGENT + ".\n").encode()
+            for piece in text.splitlines(keepends=True) if turn else [text]:
+                self._send(piece)
                 time.sleep(0.02 if turn else 0)
             answer = self._hear({"K", "L"}, time.monotonic() + pause)
             if answer and answer[0] == "K":
@@ -141,8 +143,10 @@ class Session:
             # The words of an answer are lost when it had to be asked for again; what came of it is said then.
             words, pushed = self._ended(turn) if len(words) == 1 else (words, False)
             status, out, err = (int(word) for word in words)
-            stdout = self._collect("o", out, pushed)
-            stderr = self._collect("e", err, pushed)
+            begun = self._pushed(out, err) if pushed else (b"", b"")
+            stdout, stderr = (
+                start + b"".join(self._chunks(slot, len(start), size)) for slot, size, start in (("o", out, begun[0]), ("e", err, begun[1]))
+            )
         return Finished(status, stdout, stderr)
 
     def put(self, source: BinaryIO, size: int, partial: str, dest: str) -> int:
@@ -281,10 +285,11 @@ class Session:
 
     def _where(self, tries: int = MOST_STALLS) -> list[int]:
         """Every order before it is done or lost when this is answered: SEQ, the sizes of the slots, and what came of the last command."""
+        last = time.monotonic() + self.silence
         for turn in range(tries):
             nonce = secrets.token_hex(4)
             self._send(f"\nR {nonce}\n".encode())
-            end = time.monotonic() + STALL_SECONDS * (1 + turn)
+            end = min(last, time.monotonic() + STALL_SECONDS * (1 + turn))
             while words := self._hear({"R"}, end):
                 if len(words) == 11 and words[1] == nonce and all(word.isdigit() for word in words[2:]):
                     return [int(word) for word in words[2:]]
@@ -303,14 +308,27 @@ class Session:
 
     # -- inside: content that comes --------------------------------------------
 
-    def _collect(self, slot: str, size: int, pushed: bool) -> bytes:
-        return b"".join(self._chunks(slot, 0, size, pushed))
+    def _pushed(self, out: int, err: int) -> tuple[bytes, bytes]:
+        """The first chunks of a command's output, which follow its end unasked; nothing of what does not arrive whole."""
+        found = {"o": b"", "e": b""}
+        for slot, size in (("o", out), ("e", err)):
+            if not size:
+                continue
+            content = self._chunk(slot, 0, STALL_SECONDS)
+            if content is None or len(content) < min(size, FIRST_BYTES):
+                self._spoiled()
+                break
+            found[slot] = content[: min(size, FIRST_BYTES)]
+        return found["o"], found["e"]
 
-    def _chunks(self, slot: str, start: int, size: int, pushed: bool = False) -> Iterator[bytes]:
+    def _spoiled(self) -> None:
+        """What was asked for and is still to come goes by."""
+        self.pace.damaged += 1
+        self._where()
+
+    def _chunks(self, slot: str, start: int, size: int) -> Iterator[bytes]:
         """Ask ahead for chunks and take them in turn."""
         place, asked, losses, length = start, start, 0, self.pace.read
-        if pushed:
-            length, asked = FIRST_BYTES, start + FIRST_BYTES
         while place < size:
             while asked < size and (asked - place) // length < READ_AHEAD:
                 self._send(f"G {slot} {asked} {length}\n".encode())
@@ -320,8 +338,7 @@ class Session:
                 losses += 1
                 if losses > MOST_STALLS * 2:
                     raise SessionLost("what comes through the gateway does not arrive whole, however slowly it is asked for")
-                self.pace.damaged += 1
-                self._where()
+                self._spoiled()
                 asked = place
                 # Chunks lie at multiples of their length.
                 smaller = max(LEAST_READ, length // 2)

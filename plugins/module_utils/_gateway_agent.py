@@ -190,8 +190,8 @@ done
 # What the login shell is given, in one line of its own: raw terminal, no echo, and a plain sh that takes the agent's lines and checks them.
 # The marker is put together there, so that an echo of this line is never taken for an answer.
 LOADER = (
-    " stty raw -echo; exec sh -c 'M={front}; M=${{M}}{back}; n=$(printf \"\\nx\"); n=${{n%x}}; while :; do printf \"\\n%s L\\n\" $M; s=; "
-    'while IFS= read -r l; do [ "$l" = . ] && break; s=$s$l$n; done; set -- $(printf %s "$s" | cksum); [ "$1" = {sum} ] && eval "$s"; done\'\n'
+    " stty raw -echo;exec sh -c 'M={front};M=${{M}}{back};n=$(printf \"\\nx\");n=${{n%x}};while :;do printf \"\\n$M L\\n\";s=;"
+    'while IFS= read -r l;do [ "$l" = . ]&&break;s=$s$l$n;done;set -- $(printf %s "$s"|cksum);[ $1 = {sum} ]&&eval "$s";done\'\n'
 )
 
 
