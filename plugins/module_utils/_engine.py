@@ -107,7 +107,7 @@ class Engine(Desk):
                     self._start(lease, pod)
                     slot.changed = True
                 slot.notes += drift(lease, wish)
-                slot.after = self._ready().wait_ready(lease, pod)
+                slot.after = self._ready(wish).wait_ready(lease, pod)
                 if lease.marks.get("kept") or lease.marks.get("held_until"):
                     self.ledger.write(lease.stamp, "mark", kept=None, held_until=None)
                     slot.notes.append("it is in use again: it is neither kept nor held any more")
@@ -122,7 +122,7 @@ class Engine(Desk):
             slot.lease, slot.changed = lease, True
             try:
                 slot.notes += drift(lease, wish)
-                slot.after = self._ready().wait_ready(lease, pod)
+                slot.after = self._ready(wish).wait_ready(lease, pod)
                 return
             except (errors.WaitTimeout, errors.PodFailed) as err:
                 self.notify(f"pod {pod.id}: {err.message}; giving it back")
@@ -195,9 +195,9 @@ class Engine(Desk):
                 f"pod {pod.id} came at {model.usd(pod.usd_per_hour)} $/h, above max_usd_per_hour {model.usd(wish.max_usd_per_hour)}; it was given back"
             )
 
-    def _ready(self) -> Readiness:
-        waits = self.waits
-        return Readiness(self.cloud, self.ledger, self.ssh, self.clock, waits.boot, waits.endpoint, waits.sshd, self.notify)
+    def _ready(self, wish: PodWish) -> Readiness:
+        waits, via = self.waits, str(wish.options.get("ssh_via") or "auto")
+        return Readiness(self.cloud, self.ledger, self.ssh, self.clock, waits.boot, waits.endpoint, waits.sshd, self.notify, via)
 
     # ---- stop and start -----------------------------------------------------------------------
 

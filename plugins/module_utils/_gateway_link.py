@@ -10,16 +10,16 @@ import hashlib
 import os
 import re
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, StrangeHostKey, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway import Session
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_agent import FIRST_BYTES
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_park import Visit, start_time
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_park import Visit, close_park, start_time
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import Finished, GatewayError, Secret, SessionLost
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
 
 USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")
@@ -254,20 +254,37 @@ class Link:
         close_park(self._place)
 
 
+def gateway_known_hosts(access: SshAccess) -> Path:
+    """The gateway's key is pinned beside those of the run's pods, in a file of its own."""
+    return access.known_hosts_file.with_name("gateway_known_hosts")
+
+
+def gateway_variables(endpoint: Endpoint, access: SshAccess) -> dict[str, Any]:
+    """What Ansible is told of a pod behind the gateway; RUNPOD_SSH_HOST and the like in the environment have the last word."""
+    variables = {"host": ("RUNPOD_SSH_HOST", endpoint.host), "port": ("RUNPOD_SSH_PORT", endpoint.port), "user": ("RUNPOD_SSH_USER", endpoint.user)}
+    return {
+        "ansible_connection": "podcycle.gpu.runpod_gateway",
+        **{f"ansible_runpod_gateway_{name}": value for name, (variable, value) in variables.items() if not os.environ.get(variable)},
+        "ansible_runpod_gateway_known_hosts_file": str(gateway_known_hosts(access)),
+    }
+
+
+def probe_gateway(endpoint: Endpoint, access: SshAccess, seconds: float = 30.0) -> str:
+    """Empty when a shell in the pod answers, else what is wrong for now; raises StrangeGateway. The key must be one of the account's."""
+    address = Address(endpoint.host, endpoint.port, endpoint.user, str(access.private_key_file), str(gateway_known_hosts(access)))
+    link = Link(address, Limits(10, seconds, seconds, 0))
+    try:
+        done = link.run(b"exit 0")
+    except StrangeGateway:
+        raise
+    except GatewayError as err:
+        return clean_text(err.message, 200)
+    finally:
+        link.drop()
+    return "" if done.status == 0 else f"a command in the pod ended with status {done.status}"
+
+
 class StrangeGateway(Refused, StrangeHostKey):
     """The gateway is not the one that was pinned."""
 
     code = "strange_host_key"
-
-
-def close_park(place: str) -> bool:
-    """End the sessions at rest in this place."""
-    visit = Visit.to(place, 0, start=False)
-    if visit is None:
-        return False
-    visit.exit()
-    visit.close()
-    end = time.monotonic() + 2
-    while os.path.exists(place) and time.monotonic() < end:
-        time.sleep(0.02)
-    return True

@@ -188,6 +188,19 @@ class Visit:
         self._link.close()
 
 
+def close_park(place: str) -> bool:
+    """End the sessions at rest in this place."""
+    visit = Visit.to(place, 0, start=False)
+    if visit is None:
+        return False
+    visit.exit()
+    visit.close()
+    end = time.monotonic() + 2
+    while os.path.exists(place) and time.monotonic() < end:
+        time.sleep(0.02)
+    return True
+
+
 def main(path: str, seconds: float) -> int:
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
