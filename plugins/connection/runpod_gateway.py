@@ -171,9 +171,13 @@ class Connection(ConnectionBase):
 
     def fetch_file(self, in_path: str, out_path: str) -> None:
         super().fetch_file(in_path, out_path)
+        self.fetch_bounded(in_path, out_path)
+
+    def fetch_bounded(self, in_path: str, out_path: str, most_bytes: int | None = None) -> None:
+        """The same, for a file that may not be larger than its pod declared."""
         display.vvv(f"FETCH THROUGH GATEWAY {in_path} TO {out_path}", host=self._host)
         try:
-            self._open_link.fetch(in_path, Path(out_path))
+            self._open_link.fetch(in_path, Path(out_path), most_bytes)
         except PodcycleError as err:
             raise self._failure(err) from err
 

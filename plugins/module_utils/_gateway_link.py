@@ -18,7 +18,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateE
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway import Session
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_agent import FIRST_BYTES
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_park import Visit, close_park, start_time
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import Finished, GatewayError, Secret, SessionLost
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import Finished, GatewayError, RemoteFile, Secret, SessionLost
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
 
@@ -105,20 +105,22 @@ class Link:
                 if turn == RECONNECTIONS:
                     raise
 
-    def fetch(self, source: str, dest: Path) -> None:
+    def fetch(self, source: str, dest: Path, most_bytes: int | None = None) -> None:
         """Bring a file here, going on where an earlier try ended."""
         for turn in range(RECONNECTIONS + 1):
             try:
-                self._fetch(source, dest)
+                self._fetch(source, dest, most_bytes)
                 return
             except SessionLost:
                 self.drop()
                 if turn == RECONNECTIONS:
                     raise
 
-    def _fetch(self, source: str, dest: Path) -> None:
+    def _fetch(self, source: str, dest: Path, most_bytes: int | None) -> None:
         session = self.session()
         size, known = session.look(source)
+        if most_bytes is not None and size > most_bytes:
+            raise RemoteFile(f"the pod has more of {clean_text(source, 200)} than it said: {size} bytes", tidy=True)
         partial = dest.with_name(f"{dest.name}.{hashlib.sha256(f'{known} {source}'.encode()).hexdigest()[:12]}.part")
         have = min(size, partial.stat().st_size) // FIRST_BYTES * FIRST_BYTES if partial.exists() else 0
         with partial.open("r+b" if partial.exists() else "w+b") as stream:
