@@ -71,6 +71,7 @@ class Cloud:
         self._pod_keys = {pod.pod_key: Key(f"pod:{pod.id}", pod.account, True, True, pod.id) for pod in self.pods.values() if pod.status != "TERMINATED"}
         self.logs = LogBook()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.gateway_port: int | None = None
         self.at_reset: list[Callable[[], None]] = []
 
     # -- looking up ------------------------------------------------------------
@@ -403,7 +404,8 @@ class Cloud:
             environment.setdefault("PUBLIC_KEY", "\n".join(keys))
         if pod.network:
             environment["RUNPOD_VOLUME_ID"] = pod.network["volumeId"]
-        return {"env": environment, "ssh_delay": self._ssh_delay(pod), "grace_seconds": self.timings.stop_grace / self.time_scale, "volume": pod.network}
+        grace = self.timings.stop_grace / self.time_scale
+        return {"pod_id": pod.id, "env": environment, "ssh_delay": self._ssh_delay(pod), "grace_seconds": grace, "volume": pod.network}
 
     def _gpu_facts(self, pod: Pod) -> dict[str, Any] | None:
         if pod.gpu_id is None or not pod.gpu_id.startswith(("NVIDIA", "Tesla")):

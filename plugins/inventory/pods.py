@@ -93,6 +93,7 @@ from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import group_name
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import gateway_variables
 from ansible_collections.podcycle.gpu.plugins.module_utils._listing import live_pods
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._pods import lease_facts
@@ -203,12 +204,18 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         endpoint = row["endpoint"] and Endpoint.parse(row["endpoint"]["host"], row["endpoint"]["port"])
         if not endpoint:
             return variables
-        variables.update(ansible_host=endpoint.host, ansible_port=endpoint.port, ansible_user=endpoint.user)
+        through = row["endpoint"]["via"] == "gateway"
+        variables.update(ansible_host=endpoint.host, ansible_port=endpoint.port, ansible_user="root" if through else endpoint.user)
         # Ansible makes the folder when it connects; thousands of pods that are only listed leave none.
         variables["ansible_control_path_dir"] = str(masters_base() / masters_name(row["id"]))
         if row["key_file"]:
             file = row["known_hosts_file"]
             access = SshAccess(Path(row["key_file"]), Path(file))
+            if through:
+                # One server for all pods: its address says nothing of this one.
+                del variables["ansible_host"], variables["ansible_port"]
+                gateway = Endpoint.parse(row["endpoint"]["host"], row["endpoint"]["port"], row["endpoint"]["user"], "gateway")
+                return {**variables, **(gateway_variables(gateway, access) if gateway else {}), "ansible_ssh_private_key_file": row["key_file"]}
             known = pinned[file] = pinned[file] if file in pinned else access.all_pinned()
             variables["ansible_ssh_private_key_file"] = row["key_file"]
             variables["ansible_ssh_common_args"] = access.words(row["id"], first_contact=row["id"] not in known)

@@ -121,7 +121,7 @@ class Engine(Desk):
                     self._start(lease, pod)
                     slot.changed = True
                 slot.notes += drift(lease, wish)
-                slot.after = self._ready().wait_ready(lease, pod)
+                slot.after = self._ready(wish).wait_ready(lease, pod)
                 self._check_gpus(lease, slot.after)
                 if lease.marks.get("kept") or lease.marks.get("held_until"):
                     self.ledger.write(lease.stamp, "mark", kept=None, held_until=None)
@@ -137,7 +137,7 @@ class Engine(Desk):
             slot.lease, slot.changed = lease, True
             try:
                 slot.notes += drift(lease, wish)
-                slot.after = self._ready().wait_ready(lease, pod)
+                slot.after = self._ready(wish).wait_ready(lease, pod)
                 return
             except (errors.WaitTimeout, errors.PodFailed) as err:
                 self.notify(f"pod {pod.id}: {err.message}; giving it back")
@@ -221,9 +221,9 @@ class Engine(Desk):
                 hint="fetch what is on its volume, give it back (playbooks/stop.yml), and use another run_id; or stop it and start it later",
             )
 
-    def _ready(self) -> Readiness:
-        waits = self.waits
-        return Readiness(self.cloud, self.ledger, self.ssh, self.clock, waits.boot, waits.endpoint, waits.sshd, self.notify)
+    def _ready(self, wish: PodWish | None = None) -> Readiness:
+        waits, via = self.waits, str((wish.options if wish else {}).get("ssh_via") or "auto")
+        return Readiness(self.cloud, self.ledger, self.ssh, self.clock, waits.boot, waits.endpoint, waits.sshd, self.notify, via)
 
     # ---- stop and start -----------------------------------------------------------------------
 

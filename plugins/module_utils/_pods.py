@@ -16,6 +16,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import newest
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import gateway_variables
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Slot, Waits, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
@@ -66,6 +67,7 @@ def pod_spec() -> dict[str, dict[str, Any]]:
                 "registry": {"type": "str"},
                 "secrets": {"type": "dict", "no_log": False},
                 "preset_env": {"type": "bool"},
+                "ssh_via": {"type": "str", "choices": ["auto", "direct", "gateway"], "default": "auto"},
             },
         },
         "known_pods": {"type": "list", "elements": "dict", "default": []},
@@ -231,6 +233,7 @@ def _row(slot: Slot, engine: Engine, session: Session) -> dict[str, Any]:
     if engine.ssh is not None and slot.after is not None and pod.id:
         row["ssh_args"] = engine.ssh.words(pod.id)
         row["control_path_dir"] = str(control_path_dir(pod.id))
+        row["connection"] = connection_facts(pod, engine.ssh)
     return row
 
 
@@ -239,6 +242,13 @@ def _close_masters(slots: list[Slot]) -> None:
     for slot in slots:
         if slot.changed and slot.before is not None:
             close_masters(control_path_dir(slot.before.id))
+
+
+def connection_facts(pod: model.Pod, access: SshAccess) -> dict[str, Any]:
+    """Ansible's variables for a pod that only the gateway reaches; empty for any other."""
+    if pod.endpoint is None or pod.endpoint.via != "gateway":
+        return {}
+    return gateway_variables(pod.endpoint, access)
 
 
 def lease_facts(lease: Lease | None) -> dict[str, Any]:

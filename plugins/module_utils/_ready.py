@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import probe_gateway
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
@@ -42,6 +43,8 @@ class Readiness:
     endpoint: float
     sshd: float
     notify: Callable[[str], None]
+    # auto: the gateway where the pod publishes no port 22, or shows no address of its own in time.
+    ssh_via: str = "auto"
     _next_tick: float = field(default=_QUIET_SECONDS)
 
     def wait_ready(self, lease: Lease, pod: Pod) -> Pod:
@@ -96,10 +99,20 @@ class Readiness:
             )
 
         wait(lambda seen: seen.state == model.RUNNING, self.boot, "to run")
-        ready = wait(lambda seen: seen.endpoint is not None, self.endpoint, "to show an SSH address")
+        via = "gateway" if self.ssh_via == "gateway" or (self.ssh_via == "auto" and last.gateway is not None and "22/tcp" not in last.ports) else "direct"
+        try:
+            ready = wait(lambda seen: seen.reached(via).endpoint is not None, self.endpoint, "to show an SSH address")
+        except errors.WaitTimeout:
+            # Without a login nothing would show that the gateway lets us in.
+            if self.ssh_via != "auto" or self.ssh is None or last.gateway is None:
+                raise
+            via = "gateway"
+            self.notify(f"pod {pod.id} has no public address: its SSH goes through the gateway {last.gateway.host}")
         if self.ssh is not None:
-            ready = self._login(look, pod)
-        return ready
+            ready = self._login(lambda: look().reached(via), pod)
+        if lease.marks.get("ssh_via") != (via if via == "gateway" else None):
+            self.ledger.write(lease.stamp, "mark", ssh_via=via if via == "gateway" else None)
+        return ready.reached(via)
 
     def _login(self, look: Callable[[], Pod], pod: Pod) -> Pod:
         access = self.ssh
@@ -108,7 +121,11 @@ class Readiness:
 
         def login() -> tuple[Pod, str]:
             seen = look()
-            return seen, access.probe(seen.id, seen.endpoint, run_id=seen.stamp.run_id if seen.stamp else "") if seen.endpoint else "no SSH address yet"
+            if seen.endpoint is None:
+                return seen, "no SSH address yet"
+            if seen.endpoint.via == "gateway":
+                return seen, probe_gateway(seen.endpoint, access)
+            return seen, access.probe(seen.id, seen.endpoint, run_id=seen.stamp.run_id if seen.stamp else "")
 
         ready, _trouble = wait_for(
             login,

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, StrangeHostKey, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_park import close_park
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
 
@@ -215,7 +216,13 @@ def _private(folder: Path) -> Path:
 def close_masters(folder: Path) -> int:
     """Ask every SSH master in the folder to end; returns how many there were."""
     count = 0
+    for place in folder.glob("gw-??????????") if folder.is_dir() else ():
+        count += close_park(str(place))
     for master in folder.glob("*") if folder.is_dir() else ():
+        if master.name.startswith("gw-"):
+            with contextlib.suppress(OSError):
+                master.unlink()
+            continue
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(
                 ["ssh", "-F", "none", "-o", f"ControlPath={master}", "-O", "exit", "none"],

@@ -192,6 +192,15 @@ options:
       preset_env:
         description: Also set the environment of the chess bot's training image, E(START_SSHD) on and its other services off.
         type: bool
+      ssh_via:
+        description:
+          - How the pod is reached; RV(pods[].ssh_via) says how it was.
+          - V(direct) is its own SSH server at a public address, V(gateway) RunPod's, which takes keys of the account only and is slower
+            (P(podcycle.gpu.runpod_gateway#connection)).
+          - V(auto) takes the gateway where O(ports) has no V(22/tcp), or where the pod shows no public address within O(waits.endpoint).
+        type: str
+        choices: [auto, direct, gateway]
+        default: auto
   known_pods:
     description:
       - Pods of the run, as dictionaries with C(id) and C(name), that O(state=absent) gives back too when the ledger has lost them.
@@ -258,12 +267,15 @@ pods:
     volume_gib: {description: Persistent volume in GiB., type: int, returned: always, sample: 20}
     ports: {description: Published ports., type: list, elements: str, returned: always, sample: [22/tcp]}
     endpoint: {description: Where SSH answers., type: dict, returned: always, sample: {host: 203.0.113.7, port: 10341, user: root, via: direct}}
+    gateway: {description: Where RunPod's gateway answers for it., type: dict, returned: always, sample: null}
+    ssh_via: {description: Whether O(runpod.ssh_via=direct) or O(runpod.ssh_via=gateway) leads to it., type: str, returned: always, sample: direct}
     created_at: {description: Time of the create., type: str, returned: always, sample: "2026-11-01T10:00:00Z"}
     started_at: {description: Time of the last start., type: str, returned: always, sample: "2026-11-01T10:00:41Z"}
     spot: {description: Whether it may be interrupted., type: bool, returned: always, sample: false}
     deadline: {description: When the lease ends., type: str, returned: always, sample: "2026-11-01T11:00:00Z"}
     cost_usd: {description: Dollars since the lease began., type: str, returned: always, sample: "0.0123"}
     control_path_dir: {description: Folder of this pod's SSH masters., type: str, returned: when running, sample: /tmp/podcycle-1000/0a1b2c3d4e}
+    connection: {description: Ansible's variables where only the gateway leads to it., type: dict, returned: when running, sample: {}}
     ssh_args: {description: Options for ssh that check this pod's identity., type: str, returned: when running, sample: -o HostKeyAlias=9f8e7d6c5b4a39}
     notes: {description: What was out of the ordinary., type: list, elements: str, returned: always, sample: []}
 worst_case_usd:

@@ -258,7 +258,8 @@ def test_a_pod_is_read_whole() -> None:
         "cloud": "runpod", "id": "p4x8demo1q", "name": str(STAMP), "state": "running", "provider_status": "RUNNING", "gpu": "NVIDIA GeForce RTX 4090",
         "gpu_count": 2, "usd_per_hour": "1.1800", "usd_per_hour_sort": 1.18, "region": "EU-RO-1", "cloud_type": "secure", "image": "runpod/base:1",
         "disk_gib": 20, "volume_gib": 30, "ports": ["22/tcp", "8888/http"], "created_at": "2026-11-01T10:00:00Z", "started_at": "2026-11-01T10:00:41Z",
-        "endpoint": {"host": "203.0.113.7", "port": 10341, "user": "root", "via": "direct"}, "spot": False, "run_id": "r1", "index": 0,
+        "endpoint": {"host": "203.0.113.7", "port": 10341, "user": "root", "via": "direct"}, "gateway": None, "ssh_via": "direct",
+        "spot": False, "run_id": "r1", "index": 0,
     }  # fmt: skip
 
 
@@ -413,3 +414,16 @@ def test_a_key_is_never_sent_in_the_clear_or_to_nonsense(endpoint: str, tmp_path
 def test_an_unknown_cloud_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(errors.UsageError, match="one of: runpod"):
         make_cloud("aws", {}, {}, tmp_path)
+
+
+PROXY = {"host": "ssh.runpod.io", "port": 22, "username": "p4x8demo1q-0a1b2c3d", "command": "ssh anything"}
+
+
+def test_the_gateway_is_read_and_never_taken_for_the_pods_own_address() -> None:
+    pod = read_pod({**POD, "ssh": {"proxy": PROXY, "direct": None}, "runtime": None})
+    assert pod.endpoint is None and pod.to_dict()["ssh_via"] is None
+    assert pod.gateway is not None and pod.gateway.to_dict() == {"host": "ssh.runpod.io", "port": 22, "user": "p4x8demo1q-0a1b2c3d", "via": "gateway"}
+    assert pod.reached("gateway").to_dict()["ssh_via"] == "gateway" and pod.reached("direct").endpoint is None
+    assert read_pod({**POD, "status": "EXITED", "ssh": {"proxy": PROXY, "direct": None}}).gateway is None
+    for wrong in ({"username": "-oProxyCommand=x"}, {"username": "a b"}, {"username": None}, {"host": "a b"}, {"port": 0}, {"username": "x{{ 1 }}"}):
+        assert read_pod({**POD, "ssh": {"proxy": {**PROXY, **wrong}}, "runtime": None}).gateway is None

@@ -24,7 +24,7 @@ from rehearsal.api.runpod_limits import RateLimits
 from rehearsal.api.runpod_logs import stream
 from rehearsal.api.runpod_openapi import describe
 from rehearsal.api.runpod_patch import expand, read_update, resets
-from rehearsal.api.runpod_views import data_center, show_bill, show_data_center, show_gpu, show_pod
+from rehearsal.api.runpod_views import data_center, lead_to_gateway, show_bill, show_data_center, show_gpu, show_pod
 from rehearsal.cloud import Cloud, NoCapacityError, WrongStateError, hourly_rate, new_id
 from rehearsal.keys import Key, bearer, pod_key
 from rehearsal.market_data import CPU_FLAVORS, CUDA_VERSIONS, DATA_CENTERS
@@ -260,6 +260,8 @@ class RunPodApi:
         return pod
 
     def _changed(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        if self.cloud.gateway_port is not None:
+            lead_to_gateway(body, self.cloud.gateway_port)
         fault = self.cloud.faults.take("schema_changed", request.method, request.url.path, body["name"])
         if fault is None:
             return body

@@ -72,6 +72,12 @@ def show_ssh(pod: Pod, running: bool) -> dict[str, Any]:
     return {"proxy": proxy, "direct": direct}
 
 
+def lead_to_gateway(body: dict[str, Any], port: int) -> None:
+    """Where the rehearsal cloud's own gateway listens."""
+    proxy = body["ssh"]["proxy"]
+    proxy.update(host=LOOPBACK, port=port, command=f"ssh {proxy['username']}@{LOOPBACK} -p {port} -i ~/.ssh/id_ed25519")
+
+
 def show_runtime(pod: Pod, running: bool) -> dict[str, Any] | None:
     if not running or not pod.runtime_ready or pod.started_at is None:
         return None

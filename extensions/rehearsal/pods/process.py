@@ -133,6 +133,7 @@ class ProcessPods:
     async def remove(self, pod_id: str) -> None:
         """The folder vanishes at once; its thousands of files are deleted behind the scenes."""
         folder = self.folder(pod_id)
+        (self._run_dir / f"console-{pod_id}.sock").unlink(missing_ok=True)
         trash = self._state_dir / "trash"
         with contextlib.suppress(FileNotFoundError):
             trash.mkdir(exist_ok=True)

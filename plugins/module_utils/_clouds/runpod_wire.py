@@ -92,6 +92,7 @@ def read_pod(body: Any) -> model.Pod:
         ports=tuple(errors.clean_text(port, 20) for port in as_list(body.get("ports")) if isinstance(port, str)),
         # Ports of a stopped pod are stale: the status wins.
         endpoint=_endpoint(body) if state == model.RUNNING else None,
+        gateway=_gateway(body) if state == model.RUNNING else None,
         created_at=model.parse_time(body.get("createdAt")),
         started_at=model.parse_time(body.get("startedAt")),
         uptime_seconds=as_int(as_dict(body.get("runtime")).get("uptime")) if state == model.RUNNING else None,
@@ -116,6 +117,12 @@ def _endpoint(body: dict[str, Any]) -> model.Endpoint | None:
             if found is not None and _public(found.host):
                 return found
     return None
+
+
+def _gateway(body: dict[str, Any]) -> model.Endpoint | None:
+    """RunPod's own SSH server, whose user name says which pod; it knows the account's keys only."""
+    proxy = as_dict(as_dict(body.get("ssh")).get("proxy"))
+    return model.Endpoint.parse(proxy.get("host"), proxy.get("port"), proxy.get("username"), "gateway")
 
 
 def _public(host: str) -> bool:
