@@ -208,7 +208,8 @@ def lines(status: Mapping[str, Any]) -> list[str]:
     told = columns(table) if rows else ["nothing is rented"]
     told += [f"{row['run_id']}-{row['index']}: {link}" for row in rows for link in row["links"]]
     if rows:
-        told.append(f"{len(rows)} pods, {status['burn_usd_per_hour']} $/h now, {status['cost_usd']} $ so far{' (rehearsal)' if status['rehearsal'] else ''}")
+        ours, simulated = f"{len(rows)} pod{'s' if len(rows) > 1 else ''}", " (rehearsal)" if status["rehearsal"] else ""
+        told.append(f"{ours}, {status['burn_usd_per_hour']} $/h now, {status['cost_usd']} $ so far{simulated}")
     if status["strays"]:
         told.append(f"ours by their name alone: {', '.join(status['strays'])}; see: ansible-playbook playbooks/reap.yml")
     return told

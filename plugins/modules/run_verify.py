@@ -16,7 +16,15 @@ description:
   - The task succeeds whatever is found; see RV(ok).
 extends_documentation_fragment:
   - podcycle.gpu.cloud
-  - podcycle.gpu.attributes.info
+  - podcycle.gpu.attributes
+  - podcycle.gpu.attributes.action
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  action:
+    support: full
 author: podcycle.gpu contributors (@podcycle)
 options:
   run_dir:
@@ -52,25 +60,3 @@ findings:
     ok: {description: Whether it is well., type: bool, returned: always, sample: true}
     found: {description: What was found., type: str, returned: always, sample: runpod knows none of the 1 pods any more}
 """
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.podcycle.gpu.plugins.module_utils import _verify
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
-
-
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={**cloud_spec(), "run_dir": {"type": "path", "required": True}, "require_gone": {"type": "bool", "default": True}},
-        supports_check_mode=True,
-    )
-    try:
-        result = _verify.verify(module.params)
-    except PodcycleError as err:
-        module.fail_json(**failure(err))
-    module.exit_json(**result)
-
-
-if __name__ == "__main__":
-    main()

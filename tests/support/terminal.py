@@ -14,6 +14,7 @@ import subprocess
 import termios
 import threading
 from collections.abc import Callable
+from typing import Any
 
 Change = Callable[[bytes], bytes]
 
@@ -52,7 +53,8 @@ class TerminalShell:
     def _carry(self) -> None:
         with contextlib.suppress(OSError, EOFError):
             while True:
-                ready = select.select([self._ours, self._master, self._stop], [], [])[0]
+                ends: list[Any] = [self._ours, self._master, self._stop]
+                ready = select.select(ends, [], [])[0]
                 if self._stop in ready:
                     break
                 if self._ours in ready:
