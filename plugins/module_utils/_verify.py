@@ -16,6 +16,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _model as mode
 from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import safe_relative, sha256_of
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import RunFolder
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._status import columns
 
 _MOST_BYTES = 16 << 20
 
@@ -35,7 +36,8 @@ def verify(options: Mapping[str, Any]) -> dict[str, Any]:
     found = [*_folder(path)]
     if options.get("require_gone", True):
         found += _gone(path, open_session(options))
-    return {"changed": False, "ok": all(one.ok for one in found), "findings": [asdict(one) for one in found]}
+    rows = columns([("ok" if one.ok else "FAIL", one.name, one.found) for one in found])
+    return {"changed": False, "ok": all(one.ok for one in found), "findings": [asdict(one) for one in found], "lines": rows}
 
 
 def _folder(path: Path) -> Iterator[Finding]:
@@ -44,7 +46,7 @@ def _folder(path: Path) -> Iterator[Finding]:
     yield Finding("stages", complete, "the newest pass ended well" if complete else _why_incomplete(folder))
     provision = _json(path / "provision.json")
     pods = [pod for pod in _rows(provision, "pods") if pod.get("id")]
-    yield Finding("provision", bool(pods), f"{len(pods)} pods were rented" if pods else "provision.json is missing, or names no pod")
+    yield Finding("provision", bool(pods), f"rented: {', '.join(errors.clean_text(pod['id'], 80) for pod in pods)}" if pods else "provision.json is missing, or names no pod")
     manifest = _json(path / "collected" / "manifest.json")
     base = path / "collected" / "run_artifacts"
     several = len(_rows(manifest, "pods")) > 1
@@ -99,7 +101,7 @@ def _gone(path: Path, session: Session) -> Iterator[Finding]:
         return
     leases = session.ledger.of_run(run_id)
     still = [lease.pod_id or str(lease.stamp) for lease in leases if lease.open]
-    yield Finding("ledger", not still, f"{len(leases)} leases, all closed" if not still else f"open: {', '.join(still)}")
+    yield Finding("ledger", not still, f"every lease of the run is closed, {len(leases)} in all" if not still else f"open: {', '.join(still)}")
     left = []
     for pod_id in dict.fromkeys([*ids, *(lease.pod_id for lease in leases if lease.pod_id)]):
         try:
@@ -111,7 +113,7 @@ def _gone(path: Path, session: Session) -> Iterator[Finding]:
             continue
         left += [f"{pod.id} is {pod.state}"] if pod.state != model.GONE else []
     told_left = "; ".join(left) + f"; give them back: ansible-playbook playbooks/stop.yml -e run_id={run_id}"
-    yield Finding("pods gone", not left, told_left if left else f"{session.cloud.name} knows none of the {len(ids)} pods any more")
+    yield Finding("pods gone", not left, told_left if left else f"{session.cloud.name} knows none of them any more")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -58,5 +58,11 @@ findings:
   contains:
     name: {description: What was looked at., type: str, returned: always, sample: pods gone}
     ok: {description: Whether it is well., type: bool, returned: always, sample: true}
-    found: {description: What was found., type: str, returned: always, sample: runpod knows none of the 1 pods any more}
+    found: {description: What was found., type: str, returned: always, sample: runpod knows none of them any more}
+lines:
+  description: The same as a table for people.
+  type: list
+  elements: str
+  returned: success
+  sample: ["ok  cost  0.0102 $"]
 """

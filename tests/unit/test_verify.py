@@ -64,7 +64,7 @@ def verified(rehearsal: Any, state: Any, run: Path) -> Callable[..., dict[str, A
 def test_a_whole_run_is_whole(verified: Any) -> None:
     found = verified()
     assert found["ok"], found["bad"]
-    assert found["findings"][-1]["found"] == "runpod knows none of the 2 pods any more" and len(found["findings"]) == 12
+    assert found["findings"][-1]["found"] == "runpod knows none of them any more" and len(found["findings"]) == 12
 
 
 @pytest.mark.parametrize(
