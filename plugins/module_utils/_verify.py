@@ -46,7 +46,8 @@ def _folder(path: Path) -> Iterator[Finding]:
     yield Finding("stages", complete, "the newest pass ended well" if complete else _why_incomplete(folder))
     provision = _json(path / "provision.json")
     pods = [pod for pod in _rows(provision, "pods") if pod.get("id")]
-    yield Finding("provision", bool(pods), f"rented: {', '.join(errors.clean_text(pod['id'], 80) for pod in pods)}" if pods else "provision.json is missing, or names no pod")
+    told = f"rented: {', '.join(errors.clean_text(pod['id'], 80) for pod in pods)}" if pods else "provision.json is missing, or names no pod"
+    yield Finding("provision", bool(pods), told)
     manifest = _json(path / "collected" / "manifest.json")
     base = path / "collected" / "run_artifacts"
     several = len(_rows(manifest, "pods")) > 1
