@@ -25,6 +25,8 @@ SPEC = {
     "ssh_timeout": {"type": "float", "default": 10.0},
     "watch": {"type": "float", "default": 0.0},
     "watch_limit": {"type": "float", "default": 0.0},
+    "until_ended": {"type": "bool", "default": False},
+    "stall_seconds": {"type": "float", "default": 900.0},
 }
 
 
@@ -41,13 +43,13 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def _look(args: dict[str, Any]) -> dict[str, Any]:
-        if args["watch"] < 0 or args["ssh_timeout"] < 1 or args["watch_limit"] < 0:
-            raise UsageError("watch and watch_limit are seconds from 0 on, ssh_timeout seconds from 1 on")
+        if min(args["watch"], args["watch_limit"], args["stall_seconds"]) < 0 or args["ssh_timeout"] < 1:
+            raise UsageError("watch, watch_limit and stall_seconds are seconds from 0 on, ssh_timeout seconds from 1 on")
         began = time.monotonic()
         while True:
             found = pod_status(args)
             over = not found["pods"] or (args["watch_limit"] and time.monotonic() - began + args["watch"] > args["watch_limit"])
-            if not args["watch"] or over:
+            if not args["watch"] or over or (args["until_ended"] and (found["ended"] or found["stalled"])):
                 return found
             display.display(time.strftime("%H:%M:%S UTC", time.gmtime()))
             for line in found["lines"]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, UsageError, clean_text
-from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import clean, latest_command, parse_poll, seconds_since
+from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import ENDED, LIVE, clean, latest_command, parse_poll, seconds_since, silence
 from ansible_collections.podcycle.gpu.plugins.module_utils._leases import audit
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
@@ -52,6 +52,13 @@ def pod_status(options: Mapping[str, Any]) -> dict[str, Any]:
         "strays": [pod.name for pod in found.strays],
         "rehearsal": session.rehearsal,
     }
+    limit = float(options.get("stall_seconds") or 0)
+    for row in rows:
+        if row["job"]:
+            row["job"]["stalled"] = bool(limit) and row["job"]["state"] in LIVE and row["job"]["silent_seconds"] > limit
+    jobs = [row["job"] for row in rows]
+    result["stalled"] = [f"{row['run_id']}-{row['index']}" for row in rows if row["job"] and row["job"]["stalled"]]
+    result["ended"] = bool(rows) and all(job is not None and job["state"] in ENDED for job in jobs)
     return {**result, "lines": lines(result)}
 
 
@@ -182,7 +189,14 @@ def _job(text: str) -> dict[str, Any] | None:
     if not look.readable:
         return None
     ran = seconds_since(look.status.get("started_at"), look.clock)
-    return {"name": clean(name, 60), "state": look.state, "summary": look.summary, "progress": look.status.get("progress"), "seconds": ran}
+    return {
+        "name": clean(name, 60),
+        "state": look.state,
+        "summary": look.summary,
+        "progress": look.status.get("progress"),
+        "seconds": ran,
+        "silent_seconds": silence(look),
+    }
 
 
 def lines(status: Mapping[str, Any]) -> list[str]:
@@ -191,7 +205,9 @@ def lines(status: Mapping[str, Any]) -> list[str]:
     table = [("POD", "ID", "STATE", "GPU", "BUSY", "$/H", "COST $", "LEFT", "JOB")]
     for row in rows:
         job, gpu = row["job"], f"{row['gpu_count'] or '?'} x {str(row['gpu'] or 'unknown').removeprefix('NVIDIA ').removeprefix('GeForce ')}"
-        doing = row["trouble"] or (f"{job['name']}: {job['state']}  {job['summary']}" if job else "none" if row["state"] == model.RUNNING else row["why"])
+        stalled = f", no sign of life for {job['silent_seconds']:.0f} s" if job and job["stalled"] else ""
+        idle = "none" if row["state"] == model.RUNNING else row["why"]
+        doing = row["trouble"] or (f"{job['name']}: {job['state']}{stalled}  {job['summary']}" if job else idle)
         table.append(
             (
                 f"{row['run_id']}-{row['index']}",

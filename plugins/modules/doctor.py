@@ -32,10 +32,6 @@ EXAMPLES = r"""
 - name: Examine this machine and the account
   podcycle.gpu.doctor:
   register: examined
-
-- name: Show what was found
-  ansible.builtin.debug:
-    msg: "{{ examined.lines }}"
 """
 
 RETURN = r"""

@@ -49,16 +49,20 @@ options:
     description: Seconds after which O(watch) ends; never when V(0).
     type: float
     default: 0.0
+  until_ended:
+    description: With O(watch), end also when every pod's job has ended, or when one has stalled.
+    type: bool
+    default: false
+  stall_seconds:
+    description: A job that has shown no sign of life for longer is stalled, by the pod's own clock; never when V(0).
+    type: float
+    default: 900.0
 """
 
 EXAMPLES = r"""
 - name: Look at every pod
   podcycle.gpu.pod_status:
   register: seen
-
-- name: Show them
-  ansible.builtin.debug:
-    msg: "{{ seen.lines }}"
 
 - name: Watch the pods of a run for a minute
   podcycle.gpu.pod_status:
@@ -98,11 +102,24 @@ pods:
       returned: always
       sample: []
     job:
-      description: The job that was started last, with C(name), C(state), C(summary), C(progress) and its C(seconds); none when there is none.
+      description:
+        - The job that was started last, with C(name), C(state), C(summary), C(progress), its C(seconds), C(silent_seconds) and whether it is
+          C(stalled); none when there is none.
       type: dict
       returned: always
-      sample: {name: train, state: running, summary: "epoch 1/1  loss 3.21  ETA 0:40", progress: {}, seconds: 21.5}
+      sample: {name: train, state: running, summary: "epoch 1/1  loss 3.21  ETA 0:40", progress: {}, seconds: 21.5, silent_seconds: 0.8, stalled: false}
     trouble: {description: Why the pod could not be asked., type: str, returned: always, sample: SSH did not answer in time}
+stalled:
+  description: Pods, as run and place, whose jobs are stalled.
+  type: list
+  elements: str
+  returned: success
+  sample: []
+ended:
+  description: Whether there is a job on every pod and all of them have ended.
+  type: bool
+  returned: success
+  sample: false
 lines:
   description: The same as a table for people.
   type: list

@@ -40,7 +40,7 @@ def look(rehearsal: Any, make_engine: Callable[..., Engine], make_wish: Callable
     (folder / "id_ed25519").write_text("key")
     pods = [slot.after.id for slot in slots]
 
-    def looked(*answers: Any) -> dict[str, Any]:
+    def looked(*answers: Any, **options: Any) -> dict[str, Any]:
         given = dict(zip(pods, answers, strict=True))
 
         def ask(self: SshAccess, pod_id: str, endpoint: Any, command: str, timeout_seconds: float) -> Any:
@@ -51,7 +51,7 @@ def look(rehearsal: Any, make_engine: Callable[..., Engine], make_wish: Callable
 
         monkeypatch.setattr(SshAccess, "ask", ask)
         monkeypatch.setattr(SshAccess, "pinned", lambda self, pod_id: True)
-        found = _status.pod_status({"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(engine.state.path)})
+        found = _status.pod_status({"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(engine.state.path), **options})
         found["by"] = {row["pod_id"]: row for row in found["pods"]}
         return found
 
@@ -62,7 +62,8 @@ def look(rehearsal: Any, make_engine: Callable[..., Engine], make_wish: Callable
 def test_each_pod_tells_its_job_and_its_gpus(look: Any) -> None:
     found = look(said(), "Connection refused")
     busy, silent = (found["by"][pod] for pod in look.pods)
-    assert busy["job"] | {"progress": None} == {"name": "train", "state": "running", "summary": "epoch 1/1  ETA 0:40", "progress": None, "seconds": 21.0}
+    job = {"name": "train", "state": "running", "summary": "epoch 1/1  ETA 0:40", "progress": None, "seconds": 21.0, "silent_seconds": 0.0, "stalled": False}
+    assert busy["job"] | {"progress": None} == job and not found["ended"] and found["stalled"] == []
     assert [gpu["utilization_gpu"] for gpu in busy["gpus"]] == [37.0, None] and busy["gpus"][0]["power_draw"] == 210.5
     assert (silent["trouble"], silent["job"], silent["state"]) == ("Connection refused", None, "running")
     table = found["lines"]
@@ -103,3 +104,14 @@ def test_the_last_job_is_the_one_that_started_last(tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", latest_command(str(jobs), 100)], capture_output=True, text=True, check=True)
     name, _newline, poll = done.stdout.partition("\n")
     assert name == "-rf newest" and parse_poll(poll).status["attempt"] == 1 and parse_poll(poll).log == ["-rf newest"]
+
+
+def test_a_job_without_a_sign_of_life_is_stalled_and_jobs_that_ended_are_not(look: Any) -> None:
+    silent = {**STATUS, "heartbeat_at": "2026-11-01T09:59:00Z"}
+    found = look(said(silent), said({**STATUS, "state": "succeeded"}), stall_seconds=60)
+    assert found["stalled"] == ["r1-0"] and not found["ended"]
+    assert "train: running, no sign of life for 81 s" in found["lines"][1]
+    assert look(said(silent), said(), stall_seconds=90)["stalled"] == [] == look(said(silent), said(), stall_seconds=0)["stalled"]
+    done = {**silent, "state": "failed"}
+    over = look(said(done), said(done), stall_seconds=60)
+    assert over["ended"] and over["stalled"] == [] and not look(said(done), "Connection refused")["ended"]
