@@ -96,7 +96,8 @@ def _ask(session: Session, lease: Lease, pod: Pod, options: Mapping[str, Any]) -
 
 
 def jobs_dir(lease: Lease, options: Mapping[str, Any]) -> str:
-    return f"{options.get('workspace') or '/workspace'}/runs/{lease.stamp.run_id}/jobs"
+    workspace = str(options.get("workspace") or "/workspace").replace("{pod_id}", lease.pod_id or "")
+    return f"{workspace}/runs/{lease.stamp.run_id}/jobs"
 
 
 def ask(session: Session, lease: Lease, pod: Pod, command: str, seconds: float) -> tuple[str, str]:

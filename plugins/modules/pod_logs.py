@@ -32,7 +32,7 @@ options:
     type: int
     default: 40
   workspace:
-    description: Folder on the pods below which the runs keep their jobs.
+    description: Folder on the pods below which the runs keep their jobs; C({pod_id}) in it stands for the id of each pod.
     type: str
     default: /workspace
 """

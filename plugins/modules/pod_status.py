@@ -30,7 +30,7 @@ options:
     description: Only pods of this run.
     type: str
   workspace:
-    description: Folder on the pods below which the runs keep their jobs.
+    description: Folder on the pods below which the runs keep their jobs; C({pod_id}) in it stands for the id of each pod.
     type: str
     default: /workspace
   ssh:

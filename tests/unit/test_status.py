@@ -90,6 +90,13 @@ def test_what_a_pod_may_say(look: Any, answer: Any, job: str | None, trouble: st
     assert (row["job"] and row["job"]["name"], row["trouble"]) == (job, trouble)
 
 
+def test_a_workspace_may_depend_on_the_pod(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(_status, "latest_command", lambda jobs, size: asked.append(jobs) or "true")
+    look(said(), said(), workspace="/pods/{pod_id}/workspace")
+    assert sorted(asked) == sorted(f"/pods/{pod}/workspace/runs/r1/jobs" for pod in look.pods)
+
+
 def test_the_last_job_is_the_one_that_started_last(tmp_path: Path) -> None:
     """The command as a shell runs it, also where no job ever was."""
     jobs = tmp_path / "it's jobs"
