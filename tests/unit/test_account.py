@@ -211,6 +211,15 @@ def test_a_create_in_doubt_that_is_not_found_says_where_to_look(options: Any, re
     assert len(rehearsal.requests("POST")) == 1
 
 
+def test_looks_that_fail_do_not_hide_what_may_have_been_made(options: Any, stub: Any, told: Any) -> None:
+    busy, none = told(503, {"title": "Busy"}), told(200, {"networkVolumes": []})
+    centers = told(200, {"dataCenters": [{"id": "A", "networkVolumeTypes": ["STANDARD"]}]})
+    stub.tell(none, told(200, {"pods": []}), centers, told(silent=True), busy)
+    with pytest.raises(errors.NoReply, match="create network volume v: .*it may exist all the same.*RunPod's console before you type the command again"):
+        _volumes.change_volume(options(endpoint=stub.url, name="v", size_gib=10, data_center="A"), check_mode=False)
+    assert [method for method, _path in stub.calls].count("POST") == 1
+
+
 def test_a_template_that_a_pod_refers_to_stays_and_the_pod_is_named(options: Any, rehearsal: Any) -> None:
     made = _templates.change_template(options(name="t", image="i", disk_gib=20), check_mode=False)["template"]
     wish = {"name": "p", "gpuTypeId": GPU["id"], "gpuCount": 1, "templateId": made["id"]}
