@@ -163,6 +163,8 @@ def test_secrets_of_a_template_are_compared_and_never_shown(options: Any, rehear
         ({"name": "t", "image": "i", "volume_gib": 10, "volume_path": "data"}, "absolute"), ({"id": "nosuch", "image": "i"}, "leave the id out"),
         ({"name": "t", "image": "i", "registry": "hub"}, "registry credential 'hub'; there are: none"),
         ({"name": "t", "image": "i", "args": "x" * 110_000}, "102400"), ({"image": "i"}, "Neither name nor id"),
+        ({"name": "t", "image": "i", "secret_env": {"PIN": "1234567"}}, "'PIN' is shorter than 8 characters"),
+        ({"name": "t", "image": "i", "env": {f"V{number}": "" for number in range(51)}}, "51 variables"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_be_is_refused_before_anything_is_written(options: Any, rehearsal: Any, wish: dict[str, Any], words: str) -> None:
