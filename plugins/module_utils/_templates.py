@@ -225,7 +225,7 @@ def _delete(desk: Desk, before: Template | None, check_mode: bool) -> dict[str, 
             pass
         except errors.InvalidRequest as err:
             users = [str(one) for one in desk.account.tenants() if one.template == before.id]
-            err.hint = f"give these pods back first: {', '.join(users)}" if users else "a serverless endpoint may use it: look in RunPod's console"
+            err.hint = f"give these pods back first: {', '.join(users)}" if users else "a serverless endpoint may use it, or a pod did in the last two minutes"
             raise
     found = shown(before) if before else None
     return {
