@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -101,9 +101,11 @@ def create_once(desk: Desk, kind: str, name: str, create: Callable[[], T], look:
             raise
         for seconds in LOOKS_SECONDS:
             desk.http.clock.sleep(seconds)
-            fresh = [row for row in look() if row.name == name]
-            if len(fresh) == 1:
-                return fresh[0]
+            # A look that fails says nothing, and must not hide what may have been made.
+            with suppress(errors.CloudError):
+                fresh = [row for row in look() if row.name == name]
+                if len(fresh) == 1:
+                    return fresh[0]
         err.hint = f"it may exist all the same and was not seen in three looks: look for {kind} {name} in RunPod's console before you type the command again"
         raise
 

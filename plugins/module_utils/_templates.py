@@ -21,6 +21,7 @@ ALL_SOURCES = ("own", *SOURCES)
 HIDDEN = "(hidden)"
 # A pod made from a larger template is refused: the limit is that of one request, the template's text included.
 BODY_LIMIT = 102_400
+MOST_VARIABLES = 50
 # Attribute of ours: field on the wire. The mount is one field and two options.
 _WIRE = {
     "name": "name", "image": "image", "args": "args", "disk_gib": "disk", "ports": "ports", "env": "env", "registry": "registry", "category": "category",
@@ -110,6 +111,13 @@ def check_wish(options: Mapping[str, Any]) -> dict[str, Any]:
     wanted = {name: options[name] for name in _WIRE if options.get(name) is not None}
     if options.get("env") is not None or options.get("secret_env") is not None:
         wanted["env"] = {str(name): str(value) for name, value in {**(options.get("env") or {}), **(options.get("secret_env") or {})}.items()}
+    for name, secret in (options.get("secret_env") or {}).items():
+        if len(str(secret)) < 8:
+            raise errors.UsageError(
+                f"secret_env value of {errors.clean_text(name, 40)!r} is shorter than 8 characters, so masking it would mask half of every result"
+            )
+    if len(wanted.get("env", ())) > MOST_VARIABLES:
+        raise errors.UsageError(f"env has {len(wanted['env'])} variables; a pod has at most {MOST_VARIABLES}")
     if "registry" in wanted:
         wanted["registry"] = wanted["registry"] or None
     for port in wanted.get("ports", ()):
@@ -217,7 +225,7 @@ def _delete(desk: Desk, before: Template | None, check_mode: bool) -> dict[str, 
             pass
         except errors.InvalidRequest as err:
             users = [str(one) for one in desk.account.tenants() if one.template == before.id]
-            err.hint = f"give these pods back first: {', '.join(users)}" if users else "a serverless endpoint may use it: look in RunPod's console"
+            err.hint = f"give these pods back first: {', '.join(users)}" if users else "a serverless endpoint may use it, or a pod did in the last two minutes"
             raise
     found = shown(before) if before else None
     return {

@@ -163,6 +163,8 @@ def test_secrets_of_a_template_are_compared_and_never_shown(options: Any, rehear
         ({"name": "t", "image": "i", "volume_gib": 10, "volume_path": "data"}, "absolute"), ({"id": "nosuch", "image": "i"}, "leave the id out"),
         ({"name": "t", "image": "i", "registry": "hub"}, "registry credential 'hub'; there are: none"),
         ({"name": "t", "image": "i", "args": "x" * 110_000}, "102400"), ({"image": "i"}, "Neither name nor id"),
+        ({"name": "t", "image": "i", "secret_env": {"PIN": "1234567"}}, "'PIN' is shorter than 8 characters"),
+        ({"name": "t", "image": "i", "env": {f"V{number}": "" for number in range(51)}}, "51 variables"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_be_is_refused_before_anything_is_written(options: Any, rehearsal: Any, wish: dict[str, Any], words: str) -> None:
@@ -209,6 +211,15 @@ def test_a_create_in_doubt_that_is_not_found_says_where_to_look(options: Any, re
     with pytest.raises(errors.ServerError, match="create template t: POST /templates on runpod: HTTP 500.*not seen in three looks: look for template t in"):
         _templates.change_template(options(name="t", image="i"), check_mode=False)
     assert len(rehearsal.requests("POST")) == 1
+
+
+def test_looks_that_fail_do_not_hide_what_may_have_been_made(options: Any, stub: Any, told: Any) -> None:
+    busy, none = told(503, {"title": "Busy"}), told(200, {"networkVolumes": []})
+    centers = told(200, {"dataCenters": [{"id": "A", "networkVolumeTypes": ["STANDARD"]}]})
+    stub.tell(none, told(200, {"pods": []}), centers, told(silent=True), busy)
+    with pytest.raises(errors.NoReply, match="create network volume v: .*it may exist all the same.*RunPod's console before you type the command again"):
+        _volumes.change_volume(options(endpoint=stub.url, name="v", size_gib=10, data_center="A"), check_mode=False)
+    assert [method for method, _path in stub.calls].count("POST") == 1
 
 
 def test_a_template_that_a_pod_refers_to_stays_and_the_pod_is_named(options: Any, rehearsal: Any) -> None:

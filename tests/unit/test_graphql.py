@@ -86,6 +86,8 @@ def test_prices_balance_and_bids_on_the_wire(graphql: api.GraphQl, stub: Any, to
         ({"status": 401, "body": {"errors": [{"message": "Unauthorized"}]}}, errors.Unauthorized, r"not know the key \(from environment RUNPOD_API_KEY\)"),
         ({"status": 403, "body": {"errors": [{"message": "Forbidden"}]}}, errors.Forbidden, "refuses the key .*REST may work with it all the same"),
         ({"status": 403, "body": b"error code: 1010", "content_type": "text/plain"}, errors.ProxyRefused, "not the API: error code: 1010.*the key was not"),
+        ({"status": 404, "body": {"title": "Not Found"}}, errors.SchemaError, "has switched its GraphQL API off: .*do without spot pods"),
+        ({"status": 410, "body": {"title": "Gone"}}, errors.SchemaError, "has changed"),
         ({"status": 200, "body": {"data": {"myself": None}}}, errors.Unauthorized, "does not know whose key"),
         ({"status": 400, "body": {"errors": [{"message": 'Cannot query field "clientBalance"'}]}}, errors.SchemaError, "has changed.*clientBalance"),
         ({"status": 200, "body": {"data": {"myself": {"clientBalance": "much"}}}}, errors.SchemaError, "no balance: much"),

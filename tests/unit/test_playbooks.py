@@ -253,5 +253,7 @@ def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tm
     }, "the image's own command and no credential"  # fmt: skip
     listed = played(rehearsal, tmp_path, "playbooks/templates.yml", "-e", "template_name='pytorch 2.8'")
     assert listed.returncode == 0 and "30zmvf89kd" in listed.stdout and "runpod-ubuntu" not in listed.stdout, listed.stdout
+    elsewhere = played(rehearsal, tmp_path, "playbooks/templates.yml", "-e", "cloud=vast")
+    assert elsewhere.returncode != 0 and "must be one of: runpod" in elsewhere.stdout, "another cloud's endpoint and key"
     everything = played(rehearsal, tmp_path, "playbooks/templates.yml").stdout
     assert all(word in everything for word in ("own", "podcycle", "official", "community", "(serverless)"))

@@ -80,6 +80,14 @@ def test_offers_asks_for_the_availability_of_so_many_gpus(cloud: RunPod, stub: A
     ]
 
 
+def test_each_cloud_has_its_largest_machine(cloud: RunPod, stub: Any, told: Any) -> None:
+    row = {"id": "A", "name": "a", "memory": 24, "price": {"secure": 1, "community": 0.5}, "maxCount": {"secure": 8, "community": 2}}
+    unsold = {**row, "id": "C", "price": {"secure": 0, "community": 1}, "maxCount": {"secure": 0}}
+    stub.tell(told(200, {"gpus": [row, {**row, "id": "B", "maxCount": {}}, unsold]}))
+    found = cloud.offers(4, spot=False, options={"cloud_type": "any"})
+    assert [(offer.gpu, offer.cloud_type) for offer in found] == [("A", "secure"), ("B", "secure"), ("B", "community"), ("C", "community")]
+
+
 def test_create_sends_everything_once(cloud: RunPod, stub: Any, told: Any, make_wish: Callable[..., Any]) -> None:
     wish = make_wish(
         env={"A": "1"}, secret_env={"TOKEN": "hush-hush"}, volume_gib=30, ports=("22/tcp", "8888/http"), ssh_public_key="ssh-ed25519 AAAA me\n",

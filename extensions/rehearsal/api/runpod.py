@@ -29,7 +29,7 @@ from rehearsal.cloud import Cloud, NoCapacityError, WrongStateError, hourly_rate
 from rehearsal.keys import Key, bearer, pod_key
 from rehearsal.market_data import CPU_FLAVORS, CUDA_VERSIONS, DATA_CENTERS
 from rehearsal.records import Pod
-from rehearsal.times import now
+from rehearsal.times import now, rfc3339
 
 Handler = Callable[[Request, Key], Awaitable[Response]]
 LARGEST_DISK_GIB = 10_000
@@ -304,7 +304,12 @@ class RunPodApi:
             records = show_bill(self.cloud, key.account, query.get("podId"), size, query.get("startTime"), query.get("endTime"), last)
         except ValueError as error:
             raise ProblemError(400, f"startTime and endTime must be RFC 3339 times: {error}") from error
-        return JSONResponse({"records": records, "metadata": {"bucketSize": size, "currency": "USD"}})
+        since, until = query.get("startTime") or min((record["startTime"] for record in records), default=rfc3339(now())), query.get("endTime")
+        asked = {"bucketSize": size, "startTime": since, "endTime": until or rfc3339(now()), "podId": query.get("podId")}
+        amounts = ("totalAmount", "gpuAmount", "cpuAmount", "diskAmount")
+        totals = {name: sum(record[name] for record in records) for name in amounts}
+        told = {"query": asked, "recordCount": len(records), "uniquePodCount": len({record["podId"] for record in records}), "totals": totals}
+        return JSONResponse({"records": records, "metadata": told})
 
 
 async def openapi(request: Request) -> Response:

@@ -43,5 +43,5 @@ class ProblemError(Exception):
 def problem(status: int, title: str, detail: str, errors: list[dict[str, str]] | None = None, headers: Mapping[str, str] | None = None) -> Response:
     body: dict[str, Any] = {"title": title, "status": status, "detail": detail}
     if errors:
-        body["errors"] = errors
+        body["errors"] = [f"{one['location'].replace('body', '$', 1)}: {one['message']}" for one in errors]
     return Response(json.dumps(body), status, dict(headers or {}), "application/problem+json")

@@ -106,16 +106,18 @@ def show_gpu(market: Market, row: GpuRow, availability: bool, cloud: str | None,
         "id": row.id,
         "name": row.name,
         "pool": None,
-        "manufacturer": "AMD" if row.id.startswith("AMD") else "unknown" if row.id == "unknown" else "NVIDIA",
+        "manufacturer": "AMD" if row.id.startswith("AMD") else "UNKNOWN" if row.id == "unknown" else "NVIDIA",
         "memory": row.memory_gib,
         "secure": secure is not None,
         "community": community is not None,
-        "price": {"secure": secure, "community": community, "serverless": None},
-        "maxCount": row.max_count,
+        # Where it is not sold the schema still wants a number; `serverless` is left out.
+        "price": {"secure": secure or 0, "community": community or 0},
+        "maxCount": {"secure": row.max_count if secure else 0, "community": row.max_count if community else 0},
     }
     if availability:
         body["availability"] = market.availability(row.id, cloud, None, count)
-        body["dataCenters"] = market.centers_with(row.id, cloud, count)
+        levels = {one: market.availability(row.id, cloud, one, count) for one in market.centers_with(row.id, cloud, count)}
+        body["dataCenters"] = [{"id": one, "name": one, "availability": level} for one, level in levels.items()]
         body["cudaVersions"] = [{"version": version, "available": body["availability"] != "NONE"} for version in CUDA_VERSIONS]
     return body
 

@@ -148,6 +148,8 @@ class RunPod(Cloud):
     def _offer(row: dict[str, Any], kind: str, gpu_count: int) -> model.Offer | None:
         price = model.to_money(as_dict(row.get("price")).get(kind))
         most = row.get("maxCount")
+        # The largest machine of each cloud; one number for both in older answers.
+        most = most.get(kind) if isinstance(most, dict) else most
         if not price or not row.get(kind, True) or (isinstance(most, int) and most < gpu_count):
             return None
         return model.Offer(

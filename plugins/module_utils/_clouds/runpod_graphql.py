@@ -134,6 +134,10 @@ class GraphQl:
             raise errors.Unauthorized(f"RunPod's GraphQL API does not know the key{self._source}: {err.message}", **err.details) from err
         except errors.Forbidden as err:
             raise self._forbidden(err.message, err.details) from err
+        except errors.NotFound as err:
+            # Of the API, not of a pod: no pod is gone because of this.
+            said = f"RunPod has switched its GraphQL API off: {err.message}"
+            raise errors.SchemaError(said, hint="do without spot pods and live prices", **err.details) from err
         except errors.InvalidRequest as err:
             self._schema_error(err)
         return self._data(reply.body, writes)
