@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -98,7 +99,7 @@ def test_only_the_accounts_keys_open_it_and_the_gateways_key_is_pinned(link: Mak
         link().run(b"true")
 
 
-@pytest.mark.parametrize("behaviour", [{"drain_kib_s": 64, "queue_kib": 8}, {"flip_every_kib": 32}, {"line_limit": 255, "latency_ms": 20}], ids=str)
+@pytest.mark.parametrize("behaviour", [{"drain_kib_s": 64, "queue_kib": 8}, {"flip_every_kib": 32, "queue_kib": 0}, {"line_limit": 255, "latency_ms": 20}], ids=str)
 def test_what_the_gateway_mangles_arrives_whole(link: MakeLink, cloud: Any, behaviour: dict[str, int]) -> None:
     cloud.control("POST", "/gateway", behaviour)
     content = os.urandom(100_000)
@@ -168,6 +169,19 @@ def test_a_session_is_kept_for_the_next_process(link: MakeLink, cloud: Any, pod:
     second.rest()
     places = [path for path in (tmp_path / "cp").iterdir() if not path.name.endswith(".lock")]
     assert len(places) == 1 and close_park(str(places[0])) and not places[0].exists()
+
+
+def test_a_kept_session_that_does_not_answer_is_opened_anew(link: MakeLink) -> None:
+    way = link(persist=30, silence=3)
+    assert way.run(b"true").status == 0
+    pid = way.pid
+    way.rest()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert way.run(b"echo again").stdout == b"again\n" and way.opened == 2
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_kept_session_whose_pod_restarted_is_opened_anew(link: MakeLink, cloud: Any, pod: Any) -> None:
