@@ -29,6 +29,16 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import 
 from support.cloud import KEY, Cloud  # noqa: E402
 
 
+class Multiplexed(Address):
+    """The same through a ControlMaster: what keeping a connection alone would save."""
+
+    def words(self, connect_seconds: float) -> list[str]:
+        options = ["ControlMaster=auto", "ControlPersist=60"]
+        path = f"ControlPath={Path(self.known_hosts_file).with_name('gateway_master')}"
+        words = [path if word == "ControlPath=none" else word for word in super().words(connect_seconds)]
+        return [words[0], *(word for option in options for word in ("-o", option)), *words[1:]]
+
+
 class Scene:
     """A pod with both ways to it."""
 
@@ -68,8 +78,8 @@ class Scene:
     def sftp(self, order: str) -> None:
         subprocess.run(["sftp", *self.options, *self._master, "-b", "-", self.target], input=order.encode(), capture_output=True, timeout=300, check=True)
 
-    def link(self, persist: float) -> Link:
-        address = Address(self.proxy["host"], self.proxy["port"], self.proxy["username"], str(self.key), str(self.folder / "gateway_hosts"))
+    def link(self, persist: float, kind: type[Address] = Address) -> Link:
+        address = kind(self.proxy["host"], self.proxy["port"], self.proxy["username"], str(self.key), str(self.folder / "gateway_hosts"))
         return Link(address, Limits(persist_seconds=persist, folder=str(self.folder / "kept")))
 
 
@@ -102,12 +112,19 @@ def measure(scene: Scene, commands: int, mib: int, runs: int) -> None:
         one.run(b"true")
         one.rest()
 
+    def multiplexed() -> None:
+        one = scene.link(0, Multiplexed)
+        one.run(b"true")
+        one.rest()
+
     payload = os.urandom(150_000).hex().encode()
     direct = median(lambda: scene.ssh(scene.target, "true"), commands)
     row("a command in an open session", median(lambda: kept.run(b"true"), commands), direct)
     task()
     row("a command in a session that was kept", median(task, commands), direct)
     row("a command in a new session", median(fresh, max(3, commands // 4)), direct)
+    multiplexed()
+    row("a command in a new session over a master", median(multiplexed, max(3, commands // 4)), direct)
     row("a command with 300 KB of input", median(lambda: kept.run(b"cat >/dev/null", payload), runs), median(
         lambda: scene.ssh(scene.target, "cat >/dev/null", stdin=payload), runs))  # fmt: skip
     row("a command with 1 MB of output", median(lambda: kept.run(b"head -c 1000000 /dev/urandom"), runs), median(
