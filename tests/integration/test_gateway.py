@@ -81,7 +81,7 @@ def test_a_pod_without_ports_is_worked_with(world: World) -> None:
             },
             # A process pod's own sudo refuses.
             {"name": "Sudo", "ansible.builtin.copy": {"content": SUDO, "dest": f"{there}/sudo", "mode": "0755"}},
-            {"name": "Become with a password", "ansible.builtin.command": "printenv AS_ROOT", **become, "register": "who", "failed_when": "who.stdout != 'yes'"},
+            {"name": "Become with a password", "ansible.builtin.command": "printenv AS_ROOT", **become, "register": "by", "failed_when": "by.stdout != 'yes'"},
             {"name": "Become must fail", "ansible.builtin.command": "true", **become, "vars": {"ansible_become_password": "wrong"}, "ignore_errors": True,
              "register": "refused"},
             {"name": "Refused, not unreachable", "ansible.builtin.assert": {"that": ["refused is failed", "refused is not unreachable"]}},
