@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: runpod_gateway
 short_description: Reach a RunPod pod through RunPod's SSH gateway
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Runs commands and copies files through the interactive terminal of C(POD-SUFFIX@ssh.runpod.io), which has no exec, scp, sftp, rsync or port
     forwarding. The pod needs no public address, no exposed port, no SSH server and no Python for this; modules need Python, as ever.

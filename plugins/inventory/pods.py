@@ -201,23 +201,24 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """What the host is told; only a checked address and port reach Ansible's own names."""
         prefix = self.get_option("hostvars_prefix")
         variables = {f"{prefix}{name}": value for name, value in row.items() if name not in ("key_file", "known_hosts_file")}
-        endpoint = row["endpoint"] and Endpoint.parse(row["endpoint"]["host"], row["endpoint"]["port"])
+        seen = row["endpoint"]
+        endpoint = seen and Endpoint.parse(seen["host"], seen["port"], seen["user"], seen["via"])
         if not endpoint:
             return variables
-        through = row["endpoint"]["via"] == "gateway"
-        variables.update(ansible_host=endpoint.host, ansible_port=endpoint.port, ansible_user="root" if through else endpoint.user)
+        direct = endpoint.via == "direct"
+        if direct:
+            variables.update(ansible_host=endpoint.host, ansible_port=endpoint.port, ansible_user=endpoint.user)
+        else:
+            # One server for all pods: its address says nothing of this one.
+            variables.update(gateway_variables(endpoint, SshAccess(Path(row["key_file"] or ""), Path(row["known_hosts_file"]))), ansible_user="root")
         # Ansible makes the folder when it connects; thousands of pods that are only listed leave none.
         variables["ansible_control_path_dir"] = str(masters_base() / masters_name(row["id"]))
         if row["key_file"]:
             file = row["known_hosts_file"]
             access = SshAccess(Path(row["key_file"]), Path(file))
-            if through:
-                # One server for all pods: its address says nothing of this one.
-                del variables["ansible_host"], variables["ansible_port"]
-                gateway = Endpoint.parse(row["endpoint"]["host"], row["endpoint"]["port"], row["endpoint"]["user"], "gateway")
-                return {**variables, **(gateway_variables(gateway, access) if gateway else {}), "ansible_ssh_private_key_file": row["key_file"]}
-            known = pinned[file] = pinned[file] if file in pinned else access.all_pinned()
             variables["ansible_ssh_private_key_file"] = row["key_file"]
+        if row["key_file"] and direct:
+            known = pinned[file] = pinned[file] if file in pinned else access.all_pinned()
             variables["ansible_ssh_common_args"] = access.words(row["id"], first_contact=row["id"] not in known)
         return variables
 

@@ -58,6 +58,7 @@ class Session:
     pace: Pace = field(default_factory=Pace)
     clean: bool = False
     said: bytes = b""
+    _longest: int = 0
     _buffer: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
@@ -222,10 +223,13 @@ class Session:
         while True:
             before = sum(part.have for part in parts)
             try:
-                return self._attempt(parts, order, answer, turn, self.pace.patience(STALL_SECONDS) * (1 + stalls))
+                words = self._attempt(parts, order, answer, turn, self.pace.patience(STALL_SECONDS) * (1 + stalls))
+                self._longest = 0
+                return words
             except Damaged:
                 self.pace.bad()
                 where = self._where()
+                self._longest = 0
                 if turn and where[0] == turn:
                     return [str(number) for number in where[6:]]
                 for part in parts:
@@ -280,13 +284,18 @@ class Session:
 
     def _lines(self, slot: str, start: int, content: bytes) -> bytes:
         rows = [base64.b64encode(content[at : at + LINE_BYTES]) for at in range(0, len(content), LINE_BYTES)]
-        head, tail = f"W {slot} {start}".encode(), f"Z {len(content)} {self.digest(content)}".encode()
-        return b"\n".join([head, *rows, tail, b""])
+        text = b"".join(line + b"\n" for line in rows)
+        self._longest = max(self._longest, len(text))
+        return b"W %s %d %d\n%sZ %d %s\n" % (slot.encode(), start, len(text), text, len(content), self.digest(content).encode())
 
     def _where(self, tries: int = MOST_STALLS) -> list[int]:
         """Every order before it is done or lost when this is answered: SEQ, the sizes of the slots, and what came of the last command."""
         last = time.monotonic() + self.silence
         for turn in range(tries):
+            # A chunk that lost a part of itself is waited for: these are the bytes that it lacks.
+            for _piece in range(0, self._longest, 1024):
+                self._send(b"\n" * 1024)
+                time.sleep(0.004)
             nonce = secrets.token_hex(4)
             self._send(f"\nR {nonce}\n".encode())
             end = min(last, time.monotonic() + STALL_SECONDS * (1 + turn))

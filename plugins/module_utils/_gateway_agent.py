@@ -3,9 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The far side of a session through a terminal: a shell script that takes orders in short lines and answers in marked ones.
 
-It assumes POSIX sh, base64, stty, dd, and sha256sum or cksum; mktemp and setsid are used where they are. Orders, and what is answered:
+It assumes POSIX sh, base64, stty, dd, and sha256sum or cksum; mktemp, setsid and a head that takes no more than it is told are used where they are:
+a shell reads its input byte by byte. Orders, and what is answered:
 
-  W SLOT OFFSET, base64 lines, Z SIZE SUM     a chunk for a slot: A SLOT HAVE, or N SLOT HAVE when it did not arrive whole or in its turn
+  W SLOT OFFSET BYTES, base64 lines, Z SIZE SUM
+                                              a chunk for a slot, its lines being so many bytes: A SLOT HAVE, or N SLOT HAVE when it did not arrive
+                                              whole or in its turn
   X SEQ C I B                                 run slot c with slot i as its input, when the slots have these sizes: B SEQ, H SEQ while it runs,
                                               then X SEQ STATUS OUT ERR and the first chunk of each; V when something does not fit
   G SLOT OFFSET LENGTH                        a chunk of o, e or the open file: D SLOT OFFSET, base64 lines, E SLOT OFFSET SIZE SUM
@@ -36,6 +39,8 @@ S=
 command -v setsid >/dev/null && S=setsid
 K=cksum
 command -v sha256sum >/dev/null && K=sha256sum
+B=
+[ "$(printf abcdef | { head -c 3 >/dev/null; cat; })" = def ] && B=1
 p= F=/dev/null e=0 v="0 0 0" n_c=0 n_i=0 n_b=0 n_a=0 n_f=0
 bye() {
   [ -n "$p" ] && { kill -HUP -- "-$p" || kill -HUP "$p"; }
@@ -58,12 +63,17 @@ place() {
   esac
 }
 W() {
+  : >"$d/w"
+  case $B$3 in
+    *[!0-9]* | ??????? | ?) ;;
+    1*) head -c $3 >"$d/w" ;;
+  esac
   while IFS= read -r x; do
     case $x in
       "Z "* | "R "*) break ;;
     esac
     printf '%s\n' "$x"
-  done >"$d/w"
+  done >>"$d/w"
   case $x in
     "Z "*) ;;
     *) l=$x && return 1 ;;
@@ -173,7 +183,7 @@ while :; do
   IFS= read -r l || exit 0
   while :; do
     case $l in
-      "W "*) set -- $l && W "$2" "$3" || continue ;;
+      "W "*) set -- $l && W "$2" "$3" "$4" || continue ;;
       "X "*) set -- $l && X "$2" "$3" "$4" "$5" ;;
       "G "*) set -- $l && G "$2" "$3" "$4" ;;
       "O "*) set -- $l && O "$2" "$3" ;;

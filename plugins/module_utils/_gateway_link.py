@@ -79,7 +79,7 @@ class Link:
         self.limits = limits
         self._session: Session | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._pid: int | None = None
+        self.pid: int | None = None
         self._visit: Visit | None = None
         self.opened = 0
 
@@ -146,7 +146,7 @@ class Link:
             self._visit = Visit.to(self._place, self.limits.persist_seconds)
             while self._visit is not None and (found := self._visit.take()) is not None:
                 session = Session.taken_over(found[0], found[1], found[2], self.limits.silence_seconds)
-                self._pid = found[2].get("pid")
+                self.pid = found[2].get("pid")
                 if session.alive():
                     self._session = session
                     return session
@@ -171,7 +171,7 @@ class Link:
         except FileNotFoundError as err:
             raise StateError("the program ssh is not installed", hint="install openssh-client") from err
         assert process.stdin is not None and process.stdout is not None
-        self._process, self._pid = process, process.pid
+        self._process, self.pid = process, process.pid
         if self._visit is not None:
             self._visit.own(process.pid)
         session = Session(os.dup(process.stdout.fileno()), os.dup(process.stdin.fileno()), self.limits.silence_seconds)
@@ -204,8 +204,8 @@ class Link:
     def rest(self) -> None:
         """The task is over: the session is kept for the next one, or ended."""
         session, self._session = self._session, None
-        if session is not None and session.clean and self._visit is not None and self._pid:
-            facts = {**session.facts(), "pid": self._pid, "started": start_time(self._pid)}
+        if session is not None and session.clean and self._visit is not None and self.pid:
+            facts = {**session.facts(), "pid": self.pid, "started": start_time(self.pid)}
             if self._visit.keep(session.reader, session.writer, facts):
                 self._forget(session)
                 return
@@ -221,7 +221,7 @@ class Link:
             self._process.stderr.close()
             # It lives on, and is somebody else's now.
             self._process.returncode = 0
-        self._process = self._pid = None
+        self._process = self.pid = None
         self._leave()
 
     def _leave(self) -> None:
@@ -241,7 +241,7 @@ class Link:
             with contextlib.suppress(OSError):
                 os.close(number)
         process, self._process = self._process, None
-        pid, self._pid = self._pid, None
+        pid, self.pid = self.pid, None
         if process is not None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -71,6 +71,7 @@ class Pace:
     answer: float = 0.3
     _since: int = 0
     _full: int = 0
+    _cautious: int = 16
 
     def good(self, size: int, seconds: float) -> None:
         self.answer += (seconds - self.answer) / 4
@@ -80,7 +81,7 @@ class Pace:
             self.window = min(self.ceiling, self.window + self.window // 2)
             self.pause = self.pause / 2 if self.pause > 0.01 else 0.0
             self._full = self._full + 1 if self.window == self.ceiling else 0
-            if self._full > 16:
+            if self._full > self._cautious:
                 self._full, self.ceiling = 0, min(MOST_WINDOW, self.ceiling * 5 // 4)
 
     def bad(self) -> None:
@@ -89,10 +90,11 @@ class Pace:
         self.window = max(LEAST_WINDOW, self.window // 2)
         self.pause = min(0.5, max(0.02, self.pause * 2))
         self._since = self._full = 0
+        self._cautious = min(4096, self._cautious * 2)
 
     def patience(self, most: float) -> float:
         """How long a chunk may be unconfirmed."""
-        return min(most, max(0.75, 10 * self.answer))
+        return min(most, max(0.5, 8 * self.answer))
 
     @property
     def chunk(self) -> int:

@@ -13,6 +13,17 @@ import pytest
 from support.stage import Stage
 from support.world import World, make_world
 
+# Asks as sudo does, and runs the command behind its options.
+SUDO = """#!/bin/sh
+while [ $# -gt 0 ]; do
+  case $1 in -p) prompt=$2; shift 2 ;; -u) shift 2 ;; -*) shift ;; *) break ;; esac
+done
+printf '%s' "$prompt" >&2
+IFS= read -r word
+[ "$word" = "my secret" ] || { echo 'Sorry, try again.' >&2; exit 1; }
+AS_ROOT=yes exec "$@"
+"""
+
 
 @pytest.fixture
 def world() -> Iterator[World]:
@@ -46,6 +57,7 @@ def test_a_pod_without_ports_is_worked_with(world: World) -> None:
     rent["tasks"][1:] = [register, pod, said, rent["tasks"][2]]
     there = "{{ pod_dir }}/workspace"
     push = {"direction": "push", "src": f"{work}/set", "dest": f"{there}/set"}
+    become = {"become": True, "become_user": "daemon", "become_exe": f"{there}/sudo", "vars": {"ansible_become_password": "my secret"}}
     play = {
         "hosts": "state_running",
         **stage.defaults,
@@ -67,6 +79,12 @@ def test_a_pod_without_ports_is_worked_with(world: World) -> None:
                 "register": "job",
                 "failed_when": "job.job.state != 'succeeded'",
             },
+            # A process pod's own sudo refuses.
+            {"name": "Sudo", "ansible.builtin.copy": {"content": SUDO, "dest": f"{there}/sudo", "mode": "0755"}},
+            {"name": "Become with a password", "ansible.builtin.command": "printenv AS_ROOT", **become, "register": "by", "failed_when": "by.stdout != 'yes'"},
+            {"name": "Become must fail", "ansible.builtin.command": "true", **become, "vars": {"ansible_become_password": "wrong"}, "ignore_errors": True,
+             "register": "refused"},
+            {"name": "Refused, not unreachable", "ansible.builtin.assert": {"that": ["refused is failed", "refused is not unreachable"]}},
             {"name": "Time out and must fail", "ansible.builtin.command": "sleep 60", "timeout": 3, "ignore_errors": True, "register": "late"},
             {"name": "Not unreachable", "ansible.builtin.assert": {"that": ["late is failed", "late is not unreachable"]}},
             {"name": "Ping again", "ansible.builtin.ping": {}},

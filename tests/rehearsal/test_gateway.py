@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import Address, Limits, Link, Refused, StrangeGateway, close_park
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import Address, Limits, Link, Refused, StrangeGateway
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import SessionLost
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import close_masters
 
 MakeLink = Callable[..., Link]
 
@@ -98,7 +100,10 @@ def test_only_the_accounts_keys_open_it_and_the_gateways_key_is_pinned(link: Mak
         link().run(b"true")
 
 
-@pytest.mark.parametrize("behaviour", [{"drain_kib_s": 64, "queue_kib": 8}, {"flip_every_kib": 32}, {"line_limit": 255, "latency_ms": 20}], ids=str)
+BEHAVIOURS: list[dict[str, int]] = [{"drain_kib_s": 64, "queue_kib": 8}, {"flip_every_kib": 32, "queue_kib": 0}, {"line_limit": 255, "latency_ms": 20}]
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=str)
 def test_what_the_gateway_mangles_arrives_whole(link: MakeLink, cloud: Any, behaviour: dict[str, int]) -> None:
     cloud.control("POST", "/gateway", behaviour)
     content = os.urandom(100_000)
@@ -166,8 +171,21 @@ def test_a_session_is_kept_for_the_next_process(link: MakeLink, cloud: Any, pod:
     assert second.run(b"true").status == 0 and second.opened == 1
     assert cloud.control("GET", "/gateway")["sessions"] == before + 2
     second.rest()
-    places = [path for path in (tmp_path / "cp").iterdir() if not path.name.endswith(".lock")]
-    assert len(places) == 1 and close_park(str(places[0])) and not places[0].exists()
+    assert len(list((tmp_path / "cp").iterdir())) == 2
+    assert close_masters(tmp_path / "cp") == 1 and not (tmp_path / "cp").exists(), "as when a pod is given back"
+
+
+def test_a_kept_session_that_does_not_answer_is_opened_anew(link: MakeLink) -> None:
+    way = link(persist=30, silence=3)
+    assert way.run(b"true").status == 0
+    pid = way.pid
+    way.rest()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert way.run(b"echo again").stdout == b"again\n" and way.opened == 2
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_kept_session_whose_pod_restarted_is_opened_anew(link: MakeLink, cloud: Any, pod: Any) -> None:
