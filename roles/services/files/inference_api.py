@@ -65,6 +65,7 @@ class Loaded:
 
     def __init__(self, path: Path, device_name: str) -> None:
         import torch
+
         from chess_trainer import artifact, infer
         from chess_trainer.board import Position
         from chess_trainer.settings import allotted_threads

@@ -20,6 +20,17 @@ NAME = "runpod_phase_times.jsonl"
 OFF = ("0", "false", "no", "off")
 
 
+def container_environment() -> dict[str, str]:
+    """What the container was started with, which a login does not see."""
+    found = dict(os.environ)
+    with contextlib.suppress(OSError):
+        for entry in Path("/proc/1/environ").read_bytes().split(b"\0"):
+            key, _equals, value = entry.decode("utf-8", "replace").partition("=")
+            if key:
+                found.setdefault(key, value)
+    return found
+
+
 @dataclass(frozen=True)
 class PhaseTimes:
     """Writes rows of one source; a log that cannot be written keeps nobody from working."""
@@ -31,7 +42,7 @@ class PhaseTimes:
     @classmethod
     def of(cls, source: str, log: Path, run_id: str, environ: Mapping[str, str] | None = None) -> PhaseTimes:
         """To the given place, unless RUNPOD_PHASE_TIMING_ENABLED, _LOG or _RUN_ID say something else."""
-        given = os.environ if environ is None else environ
+        given = container_environment() if environ is None else environ
         enabled = given.get("RUNPOD_PHASE_TIMING_ENABLED", "1").strip().lower() not in OFF
         place = Path(given.get("RUNPOD_PHASE_TIMING_LOG") or log)
         return cls(source, place if enabled else None, given.get("RUNPOD_PHASE_TIMING_RUN_ID") or run_id)
