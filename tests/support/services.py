@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +20,8 @@ BORROWED = (
     "plugins/module_utils/_nvml.py",
     "plugins/module_utils/_blocks.py",
 )
+# What other programs import, in the order in which they need one another.
+WANTED = ("phase_times", "_blocks", "pod_settings", "repository")
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -32,8 +34,14 @@ def put(folder: Path, *names: str) -> Path:
 
 
 def load(name: str) -> ModuleType:
-    """One of the programs as a module."""
-    for folder in (FILES, *{(ROOT / borrowed).parent for borrowed in BORROWED[:1]}):
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-    return importlib.import_module(name)
+    """One of the programs as a module, with the borrowed ones that it imports."""
+    places = {path.stem: path for path in (*(ROOT / borrowed for borrowed in BORROWED), *FILES.glob("*.py"))}
+    for wanted in (*WANTED, name):
+        path = places[wanted]
+        if path.stem not in sys.modules:
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[path.stem] = module
+            spec.loader.exec_module(module)
+    return sys.modules[name]

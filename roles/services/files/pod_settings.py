@@ -3,21 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a pod's services are to be: a variable of the role, else the container's environment, else the default.
 
-One table names them all; docs/services.md shows it and the tests read it. Standard library only.
-
-  pod_settings.py           the settings as JSON; reads {"given": {...}, "workspace": "...", "ports": [...]} from standard input
-  pod_settings.py --table   the table for docs/services.md
+One table names them all; started as a program, it prints it as docs/services.md shows it. Standard library only.
 """
 
 from __future__ import annotations
 
-import json
+import difflib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from phase_times import container_environment
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
@@ -40,6 +35,7 @@ class Setting:
     choices: tuple[str, ...] = ()
 
 
+ACTIONS = ("stop", "terminate", "exit", "none")
 # A row without a name in the role is read from the environment alone: a secret, or what is told and not done.
 SETTINGS = (
     Setting("sshd", "START_SSHD", "bool", False, "an SSH server, where none answers yet"),
@@ -79,7 +75,7 @@ SETTINGS = (
     Setting("idle_gpu_percent", "IDLE_GPU_UTIL_THRESHOLD", "int", 10, "a GPU that is used this much works", 0, 100),
     Setting("", "IDLE_GPU_MEM_MB_THRESHOLD", "noted", None, "read and told: memory that an open service holds is no work"),
     Setting("idle_heartbeat", "ACTIVITY_HEARTBEAT_FILE", "path", "{workspace}/.podcycle/services/heartbeat", "a file that is touched by whoever works"),
-    Setting("idle_action", "AUTOSTOP_ACTION", "str", "stop", "stop, terminate, exit or none; runpod_api is stop", choices=("stop", "terminate", "exit", "none")),
+    Setting("idle_action", "AUTOSTOP_ACTION", "str", "stop", "stop, terminate, exit or none; runpod_api is stop", choices=ACTIONS),
     Setting("timing", "RUNPOD_PHASE_TIMING_ENABLED", "bool", True, "write runpod_phase_times.jsonl"),
     Setting("timing_log", "RUNPOD_PHASE_TIMING_LOG", "str", "", "where to; the run's folder in a cycle, else WORKSPACE/.podcycle/timings, when empty"),
     Setting("timing_run_id", "RUNPOD_PHASE_TIMING_RUN_ID", "str", "", "the run that its rows name; that of the cycle when empty"),
@@ -110,6 +106,11 @@ def read(row: Setting, raw: Any, where: str) -> Any:
 
 def resolve(given: Mapping[str, Any], environ: Mapping[str, str], workspace: str) -> dict[str, Any]:
     """Every setting, where each comes from, and what is told about names that change nothing."""
+    known = [row.name for row in SETTINGS if row.name]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise SettingsError(f"there is no variable services_{name}{f'; services_{near[0]} was meant, perhaps' if near else ''}")
     settings: dict[str, Any] = {}
     origin: dict[str, str] = {}
     notes = []
@@ -137,12 +138,10 @@ def places(settings: Mapping[str, Any], ports: list[str], pod_id: str) -> dict[s
     """Where each open service listens and how it is reached."""
     found = {}
     for name in ("jupyter", "inference"):
-        if settings[name]:
-            port = settings[f"{name}_port"]
-            proxied = f"{port}/http" in ports and pod_id
-            host = "0.0.0.0" if rented(port, ports) else "127.0.0.1"
-            host = settings.get(f"{name}_host") or host
-            found[name] = {"host": host, "port": port, "url": f"https://{pod_id}-{port}.proxy.runpod.net" if proxied and host == "0.0.0.0" else None}
+        port = settings[f"{name}_port"]
+        host = settings.get(f"{name}_host") or ("0.0.0.0" if rented(port, ports) else "127.0.0.1")
+        proxied = f"{port}/http" in ports and pod_id and host == "0.0.0.0"
+        found[name] = {"on": settings[name], "host": host, "port": port, "url": f"https://{pod_id}-{port}.proxy.runpod.net" if proxied else None}
     return found
 
 
@@ -159,19 +158,7 @@ def told(value: Any) -> str:
 
 
 def main() -> int:
-    if sys.argv[1:] == ["--table"]:
-        sys.stdout.write(table())
-        return 0
-    wish = json.load(sys.stdin)
-    environ = container_environment()
-    try:
-        found = resolve(wish["given"], environ, wish["workspace"])
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    pod_id = environ.get("RUNPOD_POD_ID", "")
-    known = pod_id if pod_id.isalnum() else ""
-    print(json.dumps({**found, "places": places(found["settings"], wish["ports"], known), "pod_id": known}))
+    sys.stdout.write(table())
     return 0
 
 

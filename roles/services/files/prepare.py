@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import phase_times
+import pod_settings
 from _blocks import merge_block, remove_block
 from repository import Outcome, Repository, RepositoryError
 
@@ -179,20 +180,33 @@ def installed(venv: Path, *names: str) -> dict[str, str]:
     return found
 
 
-def times_of(wish: dict[str, Any], environ: dict[str, str]) -> phase_times.PhaseTimes:
-    timing = wish["timing"]
-    enabled = {} if timing["log"] else {"RUNPOD_PHASE_TIMING_ENABLED": "0"}
-    return phase_times.PhaseTimes.of("runpod_entrypoint", Path(timing["log"]), timing["run_id"], enabled)
+def timing_of(settings: dict[str, Any], workspace: str, run_id: str) -> dict[str, str]:
+    """Where phases are written, and the run that they belong to."""
+    run = f"{workspace}/runs/{run_id}/{phase_times.NAME}" if run_id else f"{workspace}/.podcycle/timings/{phase_times.NAME}"
+    return {"log": (settings["timing_log"] or run) if settings["timing"] else "", "run_id": settings["timing_run_id"] or run_id}
 
 
-def prepare(folder: Path, *, check: bool) -> dict[str, Any]:
-    wish = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+def answer(wish: dict[str, Any]) -> dict[str, Any]:
+    """Resolve the settings of a wish (given, workspace, ports, run_id, check), and bring about what has to be there."""
     environ = phase_times.container_environment()
-    return Preparation(wish, environ, check=check).run(times_of(wish, environ))
+    found = pod_settings.resolve(wish["given"], environ, wish["workspace"])
+    pod_id = environ.get("RUNPOD_POD_ID", "")
+    pod_id = pod_id if pod_id.isalnum() else ""
+    timing = timing_of(found["settings"], wish["workspace"], wish.get("run_id") or "")
+    about = {"places": pod_settings.places(found["settings"], wish["ports"], pod_id), "pod_id": pod_id, "timing": timing, "uid": os.geteuid()}
+    about["base_url"] = environ.get("RUNPOD_REST_V2_URL") or "https://api.runpod.io/v2"
+    times = phase_times.PhaseTimes("runpod_entrypoint", Path(timing["log"]) if timing["log"] else None, timing["run_id"])
+    done = Preparation({"settings": found["settings"], "workspace": wish["workspace"]}, environ, check=wish["check"]).run(times)
+    return {**found, **about, **done}
 
 
 def main() -> int:
-    found = prepare(HERE, check="--check" in sys.argv[1:])
+    wish = json.loads((HERE / "wish.json").read_text(encoding="utf-8"))
+    try:
+        found = answer({**wish, "check": "--check" in sys.argv[1:]})
+    except pod_settings.SettingsError as error:
+        print(f"prepare the services: {error}", file=sys.stderr)
+        return 2
     print(json.dumps(found))
     return 1 if found["errors"] else 0
 

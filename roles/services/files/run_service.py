@@ -77,10 +77,7 @@ class Service:
         except (OSError, ValueError):
             run = {}
         log, run_id = run.get("log") or self.given["timings"], run.get("run_id") or ""
-        environ = phase_times.container_environment()
-        if not log:
-            environ["RUNPOD_PHASE_TIMING_ENABLED"] = "0"
-        return phase_times.PhaseTimes.of("runpod_services", Path(log), str(run_id), environ)
+        return phase_times.PhaseTimes("runpod_services", Path(log) if log else None, str(run_id))
 
     def say(self, text: str) -> None:
         sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {self.name}: {text}\n")
