@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 import random
+import sys
+from pathlib import Path
 
 import pytest
 
-from chess_trainer import fen, vocab
+from chess_trainer import vocab
 from chess_trainer.board import Position
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "roles/services/files"))
+import fen  # noqa: E402
 
 VOCABULARY_SHA256 = "780d162ba0a60b29d175bf03a0f05dcb3cb22917e400cc4339e63ffc6b5c17b7"
 

@@ -59,8 +59,8 @@ def test_the_table_names_each_once_and_the_document_and_the_options_show_it() ->
     spec = yaml.safe_load((ROOT / "roles/services/meta/argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
     kinds = {name.removeprefix("services_"): option["type"] for name, option in spec.items() if "default" not in option}
     assert kinds == {row.name: row.kind for row in ROWS}
-    assert all(f"C({row.env})" in spec[f"services_{row.name}"]["description"] for row in ROWS)
-    own = re.findall(r"[a-z_]+", yaml.safe_load((ROOT / "roles/services/vars/main.yml").read_text(encoding="utf-8"))["__services_own"])
+    assert all(f"C({row.env})" in str(spec[f"services_{row.name}"]["description"]) for row in ROWS)
+    own = yaml.safe_load((ROOT / "roles/services/vars/main.yml").read_text(encoding="utf-8"))["__services_own"]
     assert {f"services_{name}" for name in own} == {name for name, option in spec.items() if "default" in option} | {"services_found"}
 
 
@@ -97,7 +97,7 @@ def test_values_without_sense_are_refused_by_name(given: dict[str, Any], environ
 )
 def test_jupyter_is_open_to_the_pods_port_only_where_that_is_rented(ports: list[str], host: str, url: str | None) -> None:
     settings = pod_settings.resolve({"jupyter": True}, {}, "/workspace")["settings"]
-    assert pod_settings.places(settings, ports, "p1")["jupyter"] == {"on": True, "host": host, "port": 8888, "url": url}
+    assert pod_settings.places(settings, ports, "p1")["jupyter"] == {"wanted": True, "host": host, "port": 8888, "url": url}
 
 
 # ---- before the services start -------------------------------------------------------------------
@@ -147,13 +147,13 @@ def test_the_token_is_made_once_given_one_replaces_it_and_it_is_told_nowhere(pod
     assert pod.ask(jupyter=True, check=True)["changed"] and not path.exists()
     assert pod.ask(jupyter=True)["changed"] and path.stat().st_mode & 0o777 == 0o600
     token = path.read_text()
-    assert len(token) == 49 and not pod.ask(jupyter=True)["changed"] and path.read_text() == token
+    assert len(token) == 48 and not pod.ask(jupyter=True)["changed"] and path.read_text() == token
     pod.environ["JUPYTER_TOKEN"] = "a-given-one"
     told = pod.ask(jupyter=True)
-    assert path.read_text() == "a-given-one\n" and "a-given-one" not in json.dumps(told) and token.strip() not in json.dumps(told)
+    assert path.read_text() == "a-given-one" and "a-given-one" not in json.dumps(told) and token not in json.dumps(told)
     assert not pod.ask(jupyter=False)["changed"]
     pod.environ["JUPYTER_TOKEN"] = "short"
-    assert "8 to 200" in pod.ask(jupyter=True)["errors"][0] and path.read_text() == "a-given-one\n"
+    assert "8 to 200" in pod.ask(jupyter=True)["errors"][0] and path.read_text() == "a-given-one"
 
 
 def test_a_foreign_folder_is_an_error_and_the_rest_goes_on(pod: Pod) -> None:
@@ -173,7 +173,8 @@ def test_requirements_are_installed_when_they_changed_and_never_another_torch(po
     (venv / "bin/python").symlink_to(sys.executable)
     uv = pod.root / "bin/uv"
     uv.parent.mkdir()
-    uv.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nwhile [ "$1" != -c ]; do shift; done\ncat "$2" >> {calls}\n[ ! -e {pod.root}/fail ] || {{ echo no such package >&2; exit 1; }}\n')
+    fail = f"[ ! -e {pod.root}/fail ] || {{ echo no such package >&2; exit 1; }}"
+    uv.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nwhile [ "$1" != -c ]; do shift; done\ncat "$2" >> {calls}\n{fail}\n')
     uv.chmod(0o755)
     repo.mkdir()
     subprocess.run(["git", "init", "-q", str(repo)], check=True)
@@ -208,14 +209,15 @@ def test_the_entrypoint_starts_supervisor_and_hands_over_whatever_happened(tmp_p
     (supervisor / "venv/bin/python").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/started\n')
     (supervisor / "venv/bin/python").chmod(0o755)
     environment = {**os.environ, "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, str(entry / "entrypoint.py"), "echo", "handed", "over"], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(entry / "entrypoint.py")]
+    done = subprocess.run([*command, "echo", "handed", "over"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "handed over" and "is no clone" in done.stdout
     if not Path("/run/systemd/system").is_dir():
         assert "supervisor was started" in done.stdout
         assert (tmp_path / "started").read_text().split() == [f"{supervisor}/venv/bin/supervisord", "-c", f"{supervisor}/supervisord.conf"]
     rows = [json.loads(line) for line in (tmp_path / ".podcycle/timings/runpod_phase_times.jsonl").read_text().splitlines()]
     assert [(row["phase"], row["status"]) for row in rows][-1] == ("start_services", "ok")
-    bare = subprocess.run([sys.executable, str(entry / "entrypoint.py")], env=environment, capture_output=True, text=True, check=False)
+    bare = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert bare.returncode == 1
 
 

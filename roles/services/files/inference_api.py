@@ -221,7 +221,9 @@ class Service:
         return checked(given, self.config["topk"])
 
     def _work(self, given: dict[str, Any]) -> dict[str, Any]:
-        from chess_trainer import fen, infer
+        import fen
+
+        from chess_trainer import infer
         from chess_trainer.errors import DataError
 
         model = self.models.loaded

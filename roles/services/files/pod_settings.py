@@ -141,7 +141,7 @@ def places(settings: Mapping[str, Any], ports: list[str], pod_id: str) -> dict[s
         port = settings[f"{name}_port"]
         host = settings.get(f"{name}_host") or ("0.0.0.0" if rented(port, ports) else "127.0.0.1")
         proxied = f"{port}/http" in ports and pod_id and host == "0.0.0.0"
-        found[name] = {"on": settings[name], "host": host, "port": port, "url": f"https://{pod_id}-{port}.proxy.runpod.net" if proxied else None}
+        found[name] = {"wanted": settings[name], "host": host, "port": port, "url": f"https://{pod_id}-{port}.proxy.runpod.net" if proxied else None}
     return found
 
 

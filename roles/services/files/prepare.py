@@ -121,14 +121,15 @@ class Preparation:
         if given and not re.fullmatch(r"[!-~]{8,200}", given):
             raise PrepareError("JUPYTER_TOKEN has to be 8 to 200 letters, digits and signs without a space")
         try:
-            now = path.read_text(encoding="utf-8").strip()
+            now = path.read_text(encoding="utf-8")
             fit = path.stat().st_mode & 0o077 == 0
         except FileNotFoundError:
             now, fit = "", False
         if fit and now and now == (given or now):
             return Outcome(False, "as it is")
         if not self.check:
-            write(path, f"{given or now or secrets.token_hex(24)}\n", 0o600)
+            # Jupyter takes the whole file, a line break too.
+            write(path, given or now or secrets.token_hex(24), 0o600)
         return Outcome(True, "written")
 
     def repository(self) -> Outcome:

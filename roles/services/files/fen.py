@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from .board import Position, mirrored
-from .vocab import SQUARES
+from chess_trainer.board import Position, mirrored
+from chess_trainer.vocab import SQUARES
 
 PIECES = "PNBRQKpnbrqk"
 # The right, and where its king and rook stand; bits as White sees them.
