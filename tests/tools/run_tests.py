@@ -144,6 +144,15 @@ def trainer_setup() -> list[str]:
     return [str(BIN / "ansible"), "localhost", "-m", "podcycle.gpu.torch_env", "-a", json.dumps(options)]
 
 
+def services_setup() -> list[list[str]]:
+    """The environment of the inference service, as the role makes it on pods: beside the trainer's, of the same Python."""
+    defaults = (ROOT / "roles/services/defaults/main.yml").read_text(encoding="utf-8")
+    pins = [f"{name}=={re.findall(rf'^services_{name}_version: (.+)$', defaults, re.MULTILINE)[0]}" for name in ("fastapi", "uvicorn")]
+    uv, venv = str(BIN / "uv"), BUILD / "services-venv"
+    make = [uv, "venv", "--quiet", "--allow-existing", "--no-python-downloads", "--python", str(TRAINER_PYTHON), str(venv)]
+    return [make, [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), *pins]]
+
+
 def high_setup(python: Path) -> list[list[str]]:
     venv = BUILD / "venv-high"
     uv = str(BIN / "uv")
@@ -157,7 +166,8 @@ def high_setup(python: Path) -> list[list[str]]:
 def pytest_steps() -> list[Step]:
     python = str(BIN / "python")
     steps = [Step("unit", [[python, "-m", "pytest", "-q", *existing("tests/unit", "tests/rehearsal")]], pytest=True, lane="tests")]
-    steps.append(Step("trainer", [trainer_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]], pytest=True, lane="tests"))
+    trainer = [trainer_setup(), *services_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]]
+    steps.append(Step("trainer", trainer, pytest=True, lane="tests"))
     steps.append(Step("chaos", [[python, "-m", "pytest", "-q", "-n", "2", "tests/chaos"]], pytest=True, lane="tests"))
     if existing("tests/integration"):
         steps.append(Step("integration", [[python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/integration"]], pytest=True, lane="tests"))

@@ -123,9 +123,9 @@ class IdleWatchdog:
         pause = float(self.config["interval_seconds"])
         if idle < self.config["idle_seconds"]:
             self.state.update(status="active" if sign else "idle")
-            return min(pause, max(0.05, self.config["idle_seconds"] - idle))
+            return float(min(pause, max(0.05, self.config["idle_seconds"] - idle)))
         self.end(idle)
-        return min(pause, max(0.05, self.next_attempt - self.clock()))
+        return float(min(pause, max(0.05, self.next_attempt - self.clock())))
 
     def active(self, moment: float, sign: str) -> None:
         if self.state["attempts"]:
