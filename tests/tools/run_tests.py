@@ -145,9 +145,9 @@ def trainer_setup() -> list[str]:
 
 
 def services_setup() -> list[list[str]]:
-    """The environment of the inference service, as the role makes it on pods: beside the trainer's, of the same Python."""
+    """What the role brings for the services, in one environment beside the trainer's, of the same Python."""
     defaults = (ROOT / "roles/services/defaults/main.yml").read_text(encoding="utf-8")
-    pins = [f"{name}=={re.findall(rf'^services_{name}_version: (.+)$', defaults, re.MULTILINE)[0]}" for name in ("fastapi", "uvicorn")]
+    pins = [f"{name}=={re.findall(rf'^services_{name}_version: (.+)$', defaults, re.MULTILINE)[0]}" for name in ("fastapi", "uvicorn", "huggingface_hub")]
     uv, venv = str(BIN / "uv"), BUILD / "services-venv"
     make = [uv, "venv", "--quiet", "--allow-existing", "--no-python-downloads", "--python", str(TRAINER_PYTHON), str(venv)]
     return [make, [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), *pins]]

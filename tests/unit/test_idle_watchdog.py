@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from support.harness import FULL
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = (
     "roles/services/files/idle_watchdog.py",
@@ -39,6 +41,7 @@ class Pod:
     def __init__(self, root: Path, url: str) -> None:
         self.root, self.url = root, url
         self.process: subprocess.Popen[str] | None = None
+        self.id, self.key = "p1", "rpa_pod_key"
         for program in PROGRAMS:
             shutil.copy(ROOT / program, root)
         (root / "_nvml.py").write_text(NVML)
@@ -52,7 +55,7 @@ class Pod:
     def start(self, **changes: Any) -> None:
         paths = {"jobs": [f"{self.root}/jobs/*/status.json"], "heartbeats": [f"{self.root}/heartbeat"], "base_url": self.url}
         (self.root / "config.json").write_text(json.dumps({**QUICK, **paths, **changes}))
-        environment = {**os.environ, "RUNPOD_POD_ID": "p1", "RUNPOD_API_KEY": "rpa_pod_key"}
+        environment = {**os.environ, "RUNPOD_POD_ID": self.id, "RUNPOD_API_KEY": self.key}
         self.process = subprocess.Popen(
             [sys.executable, str(self.root / "idle_watchdog.py"), "run"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -151,6 +154,17 @@ def test_work_that_comes_back_takes_the_wish_back(pod: Pod, stub: Any, told: Any
     asked = len(stub.seen)
     time.sleep(0.8)
     assert len(stub.seen) == asked and "works again: GPU 0 computes (90 %)" in pod.stop()
+
+
+def test_the_cloud_understands_what_is_asked(pod: Pod, rehearsal: Any) -> None:
+    ports = {"ports": ["22/tcp"], "env": {"PUBLIC_KEY": "ssh-ed25519 AAAA me"}}
+    gpu = {"gpu": {"id": "NVIDIA GeForce RTX 4090", "count": 1}, "cloud": "SECURE"}
+    made = rehearsal.create({"name": "idle", "image": "runpod/base:1", "disk": 20, **gpu, **ports})
+    until(lambda: [row["status"] for row in rehearsal.pods() if row["id"] == made["id"]] == ["RUNNING"])
+    pod.url, pod.id, pod.key = rehearsal.url, made["id"], FULL
+    pod.start()
+    until(lambda: [row["status"] for row in rehearsal.pods() if row["id"] == made["id"]] == ["EXITED"])
+    assert [(row["method"], row["status"]) for row in rehearsal.requests("POST") if row["path"].endswith("/action")][0] == ("POST", 200)
 
 
 def test_a_driver_that_hangs_is_told_and_keeps_no_pod(pod: Pod, stub: Any, told: Any) -> None:

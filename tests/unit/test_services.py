@@ -164,6 +164,12 @@ def test_a_foreign_folder_is_an_error_and_the_rest_goes_on(pod: Pod) -> None:
     assert pod.rows() == [("ensure_ssh_keys", "ok"), ("ensure_jupyter_token", "ok"), ("clone_or_update_repo", "error"), ("sync_repo_requirements", "ok")]
 
 
+def test_a_key_in_the_repositorys_address_is_told_nowhere(pod: Pod) -> None:
+    pod.environ["REPO_URL"] = "http://me:s3cretkey@127.0.0.1:9/x.git"
+    told = pod.ask()
+    assert told["errors"] and told["settings"]["repo_url"] == "http://127.0.0.1:9/x.git" and "s3cretkey" not in json.dumps(told)
+
+
 def test_requirements_are_installed_when_they_changed_and_never_another_torch(pod: Pod) -> None:
     repo, venv, calls = pod.root / "repo", pod.root / "venv", pod.root / "calls"
     site = venv / "lib/python3.11/site-packages"

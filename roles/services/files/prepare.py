@@ -24,7 +24,7 @@ from typing import Any
 import phase_times
 import pod_settings
 from _blocks import merge_block, remove_block
-from repository import Outcome, Repository, RepositoryError
+from repository import Outcome, Repository, RepositoryError, bare_url
 
 HERE = Path(__file__).resolve().parent
 MARKER = "podcycle.gpu services"
@@ -198,6 +198,8 @@ def answer(wish: dict[str, Any]) -> dict[str, Any]:
     about["base_url"] = environ.get("RUNPOD_REST_V2_URL") or "https://api.runpod.io/v2"
     times = phase_times.PhaseTimes("runpod_entrypoint", Path(timing["log"]) if timing["log"] else None, timing["run_id"])
     done = Preparation({"settings": found["settings"], "workspace": wish["workspace"]}, environ, check=wish["check"]).run(times)
+    # What is returned may stand in a log: an address without the key that it may carry.
+    found["settings"]["repo_url"] = bare_url(found["settings"]["repo_url"])
     return {**found, **about, **done}
 
 
