@@ -156,6 +156,19 @@ def test_it_waits_for_a_model_answers_as_infer_move_and_refuses_a_bad_successor(
     assert status == 200 and str(bomb) in health["newer"] and health["model_path"] == str(path) and not (tmp_path / "ran").exists()
 
 
+def test_the_newest_model_that_can_be_used_is_served(api: Api, model: Path) -> None:
+    good = api.put(model.read_bytes(), "r1")
+    api.put(b"no model", "r2")
+    os.utime(good, (1, 1))
+    health = api.until(200)
+    assert health["model_path"] == str(good) and "r2/model.pt cannot be used" in health["newer"]
+    better = api.put(model.read_bytes(), "r3")
+    end = time.monotonic() + 20
+    while api.ask("/healthz")[1]["model_path"] != str(better):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def test_each_bad_request_has_its_status(api: Api, model: Path) -> None:
     api.put(model.read_bytes(), "r1")
     api.until(200)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 
@@ -100,6 +101,21 @@ def test_jupyter_is_open_to_the_pods_port_only_where_that_is_rented(ports: list[
     assert pod_settings.places(settings, ports, "p1")["jupyter"] == {"wanted": True, "host": host, "port": 8888, "url": url}
 
 
+def test_the_way_to_each_service_is_told() -> None:
+    settings = pod_settings.resolve({"jupyter": True, "inference": True}, {}, "/workspace")["settings"]
+    template = jinja2.Environment().from_string((ROOT / "playbooks/templates/services.j2").read_text(encoding="utf-8"))
+    known = {"inventory_hostname": "r1-1", "podcycle_id": "p1", "ansible_host": "203.0.113.7", "ansible_port": 2201, "reach_token_file": "/w/jupyter.token"}
+    text = template.render(reach_seen={"places": pod_settings.places(settings, ["8888/http"], "p1")}, **known)
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert lines[0] == "jupyter on r1-1: https://p1-8888.proxy.runpod.net" and lines[2] == "  its token is in /w/jupyter.token on the pod"
+    assert lines[3] == "inference on r1-1: on the pod only, port 8000"
+    assert " ".join(lines[4].split()) == "through SSH: ssh -L 8000:127.0.0.1:8000 -p 2201 root@203.0.113.7, then http://127.0.0.1:8000"
+    # A pod's word is no address and no command.
+    hostile = {"places": {"jupyter": {"wanted": True, "port": "1; rm -rf /", "url": "http://evil"}, "x": {"wanted": True, "port": 1, "url": None}}}
+    text = template.render(reach_seen=hostile, **known)
+    assert "evil" not in text and "rm -rf" not in text and "x on" not in text
+
+
 # ---- before the services start -------------------------------------------------------------------
 
 
@@ -144,13 +160,14 @@ def test_keys_are_a_block_and_those_of_others_stay(pod: Pod) -> None:
 
 def test_the_token_is_made_once_given_one_replaces_it_and_it_is_told_nowhere(pod: Pod) -> None:
     path = pod.root / ".podcycle/services/jupyter.token"
-    assert pod.ask(jupyter=True, check=True)["changed"] and not path.exists()
+    assert pod.ask(jupyter=True, check=True)["token_stamp"] == 0 and not path.exists()
     assert pod.ask(jupyter=True)["changed"] and path.stat().st_mode & 0o777 == 0o600
     token = path.read_text()
     assert len(token) == 48 and not pod.ask(jupyter=True)["changed"] and path.read_text() == token
     pod.environ["JUPYTER_TOKEN"] = "a-given-one"
+    before = pod.ask()["token_stamp"]
     told = pod.ask(jupyter=True)
-    assert path.read_text() == "a-given-one" and "a-given-one" not in json.dumps(told) and token not in json.dumps(told)
+    assert told["token_stamp"] != before and path.read_text() == "a-given-one" and "a-given-one" not in json.dumps(told) and token not in json.dumps(told)
     assert not pod.ask(jupyter=False)["changed"]
     pod.environ["JUPYTER_TOKEN"] = "short"
     assert "8 to 200" in pod.ask(jupyter=True)["errors"][0] and path.read_text() == "a-given-one"

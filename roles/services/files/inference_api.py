@@ -52,6 +52,9 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+Stamp = tuple[int, int, int]
+
+
 class Refused(Exception):
     """A request that is not done, with its status."""
 
@@ -93,7 +96,7 @@ class Loaded:
         }
 
 
-def stamp_of(path: Path) -> tuple[int, int, int]:
+def stamp_of(path: Path) -> Stamp:
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -105,46 +108,44 @@ class Models:
         self.config = config
         self.loaded: Loaded | None = None
         self.why = "no model was looked for yet"
-        self.refused: tuple[Path, tuple[int, int, int]] | None = None
-        self.refused_at = 0.0
+        # When each file that cannot be used was last tried.
+        self.refused: dict[tuple[Path, Stamp], float] = {}
         self.loads = self.failures = 0
 
-    def wanted(self) -> Path | None:
-        """The named model, or the newest of those that the patterns find."""
-        if self.config["model"] != "latest":
-            return Path(self.config["model"])
+    def candidates(self) -> list[tuple[Path, Stamp]]:
+        """The named model, or those that the patterns find, the newest first."""
+        named = self.config["model"] != "latest"
+        paths = [Path(self.config["model"])] if named else [path for pattern in self.config["models"] for path in Path("/").glob(pattern.lstrip("/"))]
         found = []
-        for pattern in self.config["models"]:
-            for path in Path("/").glob(pattern.lstrip("/")):
-                with contextlib.suppress(OSError):
-                    found.append((path.stat().st_mtime_ns, path))
-        return max(found)[1] if found else None
+        for path in paths:
+            with contextlib.suppress(OSError):
+                found.append((path, stamp_of(path)))
+        if not found:
+            self.why = f"the model {paths[0]} is not there" if named else f"there is no model in {', '.join(self.config['models']) or 'any folder'}"
+        return sorted(found, key=lambda row: (row[1][2], str(row[0])), reverse=True)
 
     def look(self) -> None:
-        """Load what is wanted now, if it is another one."""
-        path = self.wanted()
-        try:
-            stamp = stamp_of(path) if path else None
-        except OSError:
-            stamp = None
-        if path is None or stamp is None:
-            self.why = f"the model {path} is not there" if path else f"there is no model in {', '.join(self.config['models']) or 'any folder'}"
+        """Load the newest model that can be used, unless it is loaded already."""
+        self.refused = {row: at for row, at in self.refused.items() if time.monotonic() - at < REFUSED_SECONDS}
+        for path, stamp in self.candidates():
+            if self.loaded and (self.loaded.path, self.loaded.stamp) == (path, stamp):
+                return
+            if (path, stamp) in self.refused:
+                continue
+            try:
+                fresh = Loaded(path, self.config["device"])
+            # Whatever a file does to the loader, the model that is there goes on.
+            except Exception as error:
+                self.failures += 1
+                self.refused[path, stamp] = time.monotonic()
+                self.why = f"{path} cannot be used: {str(error)[:300]}"
+                say(self.why)
+                continue
+            self.loads += 1
+            self.loaded = fresh
+            self.why = self.why if self.refused else ""
+            say(f"serving {path} on {fresh.device}, loaded and warm in {fresh.seconds:.2f} s")
             return
-        fresh_refusal = time.monotonic() - self.refused_at < REFUSED_SECONDS
-        if self.refused == (path, stamp) and fresh_refusal or self.loaded and (self.loaded.path, self.loaded.stamp) == (path, stamp):
-            return
-        try:
-            fresh = Loaded(path, self.config["device"])
-        # Whatever a file does to the loader, the model that is there goes on.
-        except Exception as error:
-            self.failures += 1
-            self.refused_at = time.monotonic()
-            self.refused, self.why = (path, stamp), f"{path} cannot be used: {str(error)[:300]}"
-            say(self.why)
-            return
-        self.loads += 1
-        self.loaded, self.why, self.refused = fresh, "", None
-        say(f"serving {path} on {fresh.device}, loaded and warm in {fresh.seconds:.2f} s")
 
 
 class Metrics:

@@ -198,6 +198,8 @@ def answer(wish: dict[str, Any]) -> dict[str, Any]:
     about["base_url"] = environ.get("RUNPOD_REST_V2_URL") or "https://api.runpod.io/v2"
     times = phase_times.PhaseTimes("runpod_entrypoint", Path(timing["log"]) if timing["log"] else None, timing["run_id"])
     done = Preparation({"settings": found["settings"], "workspace": wish["workspace"]}, environ, check=wish["check"]).run(times)
+    token = Path(wish["workspace"], ".podcycle", "services", "jupyter.token")
+    about["token_stamp"] = token.stat().st_mtime_ns if token.exists() else 0
     # What is returned may stand in a log: an address without the key that it may carry.
     found["settings"]["repo_url"] = bare_url(found["settings"]["repo_url"])
     return {**found, **about, **done}

@@ -112,6 +112,7 @@ class Service:
                 break
             self.failures = 1 if lived >= self.given["steady_seconds"] else self.failures + 1
             pause = min(self.given["backoff_seconds"] * 2 ** min(self.failures - 1, 30), self.given["backoff_limit_seconds"])
+            pause = max(0.1, float(pause))
             self.restarts += 1
             self.say(f"ended with {code} after {lived:.1f} s; again in {pause:.1f} s")
             self.note("waiting", exit_code=code, pause_seconds=pause)
@@ -120,8 +121,14 @@ class Service:
         return 0
 
     def wait_for_the_port(self) -> None:
-        """The image's own server stays; only when it is gone its place is taken."""
-        if not self.given["wait_for_port"] or not listens(self.given["port"]):
+        """The image's own server stays; only when it is gone its place is taken. What an earlier keeper left behind is given time to end."""
+        port = self.given["port"]
+        if not port or not listens(port):
+            return
+        if not self.given["wait_for_port"]:
+            end = time.monotonic() + STOP_SECONDS
+            while not self.ending and listens(port) and time.monotonic() < end:
+                self.pause(LOOK_SECONDS)
             return
         self.say(f"port {self.given['port']} is served already; waiting until it is free")
         self.note("standing by")
