@@ -77,6 +77,9 @@ def test_what_is_not_finished_waits(tmp_path: Path, hub: Hub) -> None:
     for name in (".model.pt.tmp", "model.pt.part", "notes.txt", ".hidden.pt"):
         (runs / name).write_bytes(content)
     (runs / "link.pt").symlink_to("/etc/hostname")
+    (runs / "jobs/train").mkdir(parents=True)
+    for name in ("spec.json", "status.json"):
+        (runs / "jobs/train" / name).write_text('{"environment": {"WANDB_API_KEY": "x"}}')
     assert twice(watched) == []
     model(runs / "open.pt")
     with (runs / "open.pt").open("ab"):

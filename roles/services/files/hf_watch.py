@@ -125,7 +125,8 @@ class Watch:
         found = {}
         for place, folders, names in os.walk(self.source):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
+            # A job's folder holds its environment, which may hold keys.
+            for name in () if "spec.json" in names else names:
                 if name.startswith(".") or name.endswith(PARTIAL) or not any(fnmatch.fnmatch(name, pattern) for pattern in self.patterns):
                     continue
                 path = Path(place, name)
