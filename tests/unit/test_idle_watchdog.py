@@ -191,6 +191,24 @@ def test_idleness_outlives_the_watchdog_but_not_the_machine(pod: Pod, stub: Any,
     until(lambda: stub.seen)
 
 
+ENDING = """
+import os, subprocess, types
+from pathlib import Path
+import idle_watchdog
+told = []
+os.kill = lambda *given: told.append(("kill", *map(int, given)))
+subprocess.run = lambda command, **_more: (told.append(command), types.SimpleNamespace(returncode=0))[1]
+for idle_watchdog.SYSTEMD_RUNS in (Path("/nowhere"), Path("/")):
+    told.append(idle_watchdog.end_machine()[0])
+print(told)
+"""
+
+
+def test_exit_ends_process_1_of_a_container_and_powers_a_machine_off(pod: Pod) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDING], cwd=pod.root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[('kill', 1, 15), True, ['systemctl', 'poweroff'], True]"
+
+
 @pytest.mark.parametrize(("change", "words"), [({"idle_seconds": 0}, "idle_seconds 0"), ({"action": "sleep"}, "none of stop, terminate, exit, none")])
 def test_settings_without_sense_are_refused(pod: Pod, change: dict[str, Any], words: str) -> None:
     pod.start(**change)

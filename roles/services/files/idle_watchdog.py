@@ -50,6 +50,7 @@ DEFAULTS: dict[str, Any] = {
     "backoff_limit_seconds": 600,
 }
 SAVE_SECONDS = 60.0
+SYSTEMD_RUNS = Path("/run/systemd/system")
 
 
 class ConfigError(Exception):
@@ -190,7 +191,7 @@ class IdleWatchdog:
 def end_machine() -> tuple[bool, str]:
     """End process 1 of a container, power a whole machine off."""
     try:
-        if Path("/run/systemd/system").is_dir():
+        if SYSTEMD_RUNS.is_dir():
             done = subprocess.run(["systemctl", "poweroff"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
             return done.returncode == 0, f"systemctl poweroff ended with {done.returncode}"
         os.kill(1, signal.SIGTERM)
