@@ -158,6 +158,15 @@ def test_keys_are_a_block_and_those_of_others_stay(pod: Pod) -> None:
     assert "there is no account nobody-here" in pod.ask(account="nobody-here")["phases"][0]["note"]
 
 
+def test_an_accounts_link_is_not_followed(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = pod.root / "theirs"
+    theirs.mkdir()
+    (theirs / ".ssh").symlink_to(pod.home)
+    account = SimpleNamespace(pw_dir=str(theirs), pw_uid=os.geteuid() + 1, pw_gid=1, pw_name="runner")
+    monkeypatch.setattr(prepare.pwd, "getpwnam", lambda _name: account)
+    assert "leads through a link" in pod.ask(account="runner", authorized_keys=KEY)["errors"][0] and list(pod.home.iterdir()) == []
+
+
 def test_the_token_is_made_once_given_one_replaces_it_and_it_is_told_nowhere(pod: Pod) -> None:
     path = pod.root / ".podcycle/services/jupyter.token"
     assert pod.ask(jupyter=True, check=True)["token_stamp"] == 0 and not path.exists()

@@ -86,6 +86,9 @@ class Preparation:
             raise PrepareError(f"AUTHORIZED_KEYS holds a line that is no public key: {bad[0][:30]!r}")
         account, note = self.account()
         path = Path(account.pw_dir, ".ssh", "authorized_keys")
+        if account.pw_uid != os.geteuid() and (path.parent.is_symlink() or path.is_symlink()):
+            # Root would write, and give away, whatever an account has pointed it to.
+            raise PrepareError(f"write the keys of {account.pw_name}: {path} leads through a link; replace the link")
         try:
             text = path.read_text(encoding="utf-8", errors="surrogateescape")
         except FileNotFoundError:
@@ -101,7 +104,7 @@ class Preparation:
                 stream.write(wanted)
             if os.geteuid() == 0:
                 for each in (part, path.parent):
-                    os.chown(each, account.pw_uid, account.pw_gid)
+                    os.chown(each, account.pw_uid, account.pw_gid, follow_symlinks=False)
             part.replace(path)
         return Outcome(True, f"{len(keys)} keys for {account.pw_name}", note)
 
