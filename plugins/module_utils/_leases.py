@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as book
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import lent, take_back
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
@@ -137,13 +138,16 @@ def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dic
         Slot(pod.stamp.index if pod.stamp else -1, before=pod, notes=["its stamp is ours, the ledger does not know it"]) for pod in _by_stamp(found, options)
     ]
     kept = [row for row in found.rows if not any(slot.lease is not None and str(slot.lease.stamp) == row["stamp"] for slot in slots)]
+    warnings: list[str] = []
     if not check_mode:
         desk = Desk(session.cloud, session.ledger, session.state, gone=gone)
         each(slots, lambda slot: _end(desk, slot))
+        warnings = take_back(options, session, lent(session)) if session.cloud.name == "runpod" else []
     result = {
         "changed": bool(slots),
         "owner": session.state.owner,
         "left_alone": kept,
+        "warnings": warnings,
         "rehearsal": session.rehearsal,
         "reaped": [_line(slot) for slot in slots if slot.error is None],
         "strays": [pod.to_dict() for pod in found.strays if not any(slot.before is pod for slot in slots)],

@@ -16,6 +16,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import newest
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import lend, lent, take_back, wants_gateway
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import gateway_variables
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Slot, Waits, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
@@ -154,7 +155,10 @@ def converge(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
 
 def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish, check_mode: bool) -> dict[str, Any]:
     engine = make_engine(options, session)
+    notes: list[str] = []
     if options["state"] == "running":
+        if not check_mode and session.cloud.name == "runpod" and wants_gateway(wish):
+            notes = [note] if (note := lend(options, session, wish)) else []
         slots = engine.rent(wish, check_mode=check_mode)
     elif options["state"] == "stopped":
         slots = _stop(engine, session, wish, check_mode)
@@ -163,6 +167,10 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
     else:
         known = [(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]]
         slots = engine.release_run(wish.run_id, check_mode=check_mode, known=known, spare_kept=options["spare_kept"])
+        if not check_mode and session.cloud.name == "runpod":
+            notes = take_back(options, session, {wish.run_id} & lent(session))
+    for slot in slots:
+        slot.notes += notes
     if not check_mode:
         _close_masters(slots)
     _raise_first(slots)

@@ -147,6 +147,8 @@ def main() -> None:
         result = work(module.params, check_mode=module.check_mode)
     except PodcycleError as err:
         module.fail_json(**failure(err))
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     module.exit_json(**result)
 
 
