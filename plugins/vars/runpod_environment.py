@@ -33,8 +33,6 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._errors import Podcyc
 class VarsModule(BaseVarsPlugin):
     """Variables of the group all, from the environment."""
 
-    REQUIRES_ENABLED = True
-
     def get_vars(self, loader: Any, path: str, entities: Any, cache: bool = True) -> dict[str, Any]:
         super().get_vars(loader, path, entities)
         rows = entities if isinstance(entities, list) else [entities]
