@@ -52,10 +52,10 @@ class TerminalShell:
     def _carry(self) -> None:
         with contextlib.suppress(OSError, EOFError):
             while True:
-                ready = select.select([self._ours, self._master, self._stop], [], [])[0]
+                ready = select.select([self._ours.fileno(), self._master, self._stop], [], [])[0]
                 if self._stop in ready:
                     break
-                if self._ours in ready:
+                if self._ours.fileno() in ready:
                     content = self._ours.recv(65536)
                     if not content:
                         break
