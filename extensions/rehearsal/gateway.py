@@ -122,7 +122,7 @@ class Terminal:
         self._gateway = gateway
         self._channel = channel
         self._behaviour = gateway.behaviour
-        self._queue: deque[tuple[float, bytes]] = deque()
+        self._queue: deque[bytes] = deque()
         self._queued = 0
         self._line = 0
         self._typed = 0
@@ -150,15 +150,22 @@ class Terminal:
             self.muted = True
         if self.muted:
             return
+        if behaviour.latency_ms:
+            asyncio.get_running_loop().call_later(behaviour.latency_ms / 1000, self._take, content, before)
+        else:
+            self._take(content, before)
+
+    def _take(self, content: bytes, before: int) -> None:
+        behaviour, end = self._behaviour, before + len(content)
         content = self._shorten(content)
         flip = behaviour.flip_every_kib * 1024
-        if flip and content and before // flip != self._typed // flip:
+        if flip and content and before // flip != end // flip:
             middle = len(content) // 2
             content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         room = behaviour.queue_kib * 1024 - self._queued if behaviour.queue_kib else len(content)
         content = content[: max(0, room)]
         if content:
-            self._queue.append((asyncio.get_running_loop().time() + behaviour.latency_ms / 1000, content))
+            self._queue.append(content)
             self._queued += len(content)
             self._more.set()
 
@@ -183,8 +190,7 @@ class Terminal:
         except OSError:
             self._channel.write(b"Error: the pod has no container that runs\r\n")
             return 1
-        finally:
-            slave, self._slave = self._slave, -1
+        slave, self._slave = self._slave, -1
         loop = asyncio.get_running_loop()
         with link:
             socket.send_fds(link, [json.dumps({"term": term}).encode()], [slave])
@@ -205,9 +211,7 @@ class Terminal:
             await self._more.wait()
             self._more.clear()
             while self._queue:
-                due, content = self._queue.popleft()
-                if self._behaviour.latency_ms:
-                    await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+                content = self._queue.popleft()
                 view = memoryview(content)
                 while view:
                     step = view[: min(len(view), 1024)]

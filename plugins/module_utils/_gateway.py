@@ -162,7 +162,7 @@ class Session:
             target = Part.of("a", _path(dest))
             words = self._deliver([target], f"T {target.size} {size} {self.digest_of(source, size)}", "T", 0)
             if words[0] != "0":
-                why = clean_text(" ".join(words[1:]) or "the place is not writable", 200)
+                why = clean_text(" ".join(words[2:]) or "the place is not writable", 200)
                 raise RemoteFile(f"cannot write {clean_text(dest, 200)}: {why}", tidy=True)
         return start
 
@@ -214,7 +214,7 @@ class Session:
 
     def _open(self, path: str, how: str = "") -> tuple[int, str]:
         name = Part.of("a", _path(path))
-        size, known = (self._deliver([name], f"O {name.size} {how}", "O", 0) + ["-"])[:2]
+        size, known = self._deliver([name], f"O {name.size} {how}", "O", 0)[:2]
         return (-1, "") if size == "-" else (int(size), known)
 
     def _deliver(self, parts: list[Part], order: str, answer: str, turn: int) -> list[str]:
@@ -279,6 +279,8 @@ class Session:
                 part.have = have
                 waiting -= size
                 self.pace.good(size, time.monotonic() - sent)
+            elif ordered and answer in ("O", "T") and words[1:3] != words[3:5] and words[1:2] != words[2:3]:
+                raise Damaged
             elif ordered and (not turn or words[1:] == [str(turn)]):
                 return words[1:]
 
@@ -286,7 +288,8 @@ class Session:
         rows = [base64.b64encode(content[at : at + LINE_BYTES]) for at in range(0, len(content), LINE_BYTES)]
         text = b"".join(line + b"\n" for line in rows)
         self._longest = max(self._longest, len(text))
-        return b"W %s %d %d\n%sZ %d %s\n" % (slot.encode(), start, len(text), text, len(content), self.digest(content).encode())
+        known = self.digest(b"%s %d %d\n" % (slot.encode(), start, len(content)) + content)
+        return b"W %s %d %d\n%sZ %d %s\n" % (slot.encode(), start, len(text), text, len(content), known.encode())
 
     def _where(self, tries: int = MOST_STALLS) -> list[int]:
         """Every order before it is done or lost when this is answered: SEQ, the sizes of the slots, and what came of the last command."""
@@ -300,15 +303,15 @@ class Session:
             self._send(f"\nR {nonce}\n".encode())
             end = min(last, time.monotonic() + STALL_SECONDS * (1 + turn))
             while words := self._hear({"R"}, end):
-                if len(words) == 11 and words[1] == nonce and all(word.isdigit() for word in words[2:]):
-                    return [int(word) for word in words[2:]]
+                if len(words) == 20 and words[1] == nonce and words[2:11] == words[11:] and all(word.isdigit() for word in words[2:]):
+                    return [int(word) for word in words[2:11]]
         raise SessionLost("the far side of the gateway does not answer any more")
 
     def _ended(self, turn: int) -> tuple[list[str], bool]:
         """What came of the command, however long it takes, for as long as its beat is heard; and whether its output follows unasked."""
         words = self._hear({"X"}, time.monotonic() + min(self.silence, 3.0 * BEAT_SECONDS))
-        if words is not None and words[1:2] == [str(turn)] and len(words) == 5 and all(word.isdigit() for word in words[2:]):
-            return words[2:], True
+        if words is not None and words[1:2] == [str(turn)] and words[2:5] == words[5:] and all(word.isdigit() for word in words[2:]):
+            return words[2:5], True
         try:
             where = self._where()
         except SessionLost as err:
@@ -323,7 +326,7 @@ class Session:
         for slot, size in (("o", out), ("e", err)):
             if not size:
                 continue
-            content = self._chunk(slot, 0, STALL_SECONDS)
+            content = self._chunk(slot, 0, FIRST_BYTES, STALL_SECONDS)
             if content is None or len(content) < min(size, FIRST_BYTES):
                 self._spoiled()
                 break
@@ -342,7 +345,7 @@ class Session:
             while asked < size and (asked - place) // length < READ_AHEAD:
                 self._send(f"G {slot} {asked} {length}\n".encode())
                 asked += length
-            content = self._chunk(slot, place, STALL_SECONDS * (1 + losses) + (self.silence if losses > 2 else 0))
+            content = self._chunk(slot, place, length, STALL_SECONDS * (1 + losses) + (self.silence if losses > 2 else 0))
             if content is None or len(content) < min(length, size - place):
                 losses += 1
                 if losses > MOST_STALLS * 2:
@@ -359,10 +362,10 @@ class Session:
             yield content
             place += length
 
-    def _chunk(self, slot: str, start: int, patience: float) -> bytes | None:
+    def _chunk(self, slot: str, start: int, length: int, patience: float) -> bytes | None:
         """The next chunk, when it is the one that was asked for and whole."""
         head = self._hear({"D"}, time.monotonic() + patience)
-        if head is None or head[1:] != [slot, str(start)]:
+        if head is None or head[1:] != [slot, str(start), str(length)]:
             return None
         rows: list[bytes] = []
         while True:

@@ -10,13 +10,14 @@ a shell reads its input byte by byte. Orders, and what is answered:
                                               a chunk for a slot, its lines being so many bytes: A SLOT HAVE, or N SLOT HAVE when it did not arrive
                                               whole or in its turn
   X SEQ C I B                                 run slot c with slot i as its input, when the slots have these sizes: B SEQ, H SEQ while it runs,
-                                              then X SEQ STATUS OUT ERR and the first chunk of each; V when something does not fit
-  G SLOT OFFSET LENGTH                        a chunk of o, e or the open file: D SLOT OFFSET, base64 lines, E SLOT OFFSET SIZE SUM
-  O A [new]                                   open the file that slot a names: O SIZE SUM, both - when it cannot be read; new: what is there does not count
-  T A SIZE SUM                                what was put into the open file becomes the one that slot a names: T STATUS WORDS
-  R NONCE                                     where we are: R NONCE SEQ C I B A F STATUS OUT ERR; ends a chunk that lost its last line
+                                              then X SEQ and twice STATUS OUT ERR, and the first chunk of each; V when something does not fit
+  G SLOT OFFSET LENGTH                        a chunk of o, e or the open file: D SLOT OFFSET LENGTH, base64 lines, E SLOT OFFSET SIZE SUM
+  O A [new]                                   open the file that slot a names: O and twice SIZE SUM, - when it cannot be read; new: not what is there
+  T A SIZE SUM                                what was put into the open file becomes the one that slot a names: T STATUS STATUS WORDS
+  R NONCE                                     where we are: R NONCE and twice SEQ C I B A F STATUS OUT ERR; ends a chunk that lost its last line
   Q                                           end
 
+The SUM of a chunk is that of a line with slot, offset and size, and its content. What is said twice is no checksum, and costs no process.
 A session runs an order once: SEQ counts, and nothing is run unless it is the next one. Its slots are empty whenever it waits for an order.
 """
 
@@ -64,8 +65,8 @@ place() {
 }
 W() {
   : >"$d/w"
-  case $B$3 in
-    *[!0-9]* | ??????? | ?) ;;
+  case ${B:-x}$3 in
+    *[!0-9]* | ???????* | ?) ;;
     1*) head -c $3 >"$d/w" ;;
   esac
   while IFS= read -r x; do
@@ -87,7 +88,7 @@ W() {
   place $w
   eval "n=\$n_$w"
   base64 -d <"$d/w" >"$d/r"
-  if [ "$(dig <"$d/r")" != "$2" ]; then say N $w $n; return 0; fi
+  if [ "$({ printf '%s\n' "$w $o $1"; cat "$d/r"; } | dig)" != "$2" ]; then say N $w $n; return 0; fi
   if [ "$o" = 0 ]; then cat <"$d/r" >"$t" && n=$1 || n=!
   elif [ "$o" = "$n" ]; then cat <"$d/r" >>"$t" && n=$((n + $1)) || n=!
   else say N $w $n; return 0
@@ -102,8 +103,12 @@ W() {
 }
 G() {
   place $1
+  case $2$3 in
+    *[!0-9]* | "") return ;;
+  esac
+  [ "${3:-0}" -gt 0 ] || return
   dd if="$t" bs=$3 skip=$(($2 / $3)) count=1 >"$d/g"
-  say D $1 $2
+  say D $1 $2 $3
   base64 <"$d/g"
   say E $1 $2 $(size <"$d/g") $(dig <"$d/g")
 }
@@ -139,7 +144,7 @@ X() {
   hush
   rm -f "$d/c" "$d/i"
   v="$r $(size <"$d/o") $(size <"$d/e")"
-  say X $e $v
+  say X $e $v $v
   set -- $v
   [ "$2" = 0 ] || G o 0 FIRST
   [ "$3" = 0 ] || G e 0 FIRST
@@ -153,30 +158,33 @@ O() {
   [ "$1" = "$n_a" ] || { say V $e; return; }
   path
   F=$F_ n_f=0
-  [ "$2" = new ] && { say O 0 -; return; }
+  [ "$2" = new ] && { say O 0 - 0 -; return; }
   beat
   if [ -f "$F" ] && [ -r "$F" ]; then
     n_f=$(size <"$F")
     s=$(dig <"$F")
     hush
-    say O $n_f "$s"
+    say O $n_f "$s" $n_f "$s"
   else
     hush
-    say O - -
+    say O - - - -
   fi
 }
 T() {
   [ "$1 $2" = "$n_a $n_f" ] || { say V $e; return; }
+  beat
+  s=$(dig <"$F")
+  hush
+  [ "$s" = "$3" ] || { say V $e; return; }
   path
   beat
-  if [ "$(dig <"$F")" != "$3" ]; then m="the file is not the one that was sent" r=1
-  elif [ -d "$F_" ]; then m="it is a folder" r=1
+  if [ -d "$F_" ]; then m="it is a folder" r=1
   elif [ -e "$F_" ]; then m=$(cat <"$F" 2>&1 >"$F_") && rm -f "$F"; r=$?
   else m=$(mv -f -- "$F" "$F_" 2>&1); r=$?
   fi
   hush
   F=/dev/null n_f=0
-  say T $r "$(printf %s "$m" | tr -cd '[:print:]')"
+  say T $r $r "$(printf %s "$m" | tr -cd '[:print:]')"
 }
 say K $K
 while :; do
@@ -188,7 +196,7 @@ while :; do
       "G "*) set -- $l && G "$2" "$3" "$4" ;;
       "O "*) set -- $l && O "$2" "$3" ;;
       "T "*) set -- $l && T "$2" "$3" "$4" ;;
-      "R "*) say R "${l#R }" $e $n_c $n_i $n_b $n_a $n_f $v ;;
+      "R "*) u="$e $n_c $n_i $n_b $n_a $n_f $v" && say R "${l#R }" $u $u ;;
       "Z "*) say N - 0 ;;
       Q) exit 0 ;;
     esac

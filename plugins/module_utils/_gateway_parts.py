@@ -14,7 +14,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_agent import
 
 # 180 bytes are 240 characters: below the least that POSIX grants a terminal's line (255).
 LINE_BYTES = 180
-FIRST_WINDOW, LEAST_WINDOW, MOST_WINDOW = 8 * 1024, 1024, 64 * 1024
+FIRST_WINDOW, LEAST_WINDOW, MOST_WINDOW = 8 * 1024, 1024, 128 * 1024
 
 
 class GatewayError(CloudError):
@@ -98,7 +98,7 @@ class Pace:
 
     @property
     def chunk(self) -> int:
-        """Bytes of content in one chunk: two of them fill the window."""
+        """Bytes of content in one chunk, half of the window as lines: the far side takes its time for each chunk, so few large ones are quicker."""
         return max(LINE_BYTES * 2, self.window * 3 // 8 // LINE_BYTES * LINE_BYTES)
 
 

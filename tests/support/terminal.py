@@ -14,7 +14,6 @@ import subprocess
 import termios
 import threading
 from collections.abc import Callable
-from typing import Any
 
 Change = Callable[[bytes], bytes]
 
@@ -53,11 +52,10 @@ class TerminalShell:
     def _carry(self) -> None:
         with contextlib.suppress(OSError, EOFError):
             while True:
-                ends: list[Any] = [self._ours, self._master, self._stop]
-                ready = select.select(ends, [], [])[0]
+                ready = select.select([self._ours.fileno(), self._master, self._stop], [], [])[0]
                 if self._stop in ready:
                     break
-                if self._ours in ready:
+                if self._ours.fileno() in ready:
                     content = self._ours.recv(65536)
                     if not content:
                         break

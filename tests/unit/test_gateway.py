@@ -127,6 +127,26 @@ def test_what_is_damaged_is_sent_again(make: Make, damage: Callable[[int, int], 
     assert session.pace.damaged == damaged
 
 
+@pytest.mark.parametrize(
+    ("way", "said", "instead"),
+    [("up", b"\nZ 3060 ", b"\nZ 360 "), ("up", b"W i 3060 ", b"W i 0 "), ("up", b"G o 24576 24576", b"G o 24576 34576"), ("down", b" X 1 3 ", b" X 1 0 ")],
+)
+def test_damage_to_what_frames_the_content_is_noticed(make: Make, way: str, said: bytes, instead: bytes) -> None:
+    session, line = make()
+    hits: list[bytes] = []
+
+    def change(content: bytes) -> bytes:
+        if said in content and not hits:
+            hits.append(said)
+            return content.replace(said, instead, 1)
+        return content
+
+    setattr(line, way, change)
+    content = random.Random(5).randbytes(60_000)
+    done = session.run(b"cat; exit 3", content)
+    assert hits and (done.status, done.stdout == content) == (3, True)
+
+
 def test_lines_are_short_and_bursts_are_bounded(make: Make) -> None:
     session, line = make()
     seen: list[bytes] = []
@@ -134,7 +154,7 @@ def test_lines_are_short_and_bursts_are_bounded(make: Make) -> None:
     session.run(b"cat " + b"x" * 5000, os.urandom(50_000))
     assert max(len(row) for row in b"".join(seen).split(b"\n")) <= 255
     assert max(len(row) for row in AGENT.splitlines()) <= 255 and len(loader("0123456789ab")) <= 255
-    assert session.pace.window <= 64 * 1024
+    assert session.pace.window <= 128 * 1024
 
 
 def test_a_way_that_loses_what_is_too_fast_is_used_more_slowly(make: Make) -> None:

@@ -125,7 +125,7 @@ def test_what_is_said_has_a_class(graphql: api.GraphQl, stub: Any, told: Any, sa
     stub.tell(refused(told, said, code, BIG["data"]))
     with pytest.raises(errors.CloudError, match=re.escape(said[:40])) as caught:
         graphql.rent_spot(WISH)
-    assert type(caught.value) is kind and caught.value.effect == effect and caught.value.details["said"].startswith(said[:40]) and len(stub.seen) == 1
+    assert caught.type is kind and caught.value.effect == effect and caught.value.details["said"].startswith(said[:40]) and len(stub.seen) == 1
 
 
 def test_a_pod_that_came_with_errors_is_there(graphql: api.GraphQl, stub: Any, told: Any) -> None:

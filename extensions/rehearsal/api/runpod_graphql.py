@@ -101,7 +101,6 @@ class GraphQlApi:
             return failed(errors, "BAD_USER_INPUT")
         return JSONResponse({"data": result.data, **({"errors": errors} if errors else {})})
 
-
     def _spoiled(self, request: Request, document: Any, params: dict[str, Any]) -> Response:
         note_fault(request, "graphql_errors")
         fields = [one.name.value for one in document.definitions[0].selection_set.selections]
