@@ -196,15 +196,18 @@ def test_a_key_in_the_repositorys_address_is_told_nowhere(pod: Pod) -> None:
     assert told["errors"] and told["settings"]["repo_url"] == "http://127.0.0.1:9/x.git" and "s3cretkey" not in json.dumps(told)
 
 
-def test_requirements_are_installed_when_they_changed_and_never_another_torch(pod: Pod) -> None:
+@pytest.mark.parametrize("place", ["bin/uv", "cache/uv/bin/uv"])
+def test_requirements_are_installed_when_they_changed_and_never_another_torch(pod: Pod, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare.shutil, "which", lambda _name: None)
+    monkeypatch.setenv("HOME", str(pod.home))
     repo, venv, calls = pod.root / "repo", pod.root / "venv", pod.root / "calls"
     site = venv / "lib/python3.11/site-packages"
     for name in ("torch-2.13.0+cpu", "chess-1.0"):
         (site / f"{name}.dist-info").mkdir(parents=True)
     (venv / "bin").mkdir()
     (venv / "bin/python").symlink_to(sys.executable)
-    uv = pod.root / "bin/uv"
-    uv.parent.mkdir()
+    uv = pod.root / place
+    uv.parent.mkdir(parents=True)
     fail = f"[ ! -e {pod.root}/fail ] || {{ echo no such package >&2; exit 1; }}"
     uv.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nwhile [ "$1" != -c ]; do shift; done\ncat "$2" >> {calls}\n{fail}\n')
     uv.chmod(0o755)
@@ -224,6 +227,19 @@ def test_requirements_are_installed_when_they_changed_and_never_another_torch(po
     assert calls.read_text().count("torch==2.13.0+cpu\n") == 3
     (repo / "requirements.txt").write_text("chess==1.1\n")
     assert phase() == "installed"
+
+
+def test_half_an_environment_does_not_stay(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare.shutil, "which", lambda _name: None)
+    monkeypatch.setenv("HOME", str(pod.home))
+    python = pod.root / "python3"
+    python.write_text('#!/bin/sh\nmkdir -p "$3/bin" && touch "$3/bin/python"\necho ensurepip is not available\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(prepare.sys, "executable", str(python))
+    subprocess.run(["git", "init", "-q", str(pod.root / "repo")], check=True)
+    (pod.root / "repo/requirements.txt").write_text("chess\n")
+    told = pod.ask(repo_url="file:///nowhere", clone_repo=False, pull_repo=False, venv=str(pod.root / "new"))
+    assert "ensurepip is not available" in told["errors"][-1] and not (pod.root / "new").exists()
 
 
 # ---- without Ansible -----------------------------------------------------------------------------

@@ -153,15 +153,28 @@ class Preparation:
             return Outcome(False, "as they are")
         if self.check:
             return Outcome(True, "would be installed")
-        uv = next((path for path in (str(self.workspace / "bin" / "uv"), shutil.which("uv")) if path and os.access(path, os.X_OK)), None)
+        uv = self.uv()
         if not python.exists():
-            self.program([uv, "venv", "--quiet", "--no-python-downloads", str(venv)] if uv else [sys.executable, "-m", "venv", str(venv)])
+            fresh = not venv.exists()
+            try:
+                self.program([uv, "venv", "--quiet", "--no-python-downloads", str(venv)] if uv else [sys.executable, "-m", "venv", str(venv)])
+            except PrepareError:
+                # Half an environment would be taken for a whole one next time.
+                if fresh:
+                    shutil.rmtree(venv, ignore_errors=True)
+                raise
         install = [uv, "pip", "install", "--quiet", "--python", str(python)] if uv else [str(python), "-m", "pip", "install", "--quiet"]
         pins = self.services / "constraints.txt"
         write(pins, "".join(f"{name}=={version}\n" for name, version in installed(venv, "torch", "numpy").items()), 0o644)
         self.program([*install, "-r", str(wanted), "-c", str(pins)])
         write(stamp, f"{digest}\n", 0o644)
         return Outcome(True, "installed")
+
+    def uv(self) -> str | None:
+        """Where the roles of the stack leave it: in the workspace, on PATH, or in uv's own cache."""
+        cache = Path(self.environ.get("UV_CACHE_DIR") or self.workspace / "cache" / "uv")
+        places = (self.workspace / "bin" / "uv", shutil.which("uv"), Path.home() / ".local/bin/uv", cache / "bin" / "uv")
+        return next((str(place) for place in places if place and os.access(place, os.X_OK)), None)
 
     def program(self, command: list[str]) -> None:
         environment = {key: value for key, value in self.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
@@ -170,7 +183,7 @@ class Preparation:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=environment, timeout=PIP_SECONDS, check=False
         )
         if done.returncode:
-            said = " ".join(done.stderr.split())[-400:] or f"it ended with {done.returncode}"
+            said = " ".join((done.stderr.strip() or done.stdout).split())[-400:] or f"it ended with {done.returncode}"
             raise PrepareError(f"install the requirements of {self.given['repo_dir']} into {self.given['venv']}: {said}")
 
 
