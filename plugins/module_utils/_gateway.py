@@ -296,7 +296,7 @@ class Session:
         last = time.monotonic() + self.silence
         for turn in range(tries):
             # A chunk that lost a part of itself is waited for: these are the bytes that it lacks.
-            for _piece in range(0, self._longest, 1024):
+            for _piece in range(0, max(self._longest, 4096 * turn), 1024):
                 self._send(b"\n" * 1024)
                 time.sleep(0.004)
             nonce = secrets.token_hex(4)
