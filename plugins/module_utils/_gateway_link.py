@@ -170,7 +170,8 @@ class Link:
             process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True)
         except FileNotFoundError as err:
             raise StateError("the program ssh is not installed", hint="install openssh-client") from err
-        assert process.stdin is not None and process.stdout is not None
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError("Popen was asked for pipes")
         self._process, self.pid = process, process.pid
         if self._visit is not None:
             self._visit.own(process.pid)

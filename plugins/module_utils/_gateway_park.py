@@ -223,4 +223,4 @@ def main(path: str, seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], float(sys.argv[2])))
+    raise SystemExit(main(sys.argv[1], float(sys.argv[2])))

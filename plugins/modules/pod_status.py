@@ -94,9 +94,15 @@ pods:
     cost_usd: {description: Dollars since the lease began., type: str, returned: always, sample: "0.6880"}
     why: {description: Why the lease goes on or is over., type: str, returned: always, sample: driven by process 4711 on laptop}
     endpoint: {description: Where SSH answers., type: dict, returned: always, sample: {host: 203.0.113.7, port: 10341, user: root, via: direct}}
-    links: {description: Addresses of the pod's HTTP ports., type: list, elements: str, returned: always, sample: ["https://9f8e7d6c5b4a39-8888.proxy.runpod.net"]}
+    links:
+      description: Addresses of the pod's HTTP ports.
+      type: list
+      elements: str
+      returned: always
+      sample: ["https://9f8e7d6c5b4a39-8888.proxy.runpod.net"]
     gpus:
-      description: For each GPU C(utilization_gpu) in percent, C(memory_used) and C(memory_total) in MiB, C(temperature_gpu) in degrees, C(power_draw) in watts.
+      description:
+        - For each GPU C(utilization_gpu) in percent, C(memory_used) and C(memory_total) in MiB, C(temperature_gpu) in degrees, C(power_draw) in watts.
       type: list
       elements: dict
       returned: always

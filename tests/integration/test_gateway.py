@@ -95,5 +95,3 @@ def test_a_pod_without_ports_is_worked_with(world: World) -> None:
     assert (work / "back.bin").read_bytes() == content == (work / "pulled" / "a.bin").read_bytes()
     script = world.workspace(world.live()[0]["id"]) / "set" / "deep" / "b.sh"
     assert script.stat().st_mode & 0o777 == 0o755 and (work / "pulled" / "deep" / "b.sh").stat().st_mode & 0o777 == 0o600
-
-

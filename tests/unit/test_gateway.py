@@ -39,9 +39,9 @@ def make(tmp_path: Path) -> Iterator[Make]:
     (tmp_path / "home").mkdir()
     (tmp_path / "tmp").mkdir()
 
-    def begin(command: list[str] = BASH, silence: float = 20.0, **environment: str) -> tuple[Session, TerminalShell]:
+    def begin(command: list[str] | None = None, silence: float = 20.0, **environment: str) -> tuple[Session, TerminalShell]:
         known = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "PATH": os.environ["PATH"], "TERM": "xterm", "SHELL": "/bin/bash"}
-        shell = TerminalShell(command, {**known, **environment})
+        shell = TerminalShell(command or BASH, {**known, **environment})
         made.append(shell)
         return Session(*shell.ends, silence).begin(30), shell
 

@@ -57,7 +57,10 @@ def test_the_key_is_lent_when_the_gateway_may_be_needed_and_taken_back_with_the_
 
 
 def test_a_key_whose_controller_died_before_it_rented_is_removed_by_reap(pod: Any, state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pods.Engine, "rent", lambda *args, **more: (_ for _ in ()).throw(KeyboardInterrupt))
+    def killed(*args: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_pods.Engine, "rent", killed)
     with pytest.raises(KeyboardInterrupt):
         pod(runpod={"ssh_via": "gateway"})
     assert pod.keys() == [OTHERS, MINE]

@@ -26,7 +26,7 @@ class Hub:
         self.trouble: Exception | None = None
 
     def upload(self, files: dict[str, Path]) -> None:
-        if self.trouble:
+        if self.trouble is not None:
             raise self.trouble
         self.commits.append({name: path.read_bytes() for name, path in files.items()})
 

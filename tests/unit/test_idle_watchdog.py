@@ -178,7 +178,7 @@ def test_a_driver_that_hangs_is_told_and_keeps_no_pod(pod: Pod, stub: Any, told:
 def test_idleness_outlives_the_watchdog_but_not_the_machine(pod: Pod, stub: Any, told: Any) -> None:
     stub.tell(told(200, {}))
     pod.start(idle_seconds=600)
-    until(lambda: (pod.root / "state.json").exists())
+    until((pod.root / "state.json").exists)
     pod.stop()
     long_ago = {**pod.state, "active_at": pod.state["active_at"] - 3600}
     (pod.root / "state.json").write_text(json.dumps({**long_ago, "boot": "another life"}))

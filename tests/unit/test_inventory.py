@@ -84,7 +84,6 @@ def test_hosts_groups_and_how_to_reach_them(load: Callable[..., Any], rented: di
     assert KEY not in json.dumps([host.vars for host in data.hosts.values()], default=str)
 
 
-
 def test_a_pod_that_only_the_gateway_reaches(
     load: Callable[..., Any], rented: dict[str, Any], state: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,7 @@ def test_rows_go_to_the_run_that_is_on(kept: Kept, tmp_path: Path) -> None:
     pointer = tmp_path / "run.json"
     pointer.write_text(json.dumps({"log": str(tmp_path / "runs/r1/times.jsonl"), "run_id": "r1"}))
     kept.start("exec sleep 600", timings_run=str(pointer))
-    until(lambda: (tmp_path / "runs/r1/times.jsonl").exists())
+    until((tmp_path / "runs/r1/times.jsonl").exists)
     pointer.write_text(json.dumps({"log": str(tmp_path / "runs/r2/times.jsonl"), "run_id": "r2"}))
     kept.stop()
     row = json.loads((tmp_path / "runs/r2/times.jsonl").read_text())

@@ -25,8 +25,8 @@ RUNNER = "5 (python3) S " + " ".join(str(number) for number in range(4, 22)) + "
 GPUS = "37, 1200, 24564, 51, 210.5\n[N/A], 3, 24564, [N/A], [N/A]\n"
 
 
-def said(status: dict[str, Any] | str = STATUS) -> bytes:
-    text = status if isinstance(status, str) else json.dumps(status)
+def said(status: dict[str, Any] | str | None = None) -> bytes:
+    text = status if isinstance(status, str) else json.dumps(status or STATUS)
     return f"{GPUS}{_status._BREAK}\ntrain\n1793527221\n{MARK}\n{RUNNER}\n{MARK}\n{text}\n{MARK}\nlast line".encode()
 
 
