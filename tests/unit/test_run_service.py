@@ -37,7 +37,7 @@ class Kept:
 
     @property
     def state(self) -> dict[str, Any]:
-        return dict(json.loads((self.dir / "state.json").read_text())) if (self.dir / "state.json").exists() else {}
+        return dict(json.loads((self.dir / "running.json").read_text())) if (self.dir / "running.json").exists() else {}
 
     def stop(self) -> str:
         assert self.process is not None and self.process.poll() is None
@@ -130,3 +130,15 @@ def test_rows_go_to_the_run_that_is_on(kept: Kept, tmp_path: Path) -> None:
     kept.stop()
     row = json.loads((tmp_path / "runs/r2/times.jsonl").read_text())
     assert [row[key] for key in ("run_id", "phase", "status")] == ["r2", "run_demo", "ok"] and row["elapsed_ms"] >= 900
+
+
+def test_a_keeper_and_its_program_write_each_their_own(kept: Kept, tmp_path: Path) -> None:
+    put(kept.dir, "idle_watchdog", "watchdog_checks", "_guard", "_nvml")
+    config = {"idle_seconds": 600, "interval_seconds": 0.05, "action": "none", "heartbeats": [str(tmp_path / "beat")]}
+    (kept.dir / "config.json").write_text(json.dumps(config))
+    kept.start("", command=[sys.executable, str(kept.dir / "idle_watchdog.py"), "run"])
+    until(lambda: kept.state.get("state") == "running")
+    (tmp_path / "beat").touch()
+    until(lambda: "was touched" in ((kept.dir / "state.json").exists() and json.loads((kept.dir / "state.json").read_text())["last_sign"] or ""))
+    assert kept.state["state"] == "running" and kept.state["child"] == json.loads((kept.dir / "state.json").read_text())["pid"]
+    kept.stop()

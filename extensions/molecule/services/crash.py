@@ -19,7 +19,7 @@ NAMES = ("sshd", "jupyter", "inference", "hf-watch", "idle-watchdog")
 
 def state(name: str) -> dict[str, Any]:
     try:
-        return dict(json.loads((ROOT / name / "state.json").read_text()))
+        return dict(json.loads((ROOT / name / "running.json").read_text()))
     except (OSError, ValueError):
         return {}
 

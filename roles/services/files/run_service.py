@@ -84,10 +84,10 @@ class Service:
         sys.stdout.flush()
 
     def note(self, state: str, **more: Any) -> None:
-        part = self.folder / ".state.json.part"
+        part = self.folder / ".running.json.part"
         with contextlib.suppress(OSError):
             part.write_text(json.dumps({"state": state, "pid": os.getpid(), "restarts": self.restarts, "at": time.time(), **more}), encoding="utf-8")
-            part.replace(self.folder / "state.json")
+            part.replace(self.folder / "running.json")
 
     def sleep(self, seconds: float) -> None:
         """Until a signal comes, at the longest."""
