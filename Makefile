@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test cycle test lint unit sanity integration e2e molecule chaos build clean pod_setup.sh
+.PHONY: help setup setup-test cycle test lint unit sanity integration conformance e2e molecule chaos build clean pod_setup.sh
 
 PYTHON ?= python3
 CLOUD ?= runpod
@@ -64,6 +64,9 @@ sanity: $(TEST_STAMP) ## ansible-test sanity on the unpacked built archive
 
 integration: $(TEST_STAMP) ## Every module through the twelve steps; every example
 	@$(VENV)/bin/python tests/tools/run_tests.py integration
+
+conformance: $(TEST_STAMP) ## The providers' own packages see the same world as our drivers
+	@$(VENV)/bin/python tests/tools/run_tests.py conformance
 
 e2e: $(TEST_STAMP) ## The end-to-end cycles
 	@$(VENV)/bin/python tests/tools/run_tests.py e2e

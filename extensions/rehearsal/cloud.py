@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
 import string
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from decimal import Decimal
 from typing import Any
 
 from rehearsal import procs
+from rehearsal.account import CREDIT, Belongings, Volume
 from rehearsal.faults import FaultBook
 from rehearsal.keys import KNOWN, Key, pod_key
+from rehearsal.logbook import LogBook
 from rehearsal.market import Market
 from rehearsal.meter import Meter
 from rehearsal.pods.process import PodStartError, ProcessPods
@@ -60,12 +63,15 @@ class Cloud:
         self.process_mode = process_mode
         self.market = Market(store.load_fact("market"))
         self.meter = Meter(store, store.load_intervals())
+        self.belongings = Belongings(store, self.meter)
         self.start_scale = 1.0
         self.time_scale: float = store.load_fact("time_scale") or 1.0
         self.timings = Timings(**(store.load_fact("timings") or {}))
         self.pods: dict[str, Pod] = {pod.id: pod for pod in store.load_pods()}
         self._pod_keys = {pod.pod_key: Key(f"pod:{pod.id}", pod.account, True, True, pod.id) for pod in self.pods.values() if pod.status != "TERMINATED"}
+        self.logs = LogBook()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.gateway_port: int | None = None
         self.at_reset: list[Callable[[], None]] = []
 
     # -- looking up ------------------------------------------------------------
@@ -80,7 +86,25 @@ class Cloud:
     def listed(self, account: str) -> list[Pod]:
         return [pod for pod in self.pods.values() if pod.account == account and pod.status != "TERMINATED"]
 
+    def balance(self) -> Decimal:
+        """What is left of the account's credit."""
+        return Decimal(self.belongings.credit) - self.meter.total()
+
+    def broke(self) -> bool:
+        """Summing up the meter of ten thousand pods takes a while; nobody spends the credit of the start."""
+        return self.belongings.credit != CREDIT and self.balance() <= 0
+
+    def pods_with_volume(self, volume_id: str) -> list[Pod]:
+        return [pod for pod in self.pods.values() if pod.status != "TERMINATED" and (pod.network or {}).get("volumeId") == volume_id]
+
     # -- changing --------------------------------------------------------------
+
+    def drop_volume(self, volume: Volume) -> None:
+        self.belongings.drop_volume(volume)
+        self.processes.remove_volume(volume.id)
+
+    def save(self, pod: Pod) -> None:
+        self.store.save_pod(pod)
 
     def set_time_scale(self, scale: float) -> None:
         self.time_scale = scale
@@ -143,7 +167,7 @@ class Cloud:
         self.meter.stopped(pod)
         await self._end_process(pod, True, grace / self.time_scale)
         if pod.process == "process":
-            await self.processes.wipe(pod.id, (pod.persistent or {}).get("path"))
+            await self.processes.wipe(pod.id, pod.kept_path)
 
     async def start(self, pod: Pod) -> None:
         if pod.status not in ("EXITED", "ERROR"):
@@ -167,7 +191,7 @@ class Cloud:
         self._set(pod, "STARTING")
         await self._end_process(pod, True, self.timings.stop_grace / self.time_scale)
         if pod.process == "process":
-            await self.processes.wipe(pod.id, (pod.persistent or {}).get("path"))
+            await self.processes.wipe(pod.id, pod.kept_path)
         self._walk(pod)
 
     async def terminate(self, pod: Pod) -> None:
@@ -178,6 +202,7 @@ class Cloud:
         pod.runtime_ready = False
         self._pod_keys.pop(pod.pod_key, None)
         self._set(pod, "TERMINATED")
+        self.logs.forget(pod.id)
         self.meter.ended(pod)
         await self._end_process(pod, False, 0.0)
         if pod.process == "process":
@@ -186,6 +211,13 @@ class Cloud:
     async def preempt(self, pod: Pod) -> None:
         """RunPod takes a spot pod with SIGTERM, and SIGKILL five seconds later."""
         await self.stop(pod, "Outbid", self.timings.preempt_grace)
+
+    async def outbid(self) -> None:
+        """Spot pods whose bid no longer reaches the market's."""
+        for pod in list(self.pods.values()):
+            lowest = self.market.spot_price(pod.gpu_id, pod.cloud) if pod.gpu_id and pod.bid is not None and pod.status in LIVE else None
+            if lowest is not None and Decimal(pod.bid or 0) < lowest:
+                await self.preempt(pod)
 
     async def kill_host(self, pod: Pod) -> None:
         """The machine dies without a word: the record still says RUNNING and bills."""
@@ -226,9 +258,13 @@ class Cloud:
         await asyncio.gather(*(self.terminate(pod) for pod in live))
         self.pods.clear()
         self._pod_keys.clear()
+        for volume in list(self.belongings.volumes.values()):
+            self.drop_volume(volume)
+        self.belongings.clear()
         self.store.clear()
         self.meter.clear()
         self.faults.clear()
+        self.logs.forget()
         self.market = Market()
         self.time_scale = self.start_scale
         self.timings = Timings()
@@ -255,6 +291,7 @@ class Cloud:
     def _set(self, pod: Pod, status: str) -> None:
         pod.status = status
         pod.history.append([status, now()])
+        self.logs.status(pod)
         self.store.save_pod(pod)
 
     def _release_gpu(self, pod: Pod) -> None:
@@ -287,6 +324,10 @@ class Cloud:
                 return
             self._set(pod, "STARTING")
         if pod.status == "STARTING":
+            if self.faults.take("image_pull", pod=pod.name):
+                # The status never tells it, and it is billed: only this log does.
+                self.logs.write(pod, "system", f"error pulling image: manifest for {pod.image} not found: manifest unknown")
+                return
             if not await self._pause(pod, generation, self.timings.starting):
                 return
             if pod.process == "process" and not await self._launch(pod, generation):
@@ -323,9 +364,18 @@ class Cloud:
         return True
 
     def _ssh_delay(self, pod: Pod) -> float | None:
-        """None: no sshd ever. A given `args` replaces the image's start script, and with it sshd."""
+        """None: no sshd ever. A given `args` takes the place of the image's start script, and so of its sshd, unless it starts one of them.
+
+        It is read and not run: a process pod would run it on this very machine.
+        """
         pod.ssh_fault = None
-        if not pod.wants_ssh or pod.args:
+        if not pod.wants_ssh or (pod.args and not re.search(r"/start\.sh|/sshd\b", pod.args)):
+            return None
+        loop = self.faults.take("crash_loop", pod=pod.name)
+        if loop is not None:
+            pod.ssh_fault = f"crash_loop {float(loop.params.get('seconds', 2.0))}"
+            self.logs.write(pod, "container", "exec: start: not found")
+            self.logs.write(pod, "system", "container exited with 127; starting it again")
             return None
         base = self.timings.ssh / self.time_scale
         if self.faults.take("running_without_ssh", pod=pod.name):
@@ -349,7 +399,13 @@ class Cloud:
             "RUNPOD_PUBLIC_IP": LOOPBACK,
             "RUNPOD_API_KEY": pod.pod_key,
         }
-        return {"env": environment, "ssh_delay": self._ssh_delay(pod), "grace_seconds": self.timings.stop_grace / self.time_scale}
+        keys = self.belongings.ssh_keys(pod.account)
+        if pod.start_ssh and keys:
+            environment.setdefault("PUBLIC_KEY", "\n".join(keys))
+        if pod.network:
+            environment["RUNPOD_VOLUME_ID"] = pod.network["volumeId"]
+        grace = self.timings.stop_grace / self.time_scale
+        return {"pod_id": pod.id, "env": environment, "ssh_delay": self._ssh_delay(pod), "grace_seconds": grace, "volume": pod.network}
 
     def _gpu_facts(self, pod: Pod) -> dict[str, Any] | None:
         if pod.gpu_id is None or not pod.gpu_id.startswith(("NVIDIA", "Tesla")):

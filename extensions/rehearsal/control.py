@@ -20,6 +20,7 @@ from rehearsal import VERSION
 from rehearsal.cloud import Cloud, WrongStateError
 from rehearsal.faults import KINDS, FaultError, Hold
 from rehearsal.gate import RequestLog
+from rehearsal.gateway import Gateway
 from rehearsal.keys import ACCOUNT
 from rehearsal.market_data import DATA_CENTERS
 from rehearsal.records import Pod
@@ -38,11 +39,12 @@ class RefusedError(Exception):
 
 
 class Control:
-    def __init__(self, cloud: Cloud, hold: Hold, log: RequestLog, facts: dict[str, Any]) -> None:
+    def __init__(self, cloud: Cloud, hold: Hold, log: RequestLog, facts: dict[str, Any], gateway: Gateway | None = None) -> None:
         self.cloud = cloud
         self.hold = hold
         self.log = log
         self.facts = facts
+        self.gateway = gateway
 
     def routes(self) -> list[Route]:
         table: list[tuple[str, str, Handler]] = [
@@ -65,7 +67,11 @@ class Control:
             ("/hold/release", "POST", self.release_hold),
             ("/market", "GET", self.get_market),
             ("/market", "POST", self.set_market),
+            ("/account", "POST", self.set_account),
             ("/time_scale", "POST", self.set_time_scale),
+            ("/gateway", "GET", self.get_gateway),
+            ("/gateway", "POST", self.set_gateway),
+            ("/account_keys", "PUT", self.set_account_keys),
         ]
         return [Route("/_control" + path, guarded(handler), methods=[method]) for path, method, handler in table]
 
@@ -174,7 +180,10 @@ class Control:
         return JSONResponse(self.cloud.market.state())
 
     async def set_market(self, request: Request) -> Response:
-        """{"gpu": id, "stock": n, "data_center": id, "cloud": kind, "price": text} or {"sold_out": true}."""
+        """{"gpu": id, "stock": n, "data_center": id, "cloud": kind, "price": text} or {"sold_out": true}.
+
+        A price of the cloud SECURE_SPOT or COMMUNITY_SPOT is the lowest bid; who has bid less is outbid at once.
+        """
         body, market = await read_object(request), self.cloud.market
         cloud, center, gpu = body.get("cloud"), body.get("data_center"), body.get("gpu")
         if "sold_out" in body:
@@ -190,8 +199,15 @@ class Control:
                 text = None if body["price"] is None else format(Decimal(str(body["price"])), "f")
                 for kind in [cloud] if cloud else ["SECURE", "COMMUNITY"]:
                     market.set_price(gpu, kind, text)
+                await self.cloud.outbid()
         self.cloud.save_market()
         return JSONResponse({"ok": True, "sold_out": market.sold_out})
+
+    async def set_account(self, request: Request) -> Response:
+        """{"credit": "5.00"}: what the account has paid in; without money nothing is rented."""
+        self.cloud.belongings.credit = format(Decimal(str((await read_object(request))["credit"])), "f")
+        self.cloud.belongings.save()
+        return JSONResponse({"credit": self.cloud.belongings.credit, "balance": format(self.cloud.balance(), "f")})
 
     async def set_time_scale(self, request: Request) -> Response:
         """{"scale": 10} makes waits ten times shorter; {"timings": {...}} changes single ones."""
@@ -203,6 +219,22 @@ class Control:
         if body.get("timings"):
             self.cloud.set_timings({name: float(value) for name, value in body["timings"].items()})
         return JSONResponse({"time_scale": scale, "timings": vars(self.cloud.timings)})
+
+    async def get_gateway(self, request: Request) -> Response:
+        if self.gateway is None:
+            raise RefusedError("a cloud of records has no gateway", 404)
+        return JSONResponse(self.gateway.describe())
+
+    async def set_gateway(self, request: Request) -> Response:
+        """{"line_limit": 4095, "queue_kib": 16, "cut_after_kib": 40, ...}: how the gateway treats the sessions that come next."""
+        if self.gateway is not None:
+            self.gateway.change(await read_object(request))
+        return await self.get_gateway(request)
+
+    async def set_account_keys(self, request: Request) -> Response:
+        """{"keys": [...]} replaces the SSH keys that open the gateway."""
+        self.cloud.belongings.set_ssh_keys(ACCOUNT, [str(key) for key in (await read_object(request)).get("keys") or []])
+        return JSONResponse({"keys": self.cloud.belongings.ssh_keys(ACCOUNT)})
 
     def _find(self, request: Request) -> Pod:
         pod = self.cloud.pods.get(request.path_params["id"])
@@ -232,7 +264,7 @@ def guarded(handler: Handler) -> Handler:
             return JSONResponse({"error": str(error)}, error.status)
         except FaultError as error:
             return JSONResponse({"error": str(error)}, 400)
-        except (ValueError, TypeError, InvalidOperation) as error:
+        except (ValueError, TypeError, KeyError, InvalidOperation) as error:
             return JSONResponse({"error": f"the request is not well formed: {error}"}, 400)
 
     return endpoint

@@ -15,6 +15,7 @@ from typing import Any
 CREATE = ("POST", r"^/v2/pods$")
 LIST = ("GET", r"^/v2/pods$")
 READ = ("GET", r"^/v2/pods")
+GRAPHQL = ("POST", r"^/graphql$")
 ANY = ("", r"")
 KINDS: dict[str, tuple[tuple[str, str], str]] = {
     "error_500": (ANY, "500 before anything happened"),
@@ -29,11 +30,17 @@ KINDS: dict[str, tuple[tuple[str, str], str]] = {
     "list_lag": (LIST, "new pods are missing from lists for params.seconds or for params.requests listings"),
     "empty_list": (LIST, "the list is empty"),
     "running_without_ssh": (ANY, "the pod is RUNNING and its sshd never starts; match.pod is a regular expression on its name"),
+    "crash_loop": (ANY, "the container ends params.seconds after each start; the pod stays RUNNING, only its uptime falls, and no sshd lasts"),
+    "image_pull": (ANY, "the image cannot be pulled: the pod stays in STARTING and is billed, only its system log tells why"),
     "slow_ssh": (ANY, "sshd starts params.seconds late"),
     "wrong_host_key": (ANY, "the host key changes params.seconds after sshd started"),
     "delete_accepted_but_alive": (ANY, "a terminate is answered as done and nothing happens"),
     "delete_refused": (ANY, "a terminate is answered with params.status"),
     "proxy_403": (ANY, "the HTML page of a proxy that refuses the client"),
+    "graphql_refused": (GRAPHQL, "the GraphQL API refuses: params.as is 401, 403 (a key without the right) or 1010 (a proxy's plain text)"),
+    "graphql_errors": (GRAPHQL, "200 with no data and an error: params.message, params.code; with params.after_effect the request took effect"),
+    "terminated_shown": (GRAPHQL, "a pod that is gone is shown by its id, EXITED and with a note, for as long as the fault is armed"),
+    "spot_removed": (GRAPHQL, "the mutation that rents spot pods is not in the schema any more, for as long as the fault is armed"),
     "schema_changed": (READ, "pods lack params.drop (a list of fields) and have params.rename (old name: new name)"),
 }
 

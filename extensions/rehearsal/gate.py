@@ -26,6 +26,8 @@ from rehearsal.times import now, rfc3339
 BODY_LIMIT = 102_400
 LOG_LENGTH = 50_000
 SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+TEXT_VALUE = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+API_KEY = re.compile(r"(?<=api_key=)[^&]*")
 PROXY_PAGE = (
     "<!DOCTYPE html><html><head><title>Access denied | api.runpod.io used Cloudflare to restrict access</title></head>"
     "<body><h1>Error 1010</h1><p>error code: 1010</p><p>The owner of this website has banned your access based on your browser's signature.</p></body></html>"
@@ -72,6 +74,9 @@ class RequestLog:
 
 
 def redact(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict) and set(value) == {"key", "value"}:
+        # A variable of a container, as GraphQL writes it.
+        return {"key": value["key"], "value": redact(value["value"], str(value["key"]))}
     if isinstance(value, dict):
         return {key: redact(one, str(key)) for key, one in value.items()}
     if isinstance(value, list):
@@ -96,9 +101,11 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        label = self.key_label(bearer(headers.get("authorization")))
+        query = scope["query_string"].decode("latin-1")
+        in_query = API_KEY.search(query)
+        label = self.key_label(bearer(headers.get("authorization")) or (in_query[0] if in_query else None))
         method, path = scope["method"], scope["path"]
-        entry = self.log.open(method, path, scope["query_string"].decode("latin-1"), label)
+        entry = self.log.open(method, path, API_KEY.sub("(redacted)", query), label)
         try:
             body = await read_body(receive)
             note_body(entry, body)
@@ -109,7 +116,7 @@ class Gate:
                 response = await self._before(scope, method, path, entry)
             if response is None and entry["fault"] is None:
                 assert body is not None
-                await self._through(scope, body, send, entry)
+                await self._through(scope, body, receive, send, entry)
             elif response is not None:
                 entry["status"] = response.status_code
                 await response(scope, receive, send)
@@ -141,23 +148,32 @@ class Gate:
             entry["fault"] = kind
         return fault
 
-    async def _through(self, scope: Scope, body: bytes, send: Send, entry: dict[str, Any]) -> None:
-        """Run the API, then let a fault spoil the answer to what took effect."""
+    async def _through(self, scope: Scope, body: bytes, receive: Receive, send: Send, entry: dict[str, Any]) -> None:
+        """Run the API, then let a fault spoil the answer to what took effect. A stream of events goes out as it comes."""
         messages: list[Message] = []
-        sent = False
+        sent = streams = False
 
         async def replay() -> Message:
             nonlocal sent
             if sent:
-                return {"type": "http.disconnect"}
+                return await receive()
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def collect(message: Message) -> None:
-            messages.append(message)
+            nonlocal streams
+            if (b"content-type", b"text/event-stream; charset=utf-8") in message.get("headers", ()):
+                streams = True
+                entry["status"] = message["status"]
+            if streams:
+                await send(message)
+            else:
+                messages.append(message)
 
         scope.setdefault("state", {})["log_entry"] = entry
         await self.app(scope, replay, collect)
+        if streams:
+            return
         method, path = scope["method"], scope["path"]
         status = messages[0]["status"]
         await self.hold.pass_through(method, path, "after", entry)
@@ -214,6 +230,10 @@ def note_body(entry: dict[str, Any], body: bytes | None) -> None:
         return
     entry["body_sha256"] = hashlib.sha256(body).hexdigest()
     try:
-        entry["body"] = redact(json.loads(body))
+        parsed = json.loads(body)
+        if isinstance(parsed, dict) and isinstance(parsed.get("query"), str):
+            # Clients paste values into the text of a query.
+            parsed["query"] = TEXT_VALUE.sub('"..."', parsed["query"])
+        entry["body"] = redact(parsed)
     except ValueError:
         entry["body"] = None

@@ -35,6 +35,12 @@ class Market:
         text = self._prices.get(gpu_id, {}).get(cloud, row.secure if cloud == "SECURE" else row.community)
         return None if text is None else Decimal(text)
 
+    def spot_price(self, gpu_id: str, cloud: str) -> Decimal | None:
+        """The lowest bid that is taken."""
+        row = self.rows[gpu_id]
+        text = self._prices.get(gpu_id, {}).get(f"{cloud}_SPOT", row.secure_spot if cloud == "SECURE" else row.community_spot)
+        return None if text is None else Decimal(text)
+
     def set_price(self, gpu_id: str, cloud: str, usd_per_hour: str | None) -> None:
         self._prices.setdefault(gpu_id, {})[cloud] = usd_per_hour
 

@@ -80,6 +80,8 @@ class DataCenterRow(NamedTuple):
     id: str
     name: str
     region: str
+    # What network volumes it offers; none in some.
+    volume_types: tuple[str, ...] = ("STANDARD",)
 
 
 DATA_CENTERS: tuple[DataCenterRow, ...] = (
@@ -94,14 +96,14 @@ DATA_CENTERS: tuple[DataCenterRow, ...] = (
     DataCenterRow("US-GA-1", "US-GA-1", "NORTH_AMERICA"),
     DataCenterRow("US-GA-2", "US-GA-2", "NORTH_AMERICA"),
     DataCenterRow("US-IL-1", "US-IL-1", "NORTH_AMERICA"),
-    DataCenterRow("US-KS-2", "US-KS-2", "NORTH_AMERICA"),
+    DataCenterRow("US-KS-2", "US-KS-2", "NORTH_AMERICA", ("STANDARD", "HIGH_PERFORMANCE")),
     DataCenterRow("US-NC-1", "US-NC-1", "NORTH_AMERICA"),
     DataCenterRow("US-TX-3", "US-TX-3", "NORTH_AMERICA"),
     DataCenterRow("US-WA-1", "US-WA-1", "NORTH_AMERICA"),
     DataCenterRow("CA-MTL-1", "CA-MTL-1", "NORTH_AMERICA"),
     DataCenterRow("CA-MTL-3", "CA-MTL-3", "NORTH_AMERICA"),
     DataCenterRow("AP-JP-1", "AP-JP-1", "ASIA"),
-    DataCenterRow("OC-AU-1", "OC-AU-1", "OCEANIA"),
+    DataCenterRow("OC-AU-1", "OC-AU-1", "OCEANIA", ()),
 )
 # These have stock in the first data center from the start, so that a rehearsal is not a lottery.
 ALWAYS_IN_STOCK = {"NVIDIA GeForce RTX 4090": 12, "NVIDIA GeForce RTX 3090": 12, "NVIDIA L4": 8, "NVIDIA H100 80GB HBM3": 8, "NVIDIA RTX A4000": 10}
@@ -109,4 +111,5 @@ CUDA_VERSIONS = ("11.8", "12.4", "12.8", "13.0")
 CPU_FLAVORS = {"cpu3c": "0.03", "cpu3g": "0.04", "cpu3m": "0.05", "cpu5c": "0.035", "cpu5g": "0.045", "cpu5m": "0.055"}
 DISK_USD_PER_GIB_MONTH = "0.10"
 VOLUME_STOPPED_USD_PER_GIB_MONTH = "0.20"
+NETWORK_VOLUME_USD_PER_GIB_MONTH = "0.07"
 HOURS_PER_MONTH = 730

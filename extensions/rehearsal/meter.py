@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
-from rehearsal.market_data import DISK_USD_PER_GIB_MONTH, HOURS_PER_MONTH, VOLUME_STOPPED_USD_PER_GIB_MONTH
+from rehearsal.market_data import DISK_USD_PER_GIB_MONTH, HOURS_PER_MONTH, NETWORK_VOLUME_USD_PER_GIB_MONTH, VOLUME_STOPPED_USD_PER_GIB_MONTH
 from rehearsal.records import Pod
 from rehearsal.times import now, rfc3339
 
 MICRO = Decimal("0.00000001")
+# Kind of the intervals of network volumes, which bill whether or not a pod uses them.
+NETWORK = "network"
 SECONDS_PER_HOUR = Decimal(3600)
 
 
@@ -58,7 +60,21 @@ class Meter:
         return self._by_pod.get(pod_id, [])
 
     def pods(self) -> list[str]:
-        return list(self._by_pod)
+        return [name for name, intervals in self._by_pod.items() if intervals[0].kind != NETWORK]
+
+    def volume(self, volume_id: str, owner: str, name: str, size_gib: int) -> None:
+        """From now on a network volume bills for this size; for 0 no more."""
+        moment = now()
+        touched = [one for one in self.of(volume_id) if one.ended is None]
+        for one in touched:
+            one.ended = moment
+        if size_gib:
+            rate = (Decimal(NETWORK_VOLUME_USD_PER_GIB_MONTH) * size_gib / Decimal(HOURS_PER_MONTH)).quantize(MICRO)
+            one = Interval(self._next, volume_id, owner, name, NETWORK, "running", format(rate, "f"), moment, None)
+            self._next += 1
+            self._by_pod.setdefault(volume_id, []).append(one)
+            touched.append(one)
+        self._keeper.save_intervals(touched)
 
     def running(self, pod: Pod) -> None:
         """From now on the pod bills as a running one."""
@@ -116,10 +132,19 @@ class Meter:
             "open": bool(open_now),
         }
 
+    def total(self) -> Decimal:
+        return sum((one.usd() for intervals in self._by_pod.values() for one in intervals), Decimal(0))
+
     def report(self) -> dict[str, Any]:
-        readings = {pod_id: self.reading(pod_id) for pod_id in self._by_pod}
+        readings = {name: self.reading(name) for name in self._by_pod}
         total = sum((Decimal(one["usd"]) for one in readings.values()), Decimal(0))
-        return {"pods": readings, "open": [pod_id for pod_id, one in readings.items() if one["open"]], "total_usd": money(total)}
+        pods = dict.fromkeys(self.pods())
+        return {
+            "pods": {name: readings[name] for name in pods},
+            "volumes": {name: one for name, one in readings.items() if name not in pods},
+            "open": [name for name, one in readings.items() if one["open"]],
+            "total_usd": money(total),
+        }
 
 
 def _kinds(intervals: list[Interval]) -> set[str]:

@@ -55,6 +55,12 @@ class Pod:
     sshd: bool = False
     ssh_fault: str | None = None
     history: list[list[Any]] = field(default_factory=list)
+    locked: bool = False
+    start_ssh: bool = False
+    # A pod that was made over GraphQL stays linked to its template; one of REST v2 does not.
+    template: str | None = None
+    # Of a spot pod, in dollars an hour for each GPU.
+    bid: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -67,6 +73,17 @@ class Pod:
     def persistent(self) -> dict[str, Any] | None:
         volume: dict[str, Any] | None = self.mounts.get("persistent")
         return volume
+
+    @property
+    def network(self) -> dict[str, Any] | None:
+        volumes: list[dict[str, Any]] = self.mounts.get("network") or []
+        return volumes[0] if volumes else None
+
+    @property
+    def kept_path(self) -> str | None:
+        """Where lies what a stop does not lose."""
+        volume = self.persistent or self.network
+        return None if volume is None else str(volume["path"])
 
     @property
     def wants_ssh(self) -> bool:

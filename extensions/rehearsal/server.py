@@ -18,10 +18,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from rehearsal.api.runpod import RunPodApi
+from rehearsal.api.runpod_graphql import GraphQlApi
 from rehearsal.cloud import LOOPBACK, Cloud
 from rehearsal.control import Control
 from rehearsal.faults import FaultBook, Hold
 from rehearsal.gate import ConnectionAwareProtocol, Gate, RequestLog
+from rehearsal.gateway import Gateway
 from rehearsal.pods.process import ProcessPods, empty
 from rehearsal.store import Store
 
@@ -37,6 +39,7 @@ class Options:
 
 
 def build(options: Options, cloud: Cloud) -> Starlette:
+    gateway = Gateway(cloud, options.state_dir) if options.process == "process" else None
     hold, log = Hold(), RequestLog(options.state_dir / "requests.jsonl")
     url = f"http://{LOOPBACK}:{options.port}"
     facts = {"state_dir": str(options.state_dir), "url": url, "control_url": f"{url}/_control", "process": options.process}
@@ -52,10 +55,14 @@ def build(options: Options, cloud: Cloud) -> Starlette:
             cloud.set_time_scale(options.time_scale)
         await cloud.processes.wait_zygote()
         await cloud.wake()
+        if gateway is not None:
+            gateway.open()
         yield
 
     middleware = [Middleware(Gate, faults=cloud.faults, hold=hold, log=log, key_label=key_label)]
-    return Starlette(routes=[*Control(cloud, hold, log, facts).routes(), *RunPodApi(cloud).routes()], middleware=middleware, lifespan=lifespan)
+    rest = RunPodApi(cloud)
+    routes = [*Control(cloud, hold, log, facts, gateway).routes(), *GraphQlApi(cloud, rest).routes(), *rest.routes()]
+    return Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
 
 
 def serve(options: Options) -> int:

@@ -16,6 +16,7 @@ from ansible.utils.display import Display
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, clean_text, failure
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
+from ansible_collections.podcycle.gpu.plugins.module_utils._phase_times import phase_rows
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import OUT_OF_REACH, STAGES, RunFolder, troubles
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
 
@@ -32,6 +33,7 @@ SPEC = {
     "cause": {"type": "raw"},
     "task": {"type": "str", "default": ""},
     "hosts": {"type": "list", "elements": "str", "default": []},
+    "phase_times": {"type": "path"},
     "fail": {"type": "bool", "default": False},
 }
 
@@ -64,6 +66,8 @@ class ActionModule(ActionBase):
         if args["cause"] is not None:
             message, details = explain(args["cause"], args["task"])
         try:
+            if args["phase_times"]:
+                folder.merge(phase_rows(Path(args["phase_times"])), host)
             folder.event(args["stage"], args["status"], phase=args["phase"], host=host, message=message, details=details or None)
         except OSError as err:
             # A full disk must not keep anybody from giving pods back; the report will fail over it.

@@ -93,6 +93,7 @@ from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import group_name
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import gateway_variables
 from ansible_collections.podcycle.gpu.plugins.module_utils._listing import live_pods
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._pods import lease_facts
@@ -200,17 +201,24 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """What the host is told; only a checked address and port reach Ansible's own names."""
         prefix = self.get_option("hostvars_prefix")
         variables = {f"{prefix}{name}": value for name, value in row.items() if name not in ("key_file", "known_hosts_file")}
-        endpoint = row["endpoint"] and Endpoint.parse(row["endpoint"]["host"], row["endpoint"]["port"])
+        seen = row["endpoint"]
+        endpoint = seen and Endpoint.parse(seen["host"], seen["port"], seen["user"], seen["via"])
         if not endpoint:
             return variables
-        variables.update(ansible_host=endpoint.host, ansible_port=endpoint.port, ansible_user=endpoint.user)
+        direct = endpoint.via == "direct"
+        if direct:
+            variables.update(ansible_host=endpoint.host, ansible_port=endpoint.port, ansible_user=endpoint.user)
+        else:
+            # One server for all pods: its address says nothing of this one.
+            variables.update(gateway_variables(endpoint, SshAccess(Path(row["key_file"] or ""), Path(row["known_hosts_file"]))), ansible_user="root")
         # Ansible makes the folder when it connects; thousands of pods that are only listed leave none.
         variables["ansible_control_path_dir"] = str(masters_base() / masters_name(row["id"]))
         if row["key_file"]:
             file = row["known_hosts_file"]
             access = SshAccess(Path(row["key_file"]), Path(file))
-            known = pinned[file] = pinned[file] if file in pinned else access.all_pinned()
             variables["ansible_ssh_private_key_file"] = row["key_file"]
+        if row["key_file"] and direct:
+            known = pinned[file] = pinned[file] if file in pinned else access.all_pinned()
             variables["ansible_ssh_common_args"] = access.words(row["id"], first_contact=row["id"] not in known)
         return variables
 

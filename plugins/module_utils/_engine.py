@@ -17,6 +17,7 @@ from typing import TypeVar
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as book
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import Catalog, unchecked
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import resolve_gpus
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
@@ -33,24 +34,36 @@ class Engine(Desk):
     """The desk that rents as well."""
 
     planned: list[Offer] = field(default_factory=list)
+    estimates: Catalog | None = None
+    warnings: list[str] = field(default_factory=list)
 
     # ---- renting ----------------------------------------------------------------------------
 
     def rent(self, wish: PodWish, *, check_mode: bool) -> list[Slot]:
         """Bring `wish.count` pods to running; errors of single pods stand in their slots."""
-        model.check_wish(wish)
+        wish = model.check_wish(self.cloud.prepare(model.check_wish(wish)))
         slots = [Slot(index) for index in range(wish.count)]
         if check_mode:
             return self._foresee(wish, slots)
         plan: list[Offer] = []
         if any(self._open_lease(wish, slot.index) is None for slot in slots):
             plan = self.plan(wish)
+        for slot in slots:
+            slot.notes += self.warnings
         return each(slots, lambda slot: self._fill(wish, slot, plan))
 
     def plan(self, wish: PodWish) -> list[Offer]:
         """The offers to try, best first; raises UsageError when none fits the wish."""
-        gpus = resolve_gpus(wish.gpus, self.cloud.gpu_types(), self.cloud.name) if wish.gpus else ()
-        offers = self.cloud.offers(wish.gpu_count, spot=wish.spot, options=wish.options)
+        try:
+            gpus = resolve_gpus(wish.gpus, self.cloud.gpu_types(), self.cloud.name) if wish.gpus else ()
+            offers = self.cloud.offers(wish.gpu_count, spot=wish.spot, options=wish.options)
+        except (errors.Forbidden, errors.ProxyRefused) as err:
+            if self.estimates is None or not wish.gpus or wish.spot:
+                raise
+            gpus, offers = unchecked(wish, self.estimates)
+            as_of = f"prices are estimates as of {self.estimates.as_of}"
+            self.warnings = [f"{err.message}; {', '.join(gpus)} goes on unchecked, and {as_of}: give the key the right to read the catalog"]
+            self.notify(self.warnings[0])
         self.planned = choose(offers, wish.with_gpus(gpus), self.cloud.name)
         return self.planned
 
@@ -58,6 +71,7 @@ class Engine(Desk):
         plan: list[Offer] = []
         for slot in slots:
             lease = self._open_lease(wish, slot.index)
+            slot.notes += self.warnings
             slot.lease = lease
             slot.before = self._peek(lease) if lease else None
             if slot.before is not None:
@@ -107,7 +121,8 @@ class Engine(Desk):
                     self._start(lease, pod)
                     slot.changed = True
                 slot.notes += drift(lease, wish)
-                slot.after = self._ready().wait_ready(lease, pod)
+                slot.after = self._ready(wish).wait_ready(lease, pod)
+                self._check_gpus(lease, slot.after)
                 if lease.marks.get("kept") or lease.marks.get("held_until"):
                     self.ledger.write(lease.stamp, "mark", kept=None, held_until=None)
                     slot.notes.append("it is in use again: it is neither kept nor held any more")
@@ -122,13 +137,14 @@ class Engine(Desk):
             slot.lease, slot.changed = lease, True
             try:
                 slot.notes += drift(lease, wish)
-                slot.after = self._ready().wait_ready(lease, pod)
+                slot.after = self._ready(wish).wait_ready(lease, pod)
                 return
             except (errors.WaitTimeout, errors.PodFailed) as err:
                 self.notify(f"pod {pod.id}: {err.message}; giving it back")
                 self.release(lease)
                 slot.notes.append(f"pod {pod.id} was given back: {err.message}")
-                if draw == 2:
+                # Another host would start the same container.
+                if draw == 2 or isinstance(err, errors.CrashLoop):
                     raise
                 tried.append(offer)
 
@@ -195,9 +211,19 @@ class Engine(Desk):
                 f"pod {pod.id} came at {model.usd(pod.usd_per_hour)} $/h, above max_usd_per_hour {model.usd(wish.max_usd_per_hour)}; it was given back"
             )
 
-    def _ready(self) -> Readiness:
-        waits = self.waits
-        return Readiness(self.cloud, self.ledger, self.ssh, self.clock, waits.boot, waits.endpoint, waits.sshd, self.notify)
+    @staticmethod
+    def _check_gpus(lease: Lease, pod: Pod) -> None:
+        """A pod that was stopped may come back without its GPUs: its host gave them to others meanwhile."""
+        rented = int(lease.wish.get("gpu_count") or 0)
+        if pod.gpu_count < rented and lease.gpu:
+            raise errors.PodFailed(
+                f"pod {pod.id} came back with {pod.gpu_count} of {rented} GPUs: its host gave them to others while it was stopped",
+                hint="fetch what is on its volume, give it back (playbooks/stop.yml), and use another run_id; or stop it and start it later",
+            )
+
+    def _ready(self, wish: PodWish | None = None) -> Readiness:
+        waits, via = self.waits, str((wish.options if wish else {}).get("ssh_via") or "auto")
+        return Readiness(self.cloud, self.ledger, self.ssh, self.clock, waits.boot, waits.endpoint, waits.sshd, self.notify, via)
 
     # ---- stop and start -----------------------------------------------------------------------
 
@@ -209,6 +235,25 @@ class Engine(Desk):
         # RunPod shows the old status for a moment after the start was accepted.
         self._push(lambda: self.cloud.start(pod.id), lease, lambda seen: seen is None or seen.state != model.STOPPED, f"pod {pod.id} to start")
         self.ledger.write(lease.stamp, "started", pod_id=pod.id)
+
+    def restart(self, lease: Lease) -> Pod:
+        """Start the container anew on the same host, proven by its later start time: the answer to the request alone proves nothing."""
+        pod = self.lookout.settle(lease)
+        if pod is None or pod.state != model.RUNNING:
+            state = pod.state if pod else "gone"
+            raise errors.UsageError(f"restart pod {lease.pod_id or lease.stamp}: it is {state}", hint="start it with: ansible-playbook playbooks/start.yml")
+        before, pod_id = pod.started_at, pod.id
+        if self.ssh is not None:
+            self.ssh.forget(pod_id)
+        self.notify(f"restarting pod {pod_id}")
+
+        def restarted(seen: Pod | None) -> bool:
+            return seen is None or seen.state == model.RUNNING and seen.started_at is not None and seen.started_at != before
+
+        again = self._push(lambda: self.cloud.restart(pod_id), lease, restarted, f"pod {pod_id} to restart")
+        if again is None:
+            raise errors.PodFailed(f"pod {pod_id} is gone while it was restarting", hint="the provider ended it; run again with the same run_id")
+        return self._ready().wait_ready(lease, again)
 
     def stop(self, lease: Lease) -> Pod | None:
         """Stop a pod and read back that it stopped; None when it is gone."""

@@ -161,6 +161,12 @@ class PodFailed(CloudError):
     code = "pod_failed"
 
 
+class CrashLoop(PodFailed):
+    """The container ends each time it starts."""
+
+    code = "crash_loop"
+
+
 class LeaseUnknown(CloudError):
     """A create may or may not have taken effect; the ledger keeps the lease open."""
 

@@ -40,12 +40,14 @@ def pod_environment() -> dict[str, str]:
     return found
 
 
-def call(base_url: str, pod: dict[str, str], method: str, timeout: float = 20.0) -> int:
-    """Status of one request about this pod; 0 when no answer came."""
+def call(base_url: str, pod: dict[str, str], method: str, timeout: float = 20.0, *, action: str = "") -> int:
+    """Status of one request about this pod, or for an action on it; 0 when no answer came."""
+    headers = {"Authorization": f"Bearer {pod['RUNPOD_API_KEY']}", "User-Agent": AGENT, "Accept": "application/json"}
     request = urllib.request.Request(
-        f"{base_url.rstrip('/')}/pods/{pod['RUNPOD_POD_ID']}",
+        f"{base_url.rstrip('/')}/pods/{pod['RUNPOD_POD_ID']}{'/action' if action else ''}",
         method=method,
-        headers={"Authorization": f"Bearer {pod['RUNPOD_API_KEY']}", "User-Agent": AGENT, "Accept": "application/json"},
+        data=json.dumps({"action": action}).encode() if action else None,
+        headers={**headers, "Content-Type": "application/json"} if action else headers,
     )
     handlers: list[Any] = [urllib.request.ProxyHandler({})] if base_url.startswith("http://") else []
     try:

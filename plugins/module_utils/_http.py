@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The one place that sends a request: retry rules, redaction, errors.
 
-Retry rules. A read (GET) is repeated after 429, 5xx and transport faults, with jitter, and
+Retry rules. A read (GET, or a query sent by POST) is repeated after 429, 5xx and transport faults, with jitter, and
 honours Retry-After. A write is repeated only after 429 or when the connection was refused:
 both mean that it surely had no effect. After anything else the caller must look first.
 
@@ -24,7 +24,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,7 @@ class Reply:
     status: int
     body: Any
     request_id: str | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,48 @@ class HttpClient:
     def post(self, path: str, body: dict[str, Any]) -> Reply:
         return self._repeat("POST", path, body)
 
+    def ask(self, path: str, body: dict[str, Any]) -> Reply:
+        """A POST that only reads, and so may be sent again."""
+        try:
+            return self._repeat("POST", path, body, reads=True)
+        except errors.CloudError as err:
+            err.effect = errors.EFFECT_NONE
+            raise
+
+    def put(self, path: str, body: dict[str, Any]) -> Reply:
+        return self._repeat("PUT", path, body)
+
+    def patch(self, path: str, body: dict[str, Any]) -> Reply:
+        return self._repeat("PATCH", path, body)
+
     def delete(self, path: str) -> Reply:
         return self._repeat("DELETE", path, None)
+
+    def events(self, path: str, query: dict[str, str], *, seconds: float, most: int) -> list[dict[str, Any]]:
+        """The JSON payloads of an event stream (Server-Sent Events): the first `most`, or those that came before a silence of `seconds`."""
+        path += "?" + urllib.parse.urlencode(query)
+        request = urllib.request.Request(self.base_url.rstrip("/") + path, headers={**self._headers, "Accept": "text/event-stream"})
+        found: list[dict[str, Any]] = []
+        end = self.clock.monotonic() + 10 * seconds
+        try:
+            with self._opener.open(request, timeout=seconds) as reply:
+                if not 200 <= reply.status < 300:
+                    raw = self._read("GET", path, reply.status, reply.headers, reply)
+                    raise self._error("GET", path, raw, self._parsed(raw), raw.headers.get("x-request-id"))
+                while len(found) < most and self.clock.monotonic() < end and (line := reply.readline(65536)):
+                    with suppress(ValueError):
+                        payload = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else None
+                        found += [payload] if isinstance(payload, dict) else []
+        except urllib.error.URLError as err:
+            # The headers come with the first line: silence is an empty log.
+            if not isinstance(err.reason, TimeoutError):
+                raise self._transport("GET", path, err.reason) from err
+        except TimeoutError:
+            pass
+        except (OSError, http.client.HTTPException) as err:
+            if not found:
+                raise self._transport("GET", path, err) from err
+        return found
 
     def redact(self, text: str) -> str:
         forms = {form for secret in (self.key, *self.secrets) if len(secret) >= 4 for form in (secret, json.dumps(secret)[1:-1])}
@@ -85,7 +126,7 @@ class HttpClient:
             text = text.replace(form, "***")
         return text
 
-    def _repeat(self, method: str, path: str, body: dict[str, Any] | None) -> Reply:
+    def _repeat(self, method: str, path: str, body: dict[str, Any] | None, reads: bool = False) -> Reply:
         waited = 0.0
         tries = 0
         while True:
@@ -98,7 +139,7 @@ class HttpClient:
                     raise
             except (errors.Unreachable, errors.ServerError, errors.NoReply) as err:
                 refused = isinstance(err, errors.Unreachable)
-                if tries >= (self.connect_tries if refused else self.read_tries) or not (method == "GET" or refused):
+                if tries >= (self.connect_tries if refused else self.read_tries) or not (method == "GET" or reads or refused):
                     raise
                 pause = min(0.5 * 2.0**tries, 8.0) * random.uniform(0.8, 1.2)
             waited += pause
@@ -122,13 +163,12 @@ class HttpClient:
                     status=raw.status,
                     request_id=request_id,
                 )
-            return Reply(raw.status, parsed, request_id)
+            return Reply(raw.status, parsed, request_id, raw.headers.get("date"))
         raise self._error(method, path, raw, parsed if is_json else None, request_id)
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> RawReply:
         url = self.base_url.rstrip("/") + path
-        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json", "User-Agent": USER_AGENT}
-        data = None
+        headers, data = dict(self._headers), None
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
@@ -139,6 +179,16 @@ class HttpClient:
             raise self._transport(method, path, err.reason) from err
         except (OSError, http.client.HTTPException) as err:
             raise self._transport(method, path, err) from err
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}", "Accept": "application/json", "User-Agent": USER_AGENT}
+
+    @staticmethod
+    def _parsed(raw: RawReply) -> Any:
+        with suppress(ValueError):
+            return json.loads(raw.content) if "json" in raw.headers.get("content-type", "") else None
+        return None
 
     @cached_property
     def _opener(self) -> urllib.request.OpenerDirector:
@@ -213,7 +263,7 @@ class HttpClient:
             parts = [str(problem[key]) for key in ("title", "detail", "message", "error") if isinstance(problem.get(key), str)]
             extra = problem.get("errors")
             if isinstance(extra, list):
-                parts.extend(json.dumps(item) if not isinstance(item, str) else item for item in extra[:5])
+                parts.extend(_told(item) for item in extra[:5])
             if parts:
                 return errors.clean_text(self.redact(": ".join(dict.fromkeys(parts))), _EXCERPT)
         return self._excerpt(raw.content)
@@ -241,6 +291,13 @@ class HttpClient:
     @staticmethod
     def _doubt(method: str) -> str:
         return errors.EFFECT_NONE if method == "GET" else errors.EFFECT_UNKNOWN
+
+
+def _told(item: Any) -> str:
+    """One of several errors: a text, an object with a place and a message, or what it may be."""
+    if isinstance(item, dict) and isinstance(item.get("message"), str):
+        return f"{item['location']}: {item['message']}" if isinstance(item.get("location"), str) else str(item["message"])
+    return item if isinstance(item, str) else json.dumps(item)
 
 
 def _trusting_context() -> ssl.SSLContext:

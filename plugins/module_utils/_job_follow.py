@@ -44,6 +44,12 @@ def poll_command(job_dir: str, log_bytes: int, wait_seconds: float = 0) -> str:
     )
 
 
+def latest_command(jobs_dir: str, log_bytes: int) -> str:
+    """The same for the job that was started last below a folder, after a line with its name."""
+    here = poll_command(".", log_bytes)
+    return f'cd {shlex.quote(jobs_dir)} 2>/dev/null && cd -- "$(ls -td -- */ | head -n 1)" && basename "$PWD" && {here}'
+
+
 @dataclass
 class Look:
     """What one poll saw. V(readable) is false when the answer was not that of a job's folder."""

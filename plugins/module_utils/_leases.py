@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as book
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import lent, take_back
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
@@ -29,6 +30,7 @@ class Audit:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
+    pods: dict[str, Pod] = field(default_factory=dict)
     strays: list[Pod] = field(default_factory=list)
     strangers: list[Pod] = field(default_factory=list)
 
@@ -52,6 +54,8 @@ def audit(session: Session, run_id: str | None = None) -> Audit:
         row = {**lease.to_dict(now), "observed": _observe(session, lease, pod), **verdict(session, lease, now)}
         found.rows.append(row)
         found.leases[str(lease.stamp)] = lease
+        if pod is not None:
+            found.pods[str(lease.stamp)] = pod
     owner = session.state.owner
     for pod in pods:
         if pod.id in seen:
@@ -128,19 +132,22 @@ def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dic
     slots = [
         Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])
         for row in found.rows
-        if row["over"] or row["stamp"] in gone or (everything and not _driven(session, found.leases[row["stamp"]]))
+        if row["over"] or row["stamp"] in gone or options["select"] == "every" or (everything and not _driven(session, found.leases[row["stamp"]]))
     ]
     slots += [
         Slot(pod.stamp.index if pod.stamp else -1, before=pod, notes=["its stamp is ours, the ledger does not know it"]) for pod in _by_stamp(found, options)
     ]
     kept = [row for row in found.rows if not any(slot.lease is not None and str(slot.lease.stamp) == row["stamp"] for slot in slots)]
+    warnings: list[str] = []
     if not check_mode:
         desk = Desk(session.cloud, session.ledger, session.state, gone=gone)
         each(slots, lambda slot: _end(desk, slot))
+        warnings = take_back(options, session, lent(session)) if session.cloud.name == "runpod" else []
     result = {
         "changed": bool(slots),
         "owner": session.state.owner,
         "left_alone": kept,
+        "warnings": warnings,
         "rehearsal": session.rehearsal,
         "reaped": [_line(slot) for slot in slots if slot.error is None],
         "strays": [pod.to_dict() for pod in found.strays if not any(slot.before is pod for slot in slots)],

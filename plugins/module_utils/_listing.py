@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
-from ansible_collections.podcycle.gpu.plugins.module_utils._pods import lease_facts
+from ansible_collections.podcycle.gpu.plugins.module_utils._pods import connection_facts, lease_facts
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, control_path_dir
 
@@ -32,7 +32,7 @@ def live_pods(session: Session, *, everyone: bool = False) -> list[tuple[Pod, Le
         known = by_id.get(pod.id) or by_name.get(pod.name)
         ours = known is not None or (pod.stamp is not None and pod.stamp.owner == owner)
         if pod.state != model.GONE and (ours or everyone):
-            rows.append((pod, known))
+            rows.append((pod.reached(known.marks.get("ssh_via")) if known else pod, known))
     return sorted(rows, key=lambda row: (row[0].stamp.run_id if row[0].stamp else "~", row[0].stamp.index if row[0].stamp else 0, row[0].id))
 
 
@@ -52,5 +52,6 @@ def pod_info(options: Mapping[str, Any]) -> dict[str, Any]:
         if access is not None:
             row["ssh_args"] = access.words(pod.id)
             row["control_path_dir"] = str(control_path_dir(pod.id))
+            row["connection"] = connection_facts(pod, access)
         rows.append(row)
     return {"changed": False, "pods": rows, "rehearsal": session.rehearsal}

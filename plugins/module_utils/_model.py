@@ -24,6 +24,7 @@ STARTING, RUNNING, STOPPED, FAILED, GONE, UNKNOWN = "starting", "running", "stop
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}\Z")
 POD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\Z")
 GROUP_NAME = re.compile(r"[a-z0-9]{1,20}\Z")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 _HOSTNAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z")
 _STAMP = re.compile(
@@ -108,10 +109,12 @@ class Endpoint:
     via: str = "direct"
 
     @classmethod
-    def parse(cls, host: object, port: object, user: str = "root") -> Endpoint | None:
-        """A checked endpoint, or None: only an IP address or hostname and a port 1-65535 pass."""
+    def parse(cls, host: object, port: object, user: object = "root", via: str = "direct") -> Endpoint | None:
+        """A checked endpoint, or None: only an IP address or hostname, a port 1-65535 and a plain user name pass."""
         if isinstance(port, str):
             port = int(port) if _PORT.match(port) else 0
+        if not isinstance(user, str) or not _USER.match(user):
+            return None
         if not isinstance(host, str) or not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
             return None
         try:
@@ -119,7 +122,7 @@ class Endpoint:
             named = "%" in host or not ipaddress.ip_address(host)
         except ValueError:
             named = True
-        return None if named and not _HOSTNAME.match(host) else cls(host, port, user)
+        return None if named and not _HOSTNAME.match(host) else cls(host, port, user, via)
 
     def to_dict(self) -> dict[str, Any]:
         return {"host": self.host, "port": self.port, "user": self.user, "via": self.via}
@@ -175,14 +178,21 @@ class Pod:
     volume_gib: int | None = None
     ports: tuple[str, ...] = ()
     endpoint: Endpoint | None = None
+    # The way to its shell that needs no port, no SSH server and no public address of the pod.
+    gateway: Endpoint | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
     spot: bool = False
+    uptime_seconds: int | None = None
     detail: str = ""
 
     @property
     def stamp(self) -> Stamp | None:
         return Stamp.parse(self.name)
+
+    def reached(self, via: object) -> Pod:
+        """The same pod with the way to it that was found to work."""
+        return replace(self, endpoint=self.gateway) if via == "gateway" else self
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -202,6 +212,8 @@ class Pod:
             "volume_gib": self.volume_gib,
             "ports": list(self.ports),
             "endpoint": self.endpoint.to_dict() if self.endpoint else None,
+            "gateway": self.gateway.to_dict() if self.gateway else None,
+            "ssh_via": self.endpoint.via if self.endpoint else None,
             "created_at": rfc3339(self.created_at) if self.created_at else None,
             "started_at": rfc3339(self.started_at) if self.started_at else None,
             "spot": self.spot,
@@ -259,6 +271,7 @@ class PodWish:
             "ports": list(self.ports),
             "spot": self.spot,
             "regions": list(self.regions),
+            **{name: self.options.get(name) for name in ("template", "network_volume", "start_command")},
             "env_names": sorted({*self.env, *self.secret_env}),
             "lease_seconds": self.lease.seconds,
         }
@@ -272,7 +285,8 @@ def check_wish(wish: PodWish) -> PodWish:
     for label, value, low, high in (
         ("count", wish.count, 1, 200),
         ("gpu_count", wish.gpu_count, 1, 16),
-        ("disk_gib", wish.disk_gib, 1, 10_000),
+        # A template may bring its own.
+        ("disk_gib", wish.disk_gib, 0 if wish.options.get("template") else 1, 10_000),
         ("volume_gib", wish.volume_gib, 0, 10_000),
         ("lease.hours", wish.lease.hours, Decimal("0.01"), 24 * 30),
     ):
@@ -283,8 +297,13 @@ def check_wish(wish: PodWish) -> PodWish:
     for port in wish.ports:
         if not re.match(r"([1-9][0-9]{0,4})/(tcp|http)\Z", port):
             raise UsageError(f"port {clean_text(port, 20)!r} must look like 22/tcp or 8888/http")
-    if wish.volume_gib and not re.match(r"/[A-Za-z0-9._/-]{1,100}\Z", wish.volume_path):
+    if wish.options.get("ssh_via") == "direct" and wish.ports and "22/tcp" not in wish.ports:
+        raise UsageError(f"ports are {', '.join(wish.ports)}; without 22/tcp there is no direct SSH: add it, or set ssh_via to gateway")
+    if (wish.volume_gib or wish.options.get("network_volume")) and not re.match(r"/[A-Za-z0-9._/-]{1,100}\Z", wish.volume_path):
         raise UsageError(f"volume_path {clean_text(wish.volume_path, 40)!r} must be an absolute path")
+    for key in (*wish.env, *wish.secret_env):
+        if not re.match(r"[A-Za-z_][A-Za-z0-9_.-]*\Z", key):
+            raise UsageError(f"environment variable {clean_text(key, 40)!r} is no name: use letters, digits and '_', beginning with a letter")
     for key, secret in wish.secret_env.items():
         if len(secret) < 8:
             raise UsageError(f"secret_env value of {clean_text(key, 40)!r} is shorter than 8 characters, so masking it would mask half of every result")

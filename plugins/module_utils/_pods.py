@@ -14,7 +14,10 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import newest
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import lend, lent, take_back, wants_gateway
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import gateway_variables
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Slot, Waits, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
@@ -22,6 +25,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._session import Sessi
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, close_masters, control_path_dir
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import private
 
+DEFAULT_IMAGE = "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"
+DEFAULT_DISK_GIB = 40
 _WAITS = {"capacity": 0, "boot": 900, "endpoint": 300, "sshd": 300, "stop": 180, "release": 180, "settle": 12}
 
 
@@ -30,7 +35,7 @@ def pod_spec() -> dict[str, dict[str, Any]]:
     return {
         "run_id": {"type": "str", "required": True},
         "name": {"type": "str", "default": "pod"},
-        "state": {"type": "str", "choices": ["running", "stopped", "absent"], "default": "running"},
+        "state": {"type": "str", "choices": ["running", "restarted", "stopped", "absent"], "default": "running"},
         "count": {"type": "int", "default": 1},
         "gpu": {"type": "list", "elements": "str", "default": []},
         "gpu_count": {"type": "int", "default": 1},
@@ -38,11 +43,11 @@ def pod_spec() -> dict[str, dict[str, Any]]:
         "max_usd_per_hour": {"type": "str"},
         "spot": {"type": "bool", "default": False},
         "regions": {"type": "list", "elements": "str", "default": []},
-        "image": {"type": "str", "default": "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"},
-        "disk_gib": {"type": "int", "default": 40},
+        "image": {"type": "str"},
+        "disk_gib": {"type": "int"},
         "volume_gib": {"type": "int", "default": 0},
         "volume_path": {"type": "str", "default": "/workspace"},
-        "ports": {"type": "list", "elements": "str", "default": ["22/tcp"]},
+        "ports": {"type": "list", "elements": "str"},
         "env": {"type": "dict", "default": {}},
         "secret_env": {"type": "dict", "default": {}, "no_log": True},
         "ssh_public_key": {"type": "str", "no_log": False},
@@ -56,6 +61,14 @@ def pod_spec() -> dict[str, dict[str, Any]]:
             "options": {
                 "cloud_type": {"type": "str", "choices": ["secure", "community", "any"], "default": "secure"},
                 "min_cuda_version": {"type": "str"},
+                "template": {"type": "str"},
+                "network_volume": {"type": "str"},
+                "start_command": {"type": "list", "elements": "str"},
+                "install_sshd": {"type": "bool"},
+                "registry": {"type": "str"},
+                "secrets": {"type": "dict", "no_log": False},
+                "preset_env": {"type": "bool"},
+                "ssh_via": {"type": "str", "choices": ["auto", "direct", "gateway"], "default": "auto"},
             },
         },
         "known_pods": {"type": "list", "elements": "dict", "default": []},
@@ -71,6 +84,9 @@ def make_wish(options: Mapping[str, Any]) -> model.PodWish:
     version = own.get("min_cuda_version")
     if version and not re.match(r"[0-9]{1,2}\.[0-9]{1,2}\Z", str(version)):
         raise errors.UsageError(f"min_cuda_version is {errors.clean_text(version, 20)!r}; it must look like 12.8")
+    _check_runpod(own, options)
+    # What a template brings is asked of it; the cloud fills it in.
+    template = own.get("template")
     hours = money_option("lease.hours", (options["lease"] or {}).get("hours") or "4")
     return model.check_wish(
         model.PodWish(
@@ -80,11 +96,11 @@ def make_wish(options: Mapping[str, Any]) -> model.PodWish:
             gpus=tuple(options["gpu"]),
             gpu_count=options["gpu_count"],
             max_usd_per_hour=money_option("max_usd_per_hour", options["max_usd_per_hour"]),
-            image=options["image"],
-            disk_gib=options["disk_gib"],
+            image=options["image"] or ("" if template else DEFAULT_IMAGE),
+            disk_gib=options["disk_gib"] if options["disk_gib"] is not None else 0 if template else DEFAULT_DISK_GIB,
             volume_gib=options["volume_gib"],
             volume_path=options["volume_path"],
-            ports=tuple(dict.fromkeys(port.lower() for port in options["ports"])),
+            ports=tuple(dict.fromkeys(port.lower() for port in options["ports"] or (() if template else ("22/tcp",)))),
             env={str(key): str(value) for key, value in options["env"].items()},
             secret_env={str(key): str(value) for key, value in options["secret_env"].items()},
             ssh_public_key=options["ssh_public_key"],
@@ -96,12 +112,26 @@ def make_wish(options: Mapping[str, Any]) -> model.PodWish:
     )
 
 
+def _check_runpod(own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    for name, secret in (own.get("secrets") or {}).items():
+        if not re.match(r"[A-Za-z_][A-Za-z0-9_]*\Z", str(name)) or not re.match(r"[A-Za-z0-9_-]{1,100}\Z", str(secret)):
+            told = errors.clean_text(f"{name}: {secret}", 80)
+            raise errors.UsageError(f"runpod.secrets: {told!r} must be the name of an environment variable and the name of a secret in RunPod's console")
+        if name in options["env"] or name in (options["secret_env"] or {}):
+            raise errors.UsageError(f"runpod.secrets: {name} stands in env or secret_env too; keep one of them")
+    if own.get("network_volume") and options["volume_gib"]:
+        raise errors.UsageError("volume_gib and runpod.network_volume are two volumes, and RunPod mounts one: keep one of them")
+    if own.get("network_volume") and own["cloud_type"] != "secure":
+        raise errors.UsageError(f"runpod.network_volume needs cloud_type secure, not {own['cloud_type']}: RunPod has network volumes in its data centers only")
+
+
 def make_engine(options: Mapping[str, Any], session: Session) -> Engine:
     waits = Waits(**{**_WAITS, **{key: value for key, value in (options.get("waits") or {}).items() if value is not None}})
     ssh = None
     if options.get("ssh_private_key_file") and options.get("known_hosts_file"):
         ssh = SshAccess(Path(options["ssh_private_key_file"]), Path(options["known_hosts_file"]))
-    return Engine(session.cloud, session.ledger, session.state, ssh=ssh, waits=waits, notify=_notifier(options.get("progress_file")))
+    notify = _notifier(options.get("progress_file"))
+    return Engine(session.cloud, session.ledger, session.state, ssh=ssh, waits=waits, notify=notify, estimates=newest(session.state, session.cloud.name))
 
 
 def _notifier(path: str | None) -> Callable[[str], None]:
@@ -125,13 +155,22 @@ def converge(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
 
 def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish, check_mode: bool) -> dict[str, Any]:
     engine = make_engine(options, session)
+    notes: list[str] = []
     if options["state"] == "running":
+        if not check_mode and session.cloud.name == "runpod" and wants_gateway(wish):
+            notes = [note] if (note := lend(options, session, wish)) else []
         slots = engine.rent(wish, check_mode=check_mode)
     elif options["state"] == "stopped":
         slots = _stop(engine, session, wish, check_mode)
+    elif options["state"] == "restarted":
+        slots = _restart(engine, session, wish, check_mode)
     else:
         known = [(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]]
         slots = engine.release_run(wish.run_id, check_mode=check_mode, known=known, spare_kept=options["spare_kept"])
+        if not check_mode and session.cloud.name == "runpod":
+            notes = take_back(options, session, {wish.run_id} & lent(session))
+    for slot in slots:
+        slot.notes += notes
     if not check_mode:
         _close_masters(slots)
     _raise_first(slots)
@@ -166,6 +205,20 @@ def _stop(engine: Engine, session: Session, wish: model.PodWish, check_mode: boo
     return each(slots, one)
 
 
+def _restart(engine: Engine, session: Session, wish: model.PodWish, check_mode: bool) -> list[Slot]:
+    slots = [Slot(lease.stamp.index, lease=lease) for lease in session.ledger.of_run(wish.run_id) if lease.open]
+    if not slots:
+        raise errors.UsageError(f"restart the pods of run {wish.run_id}: it has none", hint="see: ansible-playbook playbooks/leases.yml")
+
+    def one(slot: Slot) -> None:
+        if slot.lease is not None:
+            slot.before = engine.lookout.by_id(slot.lease) if slot.lease.pod_id else None
+            slot.changed = slot.before is not None
+            slot.after = slot.before if check_mode else engine.restart(slot.lease)
+
+    return each(slots, one)
+
+
 def _raise_first(slots: list[Slot]) -> None:
     failed = [slot.error for slot in slots if slot.error is not None]
     if not failed:
@@ -188,6 +241,7 @@ def _row(slot: Slot, engine: Engine, session: Session) -> dict[str, Any]:
     if engine.ssh is not None and slot.after is not None and pod.id:
         row["ssh_args"] = engine.ssh.words(pod.id)
         row["control_path_dir"] = str(control_path_dir(pod.id))
+        row["connection"] = connection_facts(pod, engine.ssh)
     return row
 
 
@@ -196,6 +250,13 @@ def _close_masters(slots: list[Slot]) -> None:
     for slot in slots:
         if slot.changed and slot.before is not None:
             close_masters(control_path_dir(slot.before.id))
+
+
+def connection_facts(pod: model.Pod, access: SshAccess) -> dict[str, Any]:
+    """Ansible's variables for a pod that only the gateway reaches; empty for any other."""
+    if pod.endpoint is None or pod.endpoint.via != "gateway":
+        return {}
+    return gateway_variables(pod.endpoint, access)
 
 
 def lease_facts(lease: Lease | None) -> dict[str, Any]:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import probe_gateway
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
@@ -18,6 +20,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock,
 
 # What says nothing about the pod: the wait goes on for as long as it may.
 _PASSING = (errors.ServerError, errors.NoReply, errors.Unreachable, errors.RateLimited, errors.SchemaError)
+# A container that was started anew this often, as its falling uptime tells, ends each time it starts.
+_RESTARTS = 2
 _QUIET_SECONDS = 3.0
 _TELL_EVERY_SECONDS = 5.0
 
@@ -39,15 +43,28 @@ class Readiness:
     endpoint: float
     sshd: float
     notify: Callable[[str], None]
+    # auto: the gateway where the pod publishes no port 22, or shows no address of its own in time.
+    ssh_via: str = "auto"
     _next_tick: float = field(default=_QUIET_SECONDS)
 
     def wait_ready(self, lease: Lease, pod: Pod) -> Pod:
-        """Until SSH really answers: placed, then an address, then a login."""
-        misses = 0
+        """Until SSH really answers: placed, then an address, then a login. A failure carries what the provider wrote about the pod last."""
+        try:
+            return self._wait_ready(lease, pod)
+        except (errors.WaitTimeout, errors.PodFailed) as err:
+            words: tuple[str, ...] = ()
+            with suppress(errors.CloudError):
+                words = self.cloud.last_words(pod.id)
+            if words:
+                err.message += f"; the system log of {self.cloud.name} ends with: {errors.clean_text(' | '.join(words), 400)}"
+            raise
+
+    def _wait_ready(self, lease: Lease, pod: Pod) -> Pod:
+        misses = restarts = 0
         last = pod
 
         def look() -> Pod:
-            nonlocal misses, last
+            nonlocal misses, restarts, last
             try:
                 seen = self.cloud.get(pod.id)
             except _PASSING as err:
@@ -58,9 +75,16 @@ class Readiness:
                     return pod
                 self.ledger.write(lease.stamp, "released", proof="not found by id")
                 raise errors.PodFailed(f"pod {pod.id} is gone while it was starting", hint="the provider ended it; run again with the same run_id") from None
+            if seen.uptime_seconds is None:
+                # A look that shows none says nothing of the next.
+                seen = replace(seen, uptime_seconds=last.uptime_seconds)
+            restarts += (seen.uptime_seconds or 0) < (last.uptime_seconds or 0)
             misses, last = 0, seen
             if seen.state in (model.STOPPED, model.FAILED, model.GONE):
                 raise errors.PodFailed(f"pod {pod.id} ended while it was starting: {seen.provider_status}", hint="run again with the same run_id")
+            if restarts >= _RESTARTS:
+                hint = "the image or its start command ends at once: see what it says with playbooks/logs.yml on a pod that is kept, or run it by itself"
+                raise errors.CrashLoop(f"pod {pod.id} starts again and again: its container ended {restarts} times", hint=hint)
             return seen
 
         def wait(done: Callable[[Pod], bool], seconds: float, phase: str) -> Pod:
@@ -75,10 +99,20 @@ class Readiness:
             )
 
         wait(lambda seen: seen.state == model.RUNNING, self.boot, "to run")
-        ready = wait(lambda seen: seen.endpoint is not None, self.endpoint, "to show an SSH address")
+        via = "gateway" if self.ssh_via == "gateway" or (self.ssh_via == "auto" and last.gateway is not None and "22/tcp" not in last.ports) else "direct"
+        try:
+            ready = wait(lambda seen: seen.reached(via).endpoint is not None, self.endpoint, "to show an SSH address")
+        except errors.WaitTimeout:
+            # Without a login nothing would show that the gateway lets us in.
+            if self.ssh_via != "auto" or self.ssh is None or last.gateway is None:
+                raise
+            via = "gateway"
+            self.notify(f"pod {pod.id} has no public address: its SSH goes through the gateway {last.gateway.host}")
         if self.ssh is not None:
-            ready = self._login(look, pod)
-        return ready
+            ready = self._login(lambda: look().reached(via), pod)
+        if lease.marks.get("ssh_via") != (via if via == "gateway" else None):
+            self.ledger.write(lease.stamp, "mark", ssh_via=via if via == "gateway" else None)
+        return ready.reached(via)
 
     def _login(self, look: Callable[[], Pod], pod: Pod) -> Pod:
         access = self.ssh
@@ -87,7 +121,11 @@ class Readiness:
 
         def login() -> tuple[Pod, str]:
             seen = look()
-            return seen, access.probe(seen.id, seen.endpoint, run_id=seen.stamp.run_id if seen.stamp else "") if seen.endpoint else "no SSH address yet"
+            if seen.endpoint is None:
+                return seen, "no SSH address yet"
+            if seen.endpoint.via == "gateway":
+                return seen, probe_gateway(seen.endpoint, access)
+            return seen, access.probe(seen.id, seen.endpoint, run_id=seen.stamp.run_id if seen.stamp else "")
 
         ready, _trouble = wait_for(
             login,

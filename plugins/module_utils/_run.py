@@ -19,6 +19,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_r
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
 
 STAGES = ("start", "converge", "push", "train", "collect", "validate", "stop")
+# What a pod has timed itself; no stage of the cycle, so that no verdict rests on a pod's word.
+POD = "pod"
 OUT_OF_REACH = "the pod was out of reach (SSH)"
 _FOLDERS = ("reports", "collected", "local_validation")
 _FILES = (
@@ -30,6 +32,10 @@ _FILES = (
     "local_validation/validation.json",
     "local_validation/infer_move_output.txt",
 )
+
+
+def _identity(record: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(record.get(key)) for key in ("ts", "phase", "status", "elapsed_ms", "source", "host"))
 
 
 @dataclass(frozen=True)
@@ -111,15 +117,27 @@ class RunFolder:
         began = None if status == "started" else self._began(stage, record["phase"], host)
         record["elapsed_ms"] = None if began is None else int((now - began).total_seconds() * 1000)
         record.update({key: value for key, value in (("host", host), ("message", errors.clean_text(message, 2000)), ("details", details)) if value})
+        self._append(json.dumps(record) + "\n")
+        return record
+
+    def merge(self, rows: list[dict[str, Any]], host: str) -> int:
+        """Append what a pod has timed itself, without what is there already; how many came."""
+        named = [{**row, "host": host} if host else row for row in rows]
+        known = {_identity(record) for record in self.events() if record["stage"] == POD}
+        fresh = [row for row in named if _identity(row) not in known]
+        if fresh:
+            self._append("".join(json.dumps(row) + "\n" for row in fresh))
+        return len(fresh)
+
+    def _append(self, text: str) -> None:
         handle = os.open(self.path / "events.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            line = b"\n" * self._torn() + (json.dumps(record) + "\n").encode()
+            line = b"\n" * self._torn() + text.encode()
             if os.write(handle, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / "events.jsonl"))
         finally:
             os.close(handle)
-        return record
 
     def _torn(self) -> bool:
         """Whether a crash cut the last line short."""

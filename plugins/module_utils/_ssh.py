@@ -12,15 +12,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import selectors
 import shlex
 import socket
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, StrangeHostKey, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_park import close_park
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
+
+_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -76,33 +81,49 @@ class SshAccess:
         except FileNotFoundError:
             return []
 
+    def ask(
+        self, pod_id: str, endpoint: Endpoint, command: str, timeout_seconds: float, *, first_contact: bool = False
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run one shell command on the pod and read the first MiB of what it says.
+
+        Raises TimeoutExpired 10 s after `timeout_seconds`, which the connection may take.
+        """
+        words = ["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={int(timeout_seconds)}", "-o", "ControlPath=none"]
+        words += ["-i", str(self.private_key_file), "-p", str(endpoint.port), *self.arguments(pod_id, first_contact=first_contact)]
+        words += [f"{endpoint.user}@{endpoint.host}", command]
+        try:
+            child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        except FileNotFoundError as err:
+            raise StateError("the program ssh is not installed", hint="install openssh-client") from err
+        said = {"stdout": b"", "stderr": b""}
+        end = time.monotonic() + timeout_seconds + 10
+        with child, selectors.DefaultSelector() as ready:
+            for name in said:
+                ready.register(getattr(child, name), selectors.EVENT_READ, name)
+            try:
+                while ready.get_map():
+                    for key, _mask in ready.select(max(0.0, end - time.monotonic())):
+                        piece = os.read(key.fd, 65536)
+                        said[key.data] += piece
+                        if not piece:
+                            ready.unregister(key.fileobj)
+                    if time.monotonic() >= end:
+                        raise subprocess.TimeoutExpired("ssh", timeout_seconds + 10)
+                    if max(map(len, said.values())) > _MOST_BYTES:
+                        break
+                else:
+                    child.wait(max(0.1, end - time.monotonic()))
+            finally:
+                child.kill()
+        return subprocess.CompletedProcess(words, child.returncode, said["stdout"][:_MOST_BYTES], said["stderr"][:_MOST_BYTES])
+
     def probe(self, pod_id: str, endpoint: Endpoint, timeout_seconds: float = 10.0, run_id: str = "") -> str:
         """Empty when a login works and the host key is pinned, else what is wrong for now; raises StrangeHostKey."""
         trouble = banner_trouble(endpoint, timeout_seconds)
         if trouble:
             return trouble
-        command = [
-            "ssh",
-            "-F",
-            "none",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            f"ConnectTimeout={int(timeout_seconds)}",
-            "-o",
-            "ControlPath=none",
-            "-i",
-            str(self.private_key_file),
-            "-p",
-            str(endpoint.port),
-            *self.arguments(pod_id, first_contact=not self.pinned(pod_id)),
-            f"{endpoint.user}@{endpoint.host}",
-            "true",
-        ]
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_seconds + 10, check=False)
-        except FileNotFoundError as err:
-            raise StateError("the program ssh is not installed", hint="install openssh-client") from err
+            done = self.ask(pod_id, endpoint, "true", timeout_seconds, first_contact=not self.pinned(pod_id))
         except subprocess.TimeoutExpired:
             return "the SSH login did not end"
         if done.returncode == 0:
@@ -195,7 +216,13 @@ def _private(folder: Path) -> Path:
 def close_masters(folder: Path) -> int:
     """Ask every SSH master in the folder to end; returns how many there were."""
     count = 0
+    for place in folder.glob("gw-??????????") if folder.is_dir() else ():
+        count += close_park(str(place))
     for master in folder.glob("*") if folder.is_dir() else ():
+        if master.name.startswith("gw-"):
+            with contextlib.suppress(OSError):
+                master.unlink()
+            continue
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(
                 ["ssh", "-F", "none", "-o", f"ControlPath={master}", "-O", "exit", "none"],

@@ -21,6 +21,7 @@ from ._uv import find_links_of, find_uv, install_uv, last_words, run_program
 
 STAMP = ".podcycle-tool.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\[\],-]*(==[A-Za-z0-9.+!-]+)?")
 
 
 class UvToolError(PodcycleError):
@@ -34,6 +35,8 @@ class Tool:
     command: str
     workspace: Path
     probe: tuple[str, ...] = ("--version",)
+    extra: tuple[str, ...] = ()
+    python: str = ""
 
     @property
     def venv(self) -> Path:
@@ -47,10 +50,22 @@ class Tool:
     def link(self) -> Path:
         return self.workspace / "bin" / self.command
 
+    @property
+    def wanted(self) -> str:
+        """What is asked for, in one line; another interpreter is another wish."""
+        base = os.path.realpath(self.python) if self._own_python() else ""
+        return " ".join(filter(None, (self.version, *self.extra, base)))
+
+    def _own_python(self) -> bool:
+        return bool(self.python) and os.access(self.python, os.X_OK)
+
     def check(self) -> None:
         for word in (self.package, self.command):
             if not _NAME.fullmatch(word):
                 raise UsageError(f"uv_tool {self.package!r}: {word!r} is not a name of letters, digits, dots and dashes")
+        for word in self.extra:
+            if not _REQUIREMENT.fullmatch(word):
+                raise UsageError(f"uv_tool {self.package!r}: {word!r} is no requirement such as name==1.0")
 
     def record(self) -> dict[str, str] | None:
         """What was proven, when its files are still there."""
@@ -63,7 +78,7 @@ class Tool:
     def satisfied(self) -> bool:
         record = self.record()
         linked = os.path.realpath(self.link) == os.path.realpath(self.program)
-        return record is not None and linked and record.get("wanted") == self.version and self._whole()
+        return record is not None and linked and record.get("wanted") == self.wanted and self._whole()
 
     def _whole(self) -> bool:
         return bool(list(self.venv.glob(f"lib/python3.*/site-packages/{self.package.replace('-', '_')}-*.dist-info/RECORD")))
@@ -73,11 +88,12 @@ class Tool:
         uv = find_uv(bin_dir, "", cache) or install_uv(bin_dir)
         environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
         environment["UV_CACHE_DIR"] = str(cache)
-        python = next((path for path in ("/usr/bin/python3", getattr(sys, "_base_executable", "")) if path and os.access(path, os.X_OK)), sys.executable)
+        pythons = (self.python, "/usr/bin/python3", getattr(sys, "_base_executable", ""))
+        python = next((path for path in pythons if path and os.access(path, os.X_OK)), sys.executable)
         requirement = f"{self.package}=={self.version}" if self.version else self.package
         for arguments in (
             ["venv", "--quiet", "--clear", "--no-python-downloads", "--python", python, str(self.venv)],
-            ["pip", "install", "--quiet", "--python", str(self.venv / "bin" / "python"), requirement],
+            ["pip", "install", "--quiet", "--python", str(self.venv / "bin" / "python"), requirement, *self.extra],
         ):
             done = uv.run(arguments, environment)
             if done.returncode:
@@ -91,7 +107,7 @@ class Tool:
         if done.returncode:
             said = " ".join(done.stderr.split())[-300:]
             raise UvToolError(f"install {requirement}: {self.program} {' '.join(self.probe)} ended with {done.returncode}: {said}")
-        record = {"wanted": self.version, "said": (done.stdout or done.stderr).strip()[:200]}
+        record = {"wanted": self.wanted, "said": (done.stdout or done.stderr).strip()[:200]}
         FileSet([Entry(str(self.venv / STAMP), content=json.dumps(record)), Entry(str(self.link), "link", target=str(self.program))]).converge()
         return record
 

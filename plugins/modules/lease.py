@@ -30,9 +30,10 @@ options:
     choices: [released, held, kept]
     default: released
   select:
-    description: Leases that are over, or every open lease that no live controller drives.
+    description:
+      - Leases that are V(over), V(all) open leases that no live controller drives, or V(every) open lease, those in use too.
     type: str
-    choices: [over, all]
+    choices: [over, all, every]
     default: over
   minutes:
     description: How long O(state=held) lasts.
@@ -133,7 +134,7 @@ def main() -> None:
         argument_spec={
             **cloud_spec(),
             "state": {"type": "str", "choices": ["released", "held", "kept"], "default": "released"},
-            "select": {"type": "str", "choices": ["over", "all"], "default": "over"},
+            "select": {"type": "str", "choices": ["over", "all", "every"], "default": "over"},
             "minutes": {"type": "int", "default": 30},
             "run_id": {"type": "str"},
             "owner": {"type": "str"},
@@ -146,6 +147,8 @@ def main() -> None:
         result = work(module.params, check_mode=module.check_mode)
     except PodcycleError as err:
         module.fail_json(**failure(err))
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     module.exit_json(**result)
 
 

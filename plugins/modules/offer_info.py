@@ -47,6 +47,12 @@ options:
     description: Whether to list interruptible pods.
     type: bool
     default: false
+  offline:
+    description:
+      - Rank the catalog of one day instead of asking the cloud; needs no key. Prices are those of RV(as_of), availability is unknown.
+      - The catalog that M(podcycle.gpu.gpu_catalog) wrote last, or else the one that the collection brings, of 2026-02-26, with seven prices.
+    type: bool
+    default: false
   limit:
     description: Most offers to return; V(0) for all.
     type: int
@@ -63,6 +69,11 @@ EXAMPLES = r"""
     min_vram_gib: 40
     max_usd_per_hour: "3.00"
     cloud_type: secure
+
+- name: Estimate without a key
+  podcycle.gpu.offer_info:
+    offline: true
+    gpu: [H100 SXM, RTX 4090]
 """
 
 RETURN = r"""
@@ -82,7 +93,14 @@ offers:
     region: {description: Data center; none when the provider chooses., type: str, returned: always, sample: EU-RO-1}
     cloud_type: {description: Kind of machine., type: str, returned: always, sample: secure}
     spot: {description: Whether the pod may be interrupted., type: bool, returned: always, sample: false}
+    spot_usd_per_hour: {description: Lowest bid for such an interruptible pod; none when it is not known., type: str, returned: always, sample: "0.4200"}
+    stock: {description: Stock as another API of the provider tells it; none when it is not known., type: str, returned: always, sample: medium}
     availability: {description: The provider's hint., type: str, returned: always, sample: high}
+as_of:
+  description: The day of the prices with O(offline=true); none when the cloud was asked.
+  type: str
+  returned: success
+  sample: "2026-02-26"
 rehearsal:
   description: Whether a rehearsal cloud answered.
   type: bool
@@ -108,6 +126,7 @@ def main() -> None:
             "cloud_type": {"type": "str", "choices": ["secure", "community", "any"], "default": "any"},
             "regions": {"type": "list", "elements": "str", "default": []},
             "spot": {"type": "bool", "default": False},
+            "offline": {"type": "bool", "default": False},
             "limit": {"type": "int", "default": 20},
         },
         supports_check_mode=True,
@@ -116,6 +135,8 @@ def main() -> None:
         result = _offers.list_offers(module.params)
     except PodcycleError as err:
         module.fail_json(**failure(err))
+    for warning in result.pop("warnings"):
+        module.warn(warning)
     module.exit_json(**result)
 
 

@@ -37,10 +37,11 @@ options:
   state:
     description:
       - V(running) rents what is missing, starts what is stopped, and waits until SSH answers.
+      - V(restarted) starts the containers of running pods anew on the same hosts, proven by their later start time. What is not on a volume is lost.
       - V(stopped) ends the computing; storage goes on costing.
       - V(absent) gives back every pod of the run.
     type: str
-    choices: [running, stopped, absent]
+    choices: [running, restarted, stopped, absent]
     default: running
   count:
     description: Pods in the group.
@@ -72,13 +73,13 @@ options:
     elements: str
     default: []
   image:
-    description: Container image; it must run an SSH server that reads E(PUBLIC_KEY).
+    description:
+      - Container image; it must run an SSH server that reads E(PUBLIC_KEY).
+      - That of O(runpod.template), or else V(runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404), when not given.
     type: str
-    default: runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404
   disk_gib:
-    description: Container disk in GiB; lost when the pod stops.
+    description: Container disk in GiB, lost when the pod stops. That of O(runpod.template), or else V(40), when not given.
     type: int
-    default: 40
   volume_gib:
     description: Persistent volume in GiB, kept while the pod is stopped; none when V(0).
     type: int
@@ -88,10 +89,9 @@ options:
     type: str
     default: /workspace
   ports:
-    description: Ports to publish.
+    description: Ports to publish, V(22/tcp) among them. V(22/tcp) and those of O(runpod.template) when not given.
     type: list
     elements: str
-    default: [22/tcp]
   env:
     description: Environment of the container; visible in the provider's console.
     type: dict
@@ -164,6 +164,43 @@ options:
       min_cuda_version:
         description: Least CUDA version that the host's driver supports, such as V(12.8).
         type: str
+      template:
+        description:
+          - Template to make the pod from, by its id, its name or a unique part of the name; your own, public ones, and RunPod's.
+          - RunPod copies it once. A later change of the template changes no pod. O(env) goes over the template's, name by name.
+        type: str
+      network_volume:
+        description:
+          - Network volume to mount at O(volume_path), by its id or name. It outlives the pod.
+          - The pod is rented in the volume's data center, on secure machines only.
+        type: str
+      start_command:
+        description: A command that runs in the container beside the services of the image, its SSH server among them; a program and its arguments.
+        type: list
+        elements: str
+      install_sshd:
+        description: Bring an SSH server into an image that has none, such as V(ubuntu:24.04); wants apt and the network, and takes some 20 s.
+        type: bool
+      registry:
+        description: Id of the registry login with which a private image is pulled; see M(podcycle.gpu.runpod_registry_auth).
+        type: str
+      secrets:
+        description:
+          - Environment variables that RunPod fills from secrets of the account, as C(VARIABLE) to the secret's name in RunPod's console.
+          - The values pass neither through Ansible nor through what RunPod's API shows.
+        type: dict
+      preset_env:
+        description: Also set the environment of the chess bot's training image, E(START_SSHD) on and its other services off.
+        type: bool
+      ssh_via:
+        description:
+          - How the pod is reached; RV(pods[].ssh_via) says how it was.
+          - V(direct) is its own SSH server at a public address, V(gateway) RunPod's, which takes keys of the account only and is slower
+            (P(podcycle.gpu.runpod_gateway#connection)).
+          - V(auto) takes the gateway where O(ports) has no V(22/tcp), or where the pod shows no public address within O(waits.endpoint).
+        type: str
+        choices: [auto, direct, gateway]
+        default: auto
   known_pods:
     description:
       - Pods of the run, as dictionaries with C(id) and C(name), that O(state=absent) gives back too when the ledger has lost them.
@@ -230,12 +267,15 @@ pods:
     volume_gib: {description: Persistent volume in GiB., type: int, returned: always, sample: 20}
     ports: {description: Published ports., type: list, elements: str, returned: always, sample: [22/tcp]}
     endpoint: {description: Where SSH answers., type: dict, returned: always, sample: {host: 203.0.113.7, port: 10341, user: root, via: direct}}
+    gateway: {description: Where RunPod's gateway answers for it., type: dict, returned: always, sample: null}
+    ssh_via: {description: Whether O(runpod.ssh_via=direct) or O(runpod.ssh_via=gateway) leads to it., type: str, returned: always, sample: direct}
     created_at: {description: Time of the create., type: str, returned: always, sample: "2026-11-01T10:00:00Z"}
     started_at: {description: Time of the last start., type: str, returned: always, sample: "2026-11-01T10:00:41Z"}
     spot: {description: Whether it may be interrupted., type: bool, returned: always, sample: false}
     deadline: {description: When the lease ends., type: str, returned: always, sample: "2026-11-01T11:00:00Z"}
     cost_usd: {description: Dollars since the lease began., type: str, returned: always, sample: "0.0123"}
     control_path_dir: {description: Folder of this pod's SSH masters., type: str, returned: when running, sample: /tmp/podcycle-1000/0a1b2c3d4e}
+    connection: {description: Ansible's variables where only the gateway leads to it., type: dict, returned: when running, sample: {}}
     ssh_args: {description: Options for ssh that check this pod's identity., type: str, returned: when running, sample: -o HostKeyAlias=9f8e7d6c5b4a39}
     notes: {description: What was out of the ordinary., type: list, elements: str, returned: always, sample: []}
 worst_case_usd:

@@ -50,6 +50,9 @@ pods:
     state: {description: Observed state., type: str, returned: always, sample: running}
     ours: {description: Whether ledger or owner id prove it ours., type: bool, returned: always, sample: true}
     endpoint: {description: Where SSH answers., type: dict, returned: always, sample: {host: 203.0.113.7, port: 10341, user: root, via: direct}}
+    gateway: {description: Where RunPod's gateway answers for it., type: dict, returned: always, sample: null}
+    ssh_via: {description: V(direct) or V(gateway)., type: str, returned: always, sample: direct}
+    connection: {description: Ansible's variables where only the gateway leads to it., type: dict, returned: when known_hosts_file is given, sample: {}}
     ssh_args: {description: Options for ssh that check the pod's identity., type: str, returned: when known_hosts_file is given}
     control_path_dir: {description: Folder of this pod's SSH masters., type: str, returned: when known_hosts_file is given}
 rehearsal:

@@ -57,6 +57,9 @@ options:
     type: list
     elements: str
     default: []
+  phase_times:
+    description: A runpod_phase_times.jsonl that was collected from the pod; its rows join events.jsonl as the stage V(pod), each once.
+    type: path
   fail:
     description: Whether a failure also fails this task.
     type: bool

@@ -34,6 +34,15 @@ options:
     description: Its version. The latest when not given.
     type: str
     default: ""
+  extra:
+    description: Packages that come into the same environment, such as V(fastapi==0.165.0).
+    type: list
+    elements: str
+    default: []
+  python:
+    description: Interpreter that the environment is made from. The system's when not given, or when it is not there.
+    type: str
+    default: ""
   workspace:
     description: Folder that the pod keeps its work in.
     type: path
@@ -111,13 +120,15 @@ def main() -> None:
             "package": {"type": "str", "required": True},
             "command": {"type": "str", "required": True},
             "version": {"type": "str", "default": ""},
+            "extra": {"type": "list", "elements": "str", "default": []},
+            "python": {"type": "str", "default": ""},
             "workspace": {"type": "path", "default": "/workspace"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
     )
     given = module.params
-    tool = Tool(given["package"], given["version"], given["command"], Path(given["workspace"]))
+    tool = Tool(given["package"], given["version"], given["command"], Path(given["workspace"]), extra=tuple(given["extra"]), python=given["python"])
     record = None
     try:
         tool.check()

@@ -126,6 +126,8 @@ def check_run_folder(world: Any) -> None:
     assert stages == ["start", "converge", "push", "train", "collect", "validate", "stop"]
     for event in world.events(RUN):
         assert {"ts", "stage", "phase", "status", "elapsed_ms"} <= event.keys()
+    timed = [event["phase"] for event in world.events(RUN) if event["stage"] == "pod"]
+    assert timed == ["load_data", "prepare", "train", "evaluate", "save_model"]
     assert "Rehearsal: true" in (folder / "reports" / "observations.md").read_text(encoding="utf-8")
 
 

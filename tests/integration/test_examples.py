@@ -21,7 +21,11 @@ from support.world import ROOT, World, free_port, make_world
 
 # Where each module's examples run, in this order; the pod's own come between its rent and its end.
 STACK = ("cuda_toolkit", "cutlass", "torch_env", "stack_info", "stack_drift", "stack_receipt")
-BEFORE = ("offer_info", "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud", "pod", "pod_info", "lease_info", "lease")
+ACCOUNT = ("runpod_template", "runpod_template_info", "runpod_network_volume", "runpod_network_volume_info", "runpod_registry_auth", "runpod_ssh_key")
+BEFORE = (
+    *("offer_info", "gpu_catalog", *ACCOUNT, "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud"),
+    *("pod", "pod_info", "pod_status", "pod_logs", "doctor", "lease_info", "lease", "run_verify"),
+)
 SHELL = ("file_set", "shell_env", "pod_service", "node_info", "system_packages", "uv_tool")
 ON_POD = ("bootstrap_script", "lease_guard", "transfer", "artifact_info", "job", *SHELL)
 # The group that the inventory's example makes of the GPU that the pod's example asks for.
@@ -59,6 +63,7 @@ def plays_of(stage: Stage, documents: dict[str, Any]) -> list[Args]:
     added: dict[str, Args] = {
         "run": {"rehearsal": True},
         "rehearsal_cloud": {"port": free_port(), "state_dir": str(path / "second")},
+        "pod_status": {"watch_limit": 1},
         "lease_guard": {"base_url": stage.account["endpoint"]},
         # Git hosts may be out of reach, and the links of the system scope would be the machine's own.
         "cutlass": {"repo": f"file://{cutlass_repo(path / 'cutlass')}", "compile": False, "scope": "user"},

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from typing import Any
@@ -32,13 +33,13 @@ def test_every_answer_carries_a_request_id_and_rate_limits(cloud: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "where"),
     [
-        ({"startSSH": True}, 422, "body.startSSH"),
-        ({"gpu": {"id": "NVIDIA L4", "count": 1, "kind": "x"}}, 422, "body.gpu.kind"),
-        ({"mounts": {"persistent": {"size": 10}}}, 422, "body.mounts.persistent.path"),
-        ({"mounts": {"persistent": {"size": 5, "path": "/workspace"}}}, 422, "body.mounts.persistent.size"),
-        ({"name": ""}, 422, "body.name"),
-        ({"env": {"A": 1}}, 422, "body.env.A"),
-        ({"ports": ["22/udp"]}, 422, "body.ports"),
+        ({"startSSH": True}, 422, "$.startSSH"),
+        ({"gpu": {"id": "NVIDIA L4", "count": 1, "kind": "x"}}, 422, "$.gpu.kind"),
+        ({"mounts": {"persistent": {"size": 10}}}, 422, "$.mounts.persistent.path"),
+        ({"mounts": {"persistent": {"size": 5, "path": "/workspace"}}}, 422, "$.mounts.persistent.size"),
+        ({"name": ""}, 422, "$.name"),
+        ({"env": {"A": 1}}, 422, "$.env.A"),
+        ({"ports": ["22/udp"]}, 422, "$.ports"),
         ({"cpu": {"id": "cpu3c", "vcpuCount": 2}}, 400, None),
         ({"gpu": {"id": "NVIDIA L4"}}, 400, None),
         ({"gpu": {"id": "RTX 4090", "count": 1}}, 400, None),
@@ -51,7 +52,7 @@ def test_bad_create(cloud: Any, changes: dict[str, Any], status: int, where: str
     answer = cloud.call("POST", "/v2/pods", cloud.body(**changes))
     assert answer.status == status, answer.text
     if where:
-        assert where in [one["location"] for one in answer.json["errors"]]
+        assert where in [one.partition(":")[0] for one in answer.json["errors"]]
     assert cloud.call("GET", "/v2/pods").json["pods"] == []
     assert cloud.control("GET", "/meter")["pods"] == {}
 
@@ -108,12 +109,13 @@ def test_catalog(cloud: Any) -> None:
     gpus = cloud.call("GET", "/v2/catalog/gpus").json["gpus"]
     assert len(gpus) == 44
     by_id = {gpu["id"]: gpu for gpu in gpus}
-    assert by_id["NVIDIA GeForce RTX 4090"]["price"] == {"secure": 0.59, "community": 0.34, "serverless": None}
-    assert by_id["unknown"]["price"]["secure"] is None
+    assert by_id["NVIDIA GeForce RTX 4090"]["price"] == {"secure": 0.59, "community": 0.34}
+    assert (by_id["unknown"]["price"]["secure"], by_id["unknown"]["maxCount"]["secure"]) == (0, 0)
     assert "availability" not in by_id["NVIDIA L4"]
     assert cloud.call("GET", "/v2/catalog/gpus?include=AVAILABILITY").status == 400
     one = cloud.call("GET", "/v2/catalog/gpus/NVIDIA%20GeForce%20RTX%204090?include=AVAILABILITY&product=POD").json
-    assert one["availability"] == "HIGH" and "EU-RO-1" in one["dataCenters"]
+    assert one["availability"] == "HIGH" and one["maxCount"] == {"secure": 8, "community": 8}
+    assert {"id": "EU-RO-1", "name": "EU-RO-1", "availability": "HIGH"} in one["dataCenters"]
     cloud.control("POST", "/market", {"gpu": one["id"], "stock": 0})
     empty = cloud.call("GET", "/v2/catalog/gpus/NVIDIA%20GeForce%20RTX%204090?include=AVAILABILITY&product=POD").json
     assert (empty["availability"], empty["dataCenters"]) == ("NONE", [])
@@ -138,10 +140,10 @@ def test_openapi_describes_what_is_served(cloud: Any) -> None:
     spec = cloud.call("GET", "/v2/openapi.json", key=None).json
     for path, methods in spec["paths"].items():
         for method in methods:
-            answer = cloud.call(method.upper(), "/v2" + path.replace("{id}", "nosuch"), {} if method == "post" else None)
+            answer = cloud.call(method.upper(), "/v2" + path.replace("{id}", "nosuch"), {} if method in ("post", "patch", "put") else None)
             assert answer.status in (200, 404, 422), (method, path, answer.text)
-    assert cloud.call("PATCH", "/v2/pods/x", {"name": "y"}).status == 405
-    assert cloud.call("GET", "/v2/templates").status == 404
+    assert cloud.call("PUT", "/v2/pods/x", {"name": "y"}).status == 405
+    assert cloud.call("GET", "/v2/clusters").status == 404
 
 
 def test_the_control_api_answers_on_loopback_names_only(cloud: Any) -> None:
@@ -161,3 +163,26 @@ def test_the_log_hides_secrets(cloud: Any) -> None:
     assert (create["status"], create["key"], create["body"]["env"]["PLAIN"]) == (201, "full", "seen")
     assert len(create["body_sha256"]) == 64
     assert cloud.control("GET", f"/requests?since={create['n']}")["requests"] == []
+
+
+def test_the_log_stream_never_ends_and_tells_no_header_before_its_first_line(cloud: Any) -> None:
+    made = cloud.call("POST", "/v2/pods", cloud.body()).json
+    link = http.client.HTTPConnection("127.0.0.1", cloud.port, timeout=1)
+    headers = {"Authorization": "Bearer rpa_rehearsal_full"}
+    link.request("GET", f"/v2/pods/{made['id']}/logs?source=system&tail=1", headers=headers)
+    answer = link.getresponse()
+    assert answer.status == 200 and answer.headers["content-type"].startswith("text/event-stream")
+    event = json.loads([answer.readline(), answer.readline()][1].removeprefix(b"data: "))
+    assert event["source"] == "system" and "container" in event["line"] and event["ts"].endswith("Z")
+    with pytest.raises(TimeoutError):
+        for _turn in range(100):
+            assert answer.readline(), "the stream ended"
+    link.close()
+    link.request("GET", f"/v2/pods/{made['id']}/logs?source=container", headers=headers)
+    with pytest.raises(TimeoutError):
+        link.getresponse()
+    link.close()
+    for query, status in (("source=all", 422), ("tail=5001", 422), ("since=yesterday", 400)):
+        link.request("GET", f"/v2/pods/{made['id']}/logs?{query}", headers=headers)
+        assert link.getresponse().status == status
+        link.close()

@@ -28,11 +28,13 @@ TRAINER_PYTHON = BUILD / "trainer-venv" / "bin" / "python"
 COUNTED = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "error", "errors")
 WORDS = "|".join(COUNTED)
 PLUGINS = ".collections/ansible_collections/podcycle/gpu/plugins"
+BORROWED = "roles/services/files:roles/cuda_watchdog/files:roles/chess_training/files/chess_trainer:plugins/module_utils"
 GROUPS = {
     "lint": ["ruff", "mypy", "yamllint", "ansible-lint", "changelog"],
     "unit": ["unit", "trainer", "unit-high"],
     "sanity": ["sanity"],
     "integration": ["integration"],
+    "conformance": ["conformance", "conformance-next"],
     "chaos": ["chaos"],
     "e2e": ["e2e", "e2e-high"],
     "molecule": ["molecule"],
@@ -110,6 +112,8 @@ def python_steps() -> list[Step]:
                 [python, "-m", "mypy", *packages, "extensions/molecule/containers.py", "tests/tools", "tests/support", "tests/benchmarks"],
                 trainer_setup(),
                 [python, "-m", "mypy", "--python-executable", str(TRAINER_PYTHON), *trainer],
+                # On a pod these lie beside what they borrow.
+                ["env", f"MYPYPATH={BORROWED}", python, "-m", "mypy", "--follow-imports=silent", "--ignore-missing-imports", "roles/services/files"],
             ],
         ),
     ]
@@ -144,6 +148,15 @@ def trainer_setup() -> list[str]:
     return [str(BIN / "ansible"), "localhost", "-m", "podcycle.gpu.torch_env", "-a", json.dumps(options)]
 
 
+def services_setup() -> list[list[str]]:
+    """What the role brings for the services, in one environment beside the trainer's, of the same Python."""
+    defaults = (ROOT / "roles/services/defaults/main.yml").read_text(encoding="utf-8")
+    pins = [f"{name}=={re.findall(rf'^services_{name}_version: (.+)$', defaults, re.MULTILINE)[0]}" for name in ("fastapi", "uvicorn", "huggingface_hub")]
+    uv, venv = str(BIN / "uv"), BUILD / "services-venv"
+    make = [uv, "venv", "--quiet", "--allow-existing", "--no-python-downloads", "--python", str(TRAINER_PYTHON), str(venv)]
+    return [make, [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), *pins]]
+
+
 def high_setup(python: Path) -> list[list[str]]:
     venv = BUILD / "venv-high"
     uv = str(BIN / "uv")
@@ -154,11 +167,23 @@ def high_setup(python: Path) -> list[list[str]]:
     return [make, [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), "-r", "requirements-run.txt", *wanted]]
 
 
+def next_setup(python: Path) -> list[list[str]]:
+    """An environment for the package of a provider that cannot be installed beside the others."""
+    uv = str(BIN / "uv")
+    make = [uv, "venv", "--quiet", "--allow-existing", "--no-python-downloads", "--python", sys.executable, str(python.parents[1])]
+    return [make, [uv, "pip", "install", "--quiet", "--python", str(python), "-r", "tests/conformance/next/requirements.txt"]]
+
+
 def pytest_steps() -> list[Step]:
     python = str(BIN / "python")
     steps = [Step("unit", [[python, "-m", "pytest", "-q", *existing("tests/unit", "tests/rehearsal")]], pytest=True, lane="tests")]
-    steps.append(Step("trainer", [trainer_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]], pytest=True, lane="tests"))
+    trainer = [trainer_setup(), *services_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]]
+    steps.append(Step("trainer", trainer, pytest=True, lane="tests"))
     steps.append(Step("chaos", [[python, "-m", "pytest", "-q", "-n", "2", "tests/chaos"]], pytest=True, lane="tests"))
+    conformance = [str(path) for path in sorted((ROOT / "tests/conformance").glob("test_*.py"))]
+    steps.append(Step("conformance", [[python, "-m", "pytest", "-q", *conformance]], pytest=True, lane="tests"))
+    own = BUILD / "venv-next" / "bin" / "python"
+    steps.append(Step("conformance-next", [*next_setup(own), [str(own), "-m", "pytest", "-q", "tests/conformance/next"]], pytest=True, lane="tests"))
     if existing("tests/integration"):
         steps.append(Step("integration", [[python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/integration"]], pytest=True, lane="tests"))
     if existing("tests/e2e"):

@@ -6,23 +6,18 @@
 from __future__ import annotations
 
 import random
+import sys
+from pathlib import Path
 
 import pytest
 
 from chess_trainer import vocab
 from chess_trainer.board import Position
 
-LETTERS = ".PNBRQKpnbrqk"
+sys.path.append(str(Path(__file__).resolve().parents[2] / "roles/services/files"))
+import fen  # noqa: E402
+
 VOCABULARY_SHA256 = "780d162ba0a60b29d175bf03a0f05dcb3cb22917e400cc4339e63ffc6b5c17b7"
-
-
-def position(fen: str) -> Position:
-    """A position with White to move."""
-    placement, side, castling, passing = fen.split()[:4]
-    assert side == "w"
-    ranks = ["".join("." * int(c) if c.isdigit() else c for c in rank) for rank in placement.split("/")]
-    board = bytes(LETTERS.index(c) for rank in reversed(ranks) for c in rank)
-    return Position(board, sum(1 << "KQkq".index(c) for c in castling if c != "-"), -1 if passing == "-" else vocab.SQUARES.index(passing))
 
 
 def perft(start: Position, depth: int) -> int:
@@ -39,7 +34,7 @@ def perft(start: Position, depth: int) -> int:
 
 # Counts of the Chess Programming Wiki's perft positions 1 to 5.
 @pytest.mark.parametrize(
-    ("fen", "depth", "count"),
+    ("text", "depth", "count"),
     [
         ("rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP/RNBQKBNR w KQkq -", 3, 8902),
         ("r3k2r/p1ppqpb1/bn2pnp1/3PN3/1p2P3/2N2Q1p/PPPBBPPP/R3K2R w KQkq -", 2, 2039),
@@ -48,8 +43,8 @@ def perft(start: Position, depth: int) -> int:
         ("rnbq1k1r/pp1Pbppp/2p5/8/2B5/8/PPP1NnPP/RNBQK2R w KQ -", 2, 1486),
     ],
 )
-def test_move_counts(fen: str, depth: int, count: int) -> None:
-    assert perft(position(fen), depth) == count
+def test_move_counts(text: str, depth: int, count: int) -> None:
+    assert perft(fen.parse(text), depth) == count
 
 
 @pytest.mark.parametrize(
@@ -98,6 +93,33 @@ def test_agrees_with_python_chess() -> None:
             text = choose.choice(legal)
             theirs.push_uci(text)
             assert ours.play_uci(text) is None
+            told = fen.parse(theirs.fen(en_passant="fen"))
+            assert (told.board, told.castling, told.en_passant, told.ply) == (ours.board, ours.castling, ours.en_passant, ours.ply), theirs.fen()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("8/8/8/8/8/8/8/8 w - - 0 1", "White has 0 kings"),
+        ("rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP/RNBQKBNR w", "4 to 6 fields"),
+        ("rnbqkbnr/pppppppp/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1", "7 ranks"),
+        ("rnbqkbnr/pppppppp/9/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1", "rank 6"),
+        ("rnbqkbnr/pppppppp/7/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1", "has 7 squares"),
+        ("rnbqkbnr/pppppppp/44p/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1", "cannot be read"),
+        ("rnbqkbnr/pppppppp/p7/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1", "Black has more than 16"),
+        ("4k3/8/8/8/8/8/8/P3K3 w - - 0 1", "a pawn stands on the first"),
+        ("4k3/8/8/8/8/8/8/4K3 x - - 0 1", "neither w nor b"),
+        ("4k3/8/8/8/8/8/8/4K3 w K - 0 1", "not at home"),
+        ("4k3/8/8/8/8/8/8/4K3 w qK - 0 1", "none of KQkq"),
+        ("4k3/8/8/8/8/8/8/4K3 w - e6 0 1", "no pawn that has just passed"),
+        ("4k3/8/8/4p3/8/8/8/4K3 w - e9 0 1", "no pawn that has just passed"),
+        ("4k3/8/8/8/8/8/4R3/4K3 w - - 0 1", "not to move is in check"),
+        ("4k3/8/8/8/8/8/8/4K3 w - - x 1", "no numbers"),
+    ],
+)
+def test_a_position_that_cannot_be_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        fen.parse(text)
 
 
 def test_vocabulary_is_the_one_that_models_were_trained_with() -> None:

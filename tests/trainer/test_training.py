@@ -85,6 +85,25 @@ def test_a_run_leaves_what_is_promised(straight: Path) -> None:
     assert len(content["vocabulary"]) == 1858 and (straight / "model.pt").stat().st_size < 1_000_000
 
 
+def phases(run_dir: Path) -> list[tuple[str, str, int | None]]:
+    rows = [json.loads(line) for line in (run_dir / "runpod_phase_times.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(row["source"] == "runpod_trainer" and row["ts_epoch_ms"] > 1.7e12 and row["elapsed_ms"] >= 0 for row in rows)
+    return [(row["phase"], row["status"], row.get("exit_code")) for row in rows]
+
+
+def test_the_phases_of_a_run_are_timed(small_data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["load_data", "prepare", "train", "evaluate", "save_model"]
+    assert phases(straight) == [(name, "ok", None) for name in names]
+    monkeypatch.setenv("RUNPOD_PHASE_TIMING_LOG", str(tmp_path / "elsewhere/runpod_phase_times.jsonl"))
+    monkeypatch.setenv("RUNPOD_PHASE_TIMING_RUN_ID", "r7")
+    assert main(steps(small_data, tmp_path / "run", "--stop-after-steps", "7")) == 75
+    assert phases(tmp_path / "elsewhere") == [("load_data", "ok", None), ("prepare", "ok", None), ("train", "error", 75)]
+    assert '"run_id": "r7"' in (tmp_path / "elsewhere/runpod_phase_times.jsonl").read_text(encoding="utf-8")
+    monkeypatch.setenv("RUNPOD_PHASE_TIMING_ENABLED", "0")
+    assert main(steps(small_data, tmp_path / "run")) == 0
+    assert len(phases(tmp_path / "elsewhere")) == 3 and not (tmp_path / "run/runpod_phase_times.jsonl").exists()
+
+
 def test_a_resumed_run_equals_the_straight_one_bit_for_bit(small_data: Path, straight: Path, tmp_path: Path) -> None:
     for stop in ("7", "15"):
         assert main(steps(small_data, tmp_path, "--stop-after-steps", stop)) == 75

@@ -94,7 +94,7 @@ class Stub:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, endpoint or state folder of the person who runs the tests."""
-    for name in ("RUNPOD_API_KEY", "RUNPOD_REST_V2_URL", "RUNPOD_DOTENV_PATH", "PODCYCLE_STATE_DIR"):
+    for name in ("RUNPOD_API_KEY", "RUNPOD_REST_V2_URL", "RUNPOD_GRAPHQL_URL", "RUNPOD_DOTENV_PATH", "PODCYCLE_STATE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
 

@@ -248,7 +248,6 @@ def test_a_price_above_the_cap_after_the_create_is_given_back(engine: Engine, re
         ({"gpus": ("RTX 4O90",)}, "nearest: RTX 4090"),
         ({"gpus": ("L40",), "options": {"cloud_type": "secure", "min_vram_gib": 100}}, "100 GiB"),
         ({"gpu_count": 16}, "offers no pod with 16 x"),
-        ({"spot": True}, "spot"),
         ({"count": 0}, "count is 0; it must be between 1 and 200"),
         ({"count": 201}, "between 1 and 200"),
         ({"gpu_count": -1}, "gpu_count is -1"),
@@ -394,6 +393,61 @@ def test_a_pod_that_fails_while_starting_is_drawn_once_more(engine: Engine, rehe
     engine.cloud.get = get
     assert slot.error is None and slot.after.id != seen[0]
     assert any("ended while it was starting" in note for note in slot.notes)
+
+
+def test_a_container_that_ends_each_time_it_starts_is_recognised(engine: Engine, rehearsal: Any, make_wish: Callable[..., Any]) -> None:
+    """By its falling uptime: the status says RUNNING all the while, and it is billed. Another host would start the same container."""
+    get, uptimes = engine.cloud.get, iter([4, 9, None, 2, 5, 8, 1, 3])
+
+    def looping(pod_id: str) -> Any:
+        return replace(get(pod_id), state=model.RUNNING, endpoint=None, uptime_seconds=next(uptimes, 3))
+
+    engine.cloud.get = looping
+    engine.cloud.last_words = lambda pod_id: ("start container", "container exited with 127")
+    (slot,) = engine.rent(make_wish(), check_mode=False)
+    del engine.cloud.get, engine.cloud.last_words
+    assert isinstance(slot.error, errors.CrashLoop)
+    assert "its container ended 2 times" in str(slot.error) and "container exited with 127" in str(slot.error)
+    assert states(engine) == ["released"] and rehearsal.pods() == [] and len(rehearsal.requests("POST")) == 1
+
+
+def test_an_image_that_cannot_be_pulled_is_told_by_the_system_log(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish) -> None:
+    """The status never tells it, and the pod is billed meanwhile: there is a time limit, and the provider's own log in the message."""
+    rehearsal.fault("image_pull", times=None)
+    slot = rent(make_engine(waits={"boot": 20}), make_wish())
+    assert isinstance(slot.error, errors.WaitTimeout) and "to run" in str(slot.error)
+    assert "the system log of runpod ends with: " in str(slot.error) and "manifest unknown" in str(slot.error)
+    assert rehearsal.pods() == []
+
+
+def test_a_pod_that_comes_back_without_its_gpus_is_no_success(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    rent(engine, make_wish(gpu_count=2))
+    engine.stop(engine.ledger.leases()[0])
+    get = engine.cloud.get
+    engine.cloud.get = lambda pod_id: replace(get(pod_id), gpu_count=0)
+    (slot,) = engine.rent(make_wish(gpu_count=2), check_mode=False)
+    del engine.cloud.get
+    assert isinstance(slot.error, errors.PodFailed) and "came back with 0 of 2 GPUs" in str(slot.error)
+    assert len(rehearsal.pods()) == 1 and states(engine) == ["leased"], "what is on its volume may be wanted"
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_restart_is_proven_by_a_later_start(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish, honest: bool) -> None:
+    """RunPod's older API answered 200 and did nothing."""
+    login = Login(deaf=0)
+    engine = make_engine(ssh=login, waits={"stop": 20})
+    pod = rent(engine, make_wish()).after
+    if not honest:
+        engine.cloud.restart = lambda pod_id: None
+        with pytest.raises(errors.WaitTimeout, match=f"pod {pod.id} to restart"):
+            engine.restart(engine.ledger.leases()[0])
+        return
+    again = engine.restart(engine.ledger.leases()[0])
+    assert again.id == pod.id and again.started_at > pod.started_at and again.state == "running" and login.forgotten == [pod.id]
+    assert rehearsal.writes()[1:] == [("POST", f"/v2/pods/{pod.id}/action")]
+    engine.stop(engine.ledger.leases()[0])
+    with pytest.raises(errors.UsageError, match="it is stopped.*start.yml"):
+        engine.restart(engine.ledger.leases()[0])
 
 
 def test_a_create_that_comes_true_after_its_controller_was_killed_is_adopted(

@@ -32,7 +32,9 @@ def client(stub: Any, clock: Any) -> HttpClient:
 
 
 def send(client: HttpClient, method: str) -> Any:
-    return {"GET": lambda: client.get("/pods"), "POST": lambda: client.post("/pods", {"name": "x"}), "DELETE": lambda: client.delete("/pods/p1")}[method]()
+    body = {"name": "x"}
+    writes = {"POST": lambda: client.post("/pods", body), "PUT": lambda: client.put("/pods", body), "PATCH": lambda: client.patch("/pods", body)}
+    return {"GET": lambda: client.get("/pods"), "ASK": lambda: client.ask("/pods", body), "DELETE": lambda: client.delete("/pods/p1"), **writes}[method]()
 
 
 def test_a_read_outlives_errors_and_cut_answers(client: HttpClient, stub: Any, told: Any, clock: Any) -> None:
@@ -49,7 +51,16 @@ def test_a_read_gives_up_after_four_tries(client: HttpClient, stub: Any, told: A
     assert len(stub.seen) == 4 and caught.value.effect == "none"
 
 
-@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_a_question_by_post_is_a_read(client: HttpClient, stub: Any, told: Any) -> None:
+    stub.tell(told(500, {"title": "Oops"}), told(200, {"data": {}}, cut=3), told(200, {"data": {}}))
+    assert send(client, "ASK").body == {"data": {}} and stub.calls == [("POST", "/v2/pods")] * 3
+    stub.tell(told(503, {"title": "Busy"}))
+    with pytest.raises(errors.ServerError) as caught:
+        send(client, "ASK")
+    assert len(stub.seen) == 4 and caught.value.effect == "none"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize(
     "answer",
     [
@@ -80,7 +91,7 @@ def test_a_write_that_times_out_is_sent_once(stub: Any, told: Any, clock: Any) -
     assert len(stub.seen) == 1 and caught.value.effect == "unknown"
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "ASK", "POST", "PUT", "PATCH", "DELETE"])
 def test_too_many_requests_waits_for_every_verb(client: HttpClient, stub: Any, told: Any, clock: Any, method: str) -> None:
     stub.tell(told(429, {"title": "Slow down"}, headers={"Retry-After": "7"}), told(429, {"title": "Slow down"}), told(200, {}))
     send(client, method)

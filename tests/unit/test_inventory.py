@@ -84,6 +84,24 @@ def test_hosts_groups_and_how_to_reach_them(load: Callable[..., Any], rented: di
     assert KEY not in json.dumps([host.vars for host in data.hosts.values()], default=str)
 
 
+def test_a_pod_that_only_the_gateway_reaches(
+    load: Callable[..., Any], rented: dict[str, Any], state: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (state.run_dir("r1") / "id_ed25519").write_text("key")
+    lease = next(lease for lease in engine.ledger.of_run("r1") if lease.stamp.index == 0)
+    engine.ledger.write(lease.stamp, "mark", ssh_via="gateway")
+    through, direct = (load(rented).hosts[name].vars for name in ("r1-0", "r1-1"))
+    assert through["ansible_connection"] == "podcycle.gpu.runpod_gateway" and through["podcycle_ssh_via"] == "gateway"
+    assert through["ansible_runpod_gateway_user"].startswith(f"{through['podcycle_id']}-") and through["ansible_runpod_gateway_port"] == 22
+    assert through["ansible_runpod_gateway_known_hosts_file"].endswith("/runs/r1/gateway_known_hosts")
+    assert through["ansible_ssh_private_key_file"] == direct["ansible_ssh_private_key_file"] and through["ansible_control_path_dir"]
+    assert not {"ansible_host", "ansible_port", "ansible_ssh_common_args"} & set(through)
+    assert "ansible_connection" not in direct and direct["podcycle_ssh_via"] == "direct" and direct["podcycle_gateway"]["via"] == "gateway"
+    monkeypatch.setenv("RUNPOD_SSH_HOST", "gateway.example.org")
+    again = load(rented).hosts["r1-0"].vars
+    assert "ansible_runpod_gateway_host" not in again and again["ansible_runpod_gateway_port"] == 22, "the environment has the last word"
+
+
 @pytest.mark.parametrize(
     ("options", "hosts"),
     [

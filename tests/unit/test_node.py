@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _node, _packages, _pod_service, _pod_setup
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import Entry
 from ansible_collections.podcycle.gpu.plugins.module_utils._pod_service import Service, ServiceError, Systemd, converge
 from ansible_collections.podcycle.gpu.plugins.module_utils._supervisor import STAMP, Supervisor
@@ -253,6 +253,17 @@ def test_a_tool_counts_when_it_was_proven_and_is_linked(tmp_path: Path) -> None:
     tool.program.unlink()
     assert missing_tools([tool]) == ["aws-cli"]
     assert missing_tools([Tool("anything", "", "sh", tmp_path)]) == [], "the system's own will do where no version is asked for"
+
+
+def test_a_tool_with_more_packages_or_another_python_is_another_tool(tmp_path: Path) -> None:
+    plain = Tool("uvicorn", "1.0", "uvicorn", tmp_path)
+    more = Tool("uvicorn", "1.0", "uvicorn", tmp_path, extra=("fastapi==2.0",))
+    other = Tool("uvicorn", "1.0", "uvicorn", tmp_path, extra=("fastapi==2.0",), python=sys.executable)
+    gone = Tool("uvicorn", "1.0", "uvicorn", tmp_path, python=str(tmp_path / "nowhere"))
+    assert [tool.wanted for tool in (plain, more, gone)] == ["1.0", "1.0 fastapi==2.0", "1.0"]
+    assert other.wanted == f"1.0 fastapi==2.0 {Path(sys.executable).resolve()}"
+    with pytest.raises(UsageError, match="is no requirement"):
+        Tool("uvicorn", "1.0", "uvicorn", tmp_path, extra=("--index-url=https://example.org",)).check()
 
 
 SYSTEMCTL = """

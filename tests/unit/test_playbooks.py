@@ -3,10 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import jinja2
 import pytest
 import yaml
 
+from support.harness import FULL
 from support.world import ROOT
 
 # These write into start files of shells, service managers and package lists.
@@ -218,3 +221,39 @@ def test_editor_files_are_written_on_the_controller_whatever_the_inventory_says(
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "unreachable=0" in done.stdout, done.stdout + done.stderr
     assert "pod1" in (tmp_path / "ide/.cursor/ssh_config").read_text(encoding="utf-8")
+
+
+def played(rehearsal: Any, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A playbook of an account, against a rehearsal cloud of records."""
+    env = {**os.environ, "RUNPOD_API_KEY": FULL, "RUNPOD_REST_V2_URL": rehearsal.url, "PODCYCLE_STATE_DIR": str(tmp_path / "state"), "ANSIBLE_NOCOLOR": "1"}
+    settings = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "ANSIBLE_HOME": str(tmp_path / "home")}
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(ROOT / "inventories/runpod"), *words]
+    return subprocess.run(command, cwd=ROOT, env={**env, **settings}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
+def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tmp_path: Path) -> None:
+    source = ["-e", "bootstrap_archive_source=https://example.org/collection.tar.gz"]
+    refused = played(rehearsal, tmp_path, "playbooks/template.yml")
+    assert refused.returncode != 0 and "say -e bootstrap_archive_source=URL" in " ".join(refused.stdout.split()) and rehearsal.writes() == []
+    for count in (1, 0):
+        done = played(rehearsal, tmp_path, "playbooks/template.yml", *source)
+        assert done.returncode == 0 and f"changed={count} " in done.stdout, done.stdout
+    (sent,) = [row["body"] for row in rehearsal.requests("POST")]
+    assert (sent["image"], sent["ports"], sent["startSsh"], sent["startJupyter"]) == ("ubuntu:24.04", ["22/tcp"], True, False)
+    shell, option, line = shlex.split(sent["args"])
+    assert (shell, option) == ("bash", "-c") and "'" not in line and '"' not in line
+    script = base64.b64decode(line.split()[1]).decode()
+    assert script.index("/usr/sbin/sshd") < script.index("https://example.org/collection.tar.gz") and "exec /start.sh" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    own = ["-e", "template_name=plain", "-e", "template_image=runpod/base:1", "-e", '{"template_env": {"A": "{{ 6 * 7 }}"}}']
+    assert played(rehearsal, tmp_path, "playbooks/template.yml", *own).returncode == 0
+    assert rehearsal.requests("POST")[-1]["body"] == {
+        "name": "plain", "image": "runpod/base:1", "disk": 40, "ports": ["22/tcp"], "env": {"A": "42"}, "category": "NVIDIA", "public": False, "startSsh": True,
+        "startJupyter": False, "allowedCudaVersions": [], "mounts": {"persistent": {"size": 20, "path": "/workspace"}},
+    }, "the image's own command and no credential"  # fmt: skip
+    listed = played(rehearsal, tmp_path, "playbooks/templates.yml", "-e", "template_name='pytorch 2.8'")
+    assert listed.returncode == 0 and "30zmvf89kd" in listed.stdout and "runpod-ubuntu" not in listed.stdout, listed.stdout
+    elsewhere = played(rehearsal, tmp_path, "playbooks/templates.yml", "-e", "cloud=vast")
+    assert elsewhere.returncode != 0 and "must be one of: runpod" in elsewhere.stdout, "another cloud's endpoint and key"
+    everything = played(rehearsal, tmp_path, "playbooks/templates.yml").stdout
+    assert all(word in everything for word in ("own", "podcycle", "official", "community", "(serverless)"))

@@ -104,7 +104,8 @@ def test_odd_options_are_one_sentence(pod: Callable[..., dict[str, Any]], rehear
 
 def test_offers_are_ranked_filtered_and_capped(rehearsal: Any, state: Any) -> None:
     def rows(**options: Any) -> list[dict[str, Any]]:
-        base = {"gpu": [], "gpu_count": 1, "min_vram_gib": 0, "max_usd_per_hour": None, "cloud_type": "any", "regions": [], "spot": False, "limit": 0}
+        base = {"gpu": [], "gpu_count": 1, "min_vram_gib": 0, "max_usd_per_hour": None, "cloud_type": "any", "regions": [], "limit": 0}
+        base |= {"spot": False, "offline": False}
         account = {"cloud": "runpod", "endpoint": rehearsal.url, "api_key": KEY}
         return _offers.list_offers({**base, **account, **options})["offers"]
 

@@ -426,3 +426,15 @@ def test_the_ledger_of_another_endpoint_is_another_ledger(state: Any) -> None:
     first = Ledger(state, "runpod", "http://127.0.0.1:1/v2")
     first.begin("r1", "pod", 0, "k", {}, utc_now())
     assert Ledger(state, "runpod", "http://127.0.0.1:2/v2").leases() == []
+
+
+def test_every_lease_is_ended_only_when_every_is_said(engine: Engine, rehearsal: Any, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a living controller drives, too; pods of others never."""
+    engine.rent(make_wish(count=2), check_mode=False)
+    rehearsal.control("POST", "/pods/bulk", {"count": 1, "name_prefix": "somebody"})
+    monkeypatch.setattr(_leases, "_driven", lambda session, lease: True)
+    account = {"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(engine.state.path)}
+    assert _leases.reap({**account, "select": "all"}, check_mode=False)["reaped"] == [] and len(rehearsal.pods()) == 3
+    assert len(_leases.reap({**account, "select": "every"}, check_mode=True)["reaped"]) == 2 and len(rehearsal.pods()) == 3
+    assert len(_leases.reap({**account, "select": "every"}, check_mode=False)["reaped"]) == 2
+    assert [pod["name"] for pod in rehearsal.pods()] == ["somebody00000"] and not any(lease.open for lease in engine.ledger.leases())

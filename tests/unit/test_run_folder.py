@@ -20,6 +20,7 @@ from ansible_collections.podcycle.gpu.plugins.action.run_report import typed
 from ansible_collections.podcycle.gpu.plugins.module_utils import _run
 from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import safe_relative, survey
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, UsageError
+from ansible_collections.podcycle.gpu.plugins.module_utils._phase_times import phase_rows
 from ansible_collections.podcycle.gpu.plugins.module_utils._report import choose_ending, cost_document, observations, summarise, terminal_lines
 from ansible_collections.podcycle.gpu.plugins.module_utils._report_html import page
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
@@ -359,3 +360,21 @@ def test_only_plain_files_are_surveyed(tmp_path: Path) -> None:
         "big.pt": "11 bytes, more than 10", "link.pt": "not a plain file", "folder.pt": "not a plain file",
     }  # fmt: skip
     assert survey(tmp_path / "absent", ["*"], 10) == {"exists": False, "files": [], "refused": []}
+
+
+def test_what_a_pod_timed_itself_joins_the_events_once_and_decides_nothing(folder: RunFolder, tmp_path: Path) -> None:
+    good = {"ts_epoch_ms": 1_800_000_000_123, "source": "runpod_trainer", "phase": "train", "status": "error", "elapsed_ms": 5200, "exit_code": 75}
+    bad: list[Any] = [
+        {**good, "phase": "{{ 7 * 7 }}"}, {**good, "phase": ["train"]}, {**good, "status": "failed"}, {**good, "elapsed_ms": -1},
+        {**good, "elapsed_ms": True},
+        {**good, "ts_epoch_ms": 10**30}, {**good, "exit_code": "0"}, {"phase": "train"}, [], 7,
+    ]  # fmt: skip
+    times = tmp_path / "runpod_phase_times.jsonl"
+    times.write_text("".join(json.dumps(row) + "\n" for row in [*bad, good]) + '{"torn": ')
+    folder.event("train", "started")
+    folder.event("train", "ok", host="r1-1")
+    assert folder.merge(phase_rows(times), "r1-1") == 1 and folder.merge(phase_rows(times), "r1-1") == 0
+    assert folder.merge(phase_rows(times), "r1-2") == 1 and phase_rows(tmp_path / "nothing") == []
+    wanted = {"ts": "2027-01-15T08:00:00.123Z", "stage": "pod", "phase": "train", "status": "error", "elapsed_ms": 5200, "source": "runpod_trainer"}
+    assert folder.events()[2:] == [{**wanted, "exit_code": 75, "host": "r1-1"}, {**wanted, "exit_code": 75, "host": "r1-2"}]
+    assert troubles(folder.events(), STAGES, ["r1-1"]) == []

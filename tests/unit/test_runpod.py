@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -17,7 +20,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import make_cloud
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import GpuType, resolve_gpus
-from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod, read_pod
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_wire import read_pod, start_line
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 
 STAMP = model.Stamp("r1", "pod", 0, "0a1b2c3d", "9f8e7d6c")
@@ -76,10 +80,12 @@ def test_offers_asks_for_the_availability_of_so_many_gpus(cloud: RunPod, stub: A
     ]
 
 
-def test_spot_is_refused_before_anything_is_sent(cloud: RunPod, stub: Any) -> None:
-    with pytest.raises(errors.UsageError, match="spot"):
-        cloud.offers(1, spot=True, options={})
-    assert stub.seen == []
+def test_each_cloud_has_its_largest_machine(cloud: RunPod, stub: Any, told: Any) -> None:
+    row = {"id": "A", "name": "a", "memory": 24, "price": {"secure": 1, "community": 0.5}, "maxCount": {"secure": 8, "community": 2}}
+    unsold = {**row, "id": "C", "price": {"secure": 0, "community": 1}, "maxCount": {"secure": 0}}
+    stub.tell(told(200, {"gpus": [row, {**row, "id": "B", "maxCount": {}}, unsold]}))
+    found = cloud.offers(4, spot=False, options={"cloud_type": "any"})
+    assert [(offer.gpu, offer.cloud_type) for offer in found] == [("A", "secure"), ("B", "secure"), ("B", "community"), ("C", "community")]
 
 
 def test_create_sends_everything_once(cloud: RunPod, stub: Any, told: Any, make_wish: Callable[..., Any]) -> None:
@@ -115,6 +121,67 @@ def test_a_plain_create_sends_no_more_than_it_must(cloud: RunPod, stub: Any, tol
     body = stub.seen[0][2]
     assert body["gpu"] == {"id": "NVIDIA GeForce RTX 4090", "count": 1}, "without the count no machine matches"
     assert body["cloud"] == "COMMUNITY" and body["env"] == {} and not {"mounts", "dataCenterIds"} & set(body)
+
+
+def test_a_create_from_a_template_leaves_to_it_what_it_brings(cloud: RunPod, stub: Any, told: Any, make_wish: Callable[..., Any]) -> None:
+    options = {"cloud_type": "secure", "template": "tpl123", "network_volume": "vol9", "registry": "reg1", "secrets": {"HF_TOKEN": "hf"}, "preset_env": True}
+    stub.tell(told(201, POD))
+    cloud.create(make_wish(image="", ssh_public_key=None, env={"A": 'two\nlines "quoted"'}, options=options), STAMP, OFFER)
+    body = stub.seen[0][2]
+    assert body["templateId"] == "tpl123" and "image" not in body and body["registry"] == "reg1" and "args" not in body
+    assert body["mounts"] == {"network": [{"volumeId": "vol9", "path": "/workspace"}]}
+    assert body["env"]["HF_TOKEN"] == "{{ RUNPOD_SECRET_hf }}" and body["env"]["A"] == 'two\nlines "quoted"' and body["env"]["START_SSHD"] == "1"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_start_command_runs_beside_what_starts_ssh(tmp_path: Path, own: bool) -> None:
+    """The line as a container would run it: each word arrives whole, and the image's /start.sh, or else an SSH server, goes on."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sshd", "ssh-keygen", "sleep"):
+        (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/services\n')
+        (tools / name).chmod(0o755)
+    start = tmp_path / "start.sh"
+    if own:
+        start.write_text(f"#!/bin/sh\necho its services >>{tmp_path}/services\n")
+        start.chmod(0o755)
+    line = start_line(["sh", "-c", f'printf "%s|" "$@" >{tmp_path}/said', "-", "a b", "c'd", 'e"f', "g$h"], install_sshd=True)
+    line = line.replace("/start.sh", str(start)).replace("/usr/sbin/sshd", "sshd").replace("/run/sshd", str(tmp_path / "run"))
+    home = {"HOME": str(tmp_path), "PATH": f"{tools}:/usr/bin:/bin", "PUBLIC_KEY": "ssh-ed25519 AAAA me"}
+    subprocess.run(shlex.split(line), env=home, check=True, timeout=10)
+    end = time.monotonic() + 5
+    while not (tmp_path / "said").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert (tmp_path / "said").read_text() == "a b|c'd|e\"f|g$h|"
+    assert (tmp_path / "services").read_text().splitlines() == (["its services"] if own else ["ssh-keygen -A", "sshd ", "sleep infinity"])
+    assert own or (tmp_path / ".ssh/authorized_keys").read_text() == "ssh-ed25519 AAAA me\n"
+
+
+def test_an_image_that_brings_its_ssh_server_starts_as_it_likes() -> None:
+    assert start_line([], install_sshd=False) == "" and "openssh-server" not in start_line(["true"], install_sshd=False)
+
+
+LOG = b'''id: 1
+
+data: {"source": "system", "line": "create container \\u001b[31mruntime", "ts": "2026-11-01T10:00:00.5Z"}
+
+: still there
+data: no json
+data: {"source": "system", "line": "image pull failed: not found", "ts": null}
+'''
+
+
+def test_logs_are_read_until_they_fall_silent(cloud: RunPod, stub: Any, told: Any) -> None:
+    stub.tell(told(200, LOG, content_type="text/event-stream"))
+    assert cloud.logs("p1", source="system", tail=9) == ("2026-11-01T10:00:00Z create container  [31mruntime", "image pull failed: not found")
+    assert stub.calls == [("GET", "/v2/pods/p1/logs?source=system&tail=9")] and stub.headers[-1]["accept"] == "text/event-stream"
+    stub.tell(told(200, LOG, content_type="text/event-stream", headers={"Content-Length": "99999"}, cut=len(LOG)))
+    assert len(cloud.logs("p1", source="system", tail=1)) == 1, "no more than was asked for"
+    stub.tell(told(200, LOG, silent=True, before=lambda: time.sleep(0.4)))
+    assert cloud.logs("p1", source="container", tail=9, seconds=0.2) == (), "headers come with the first line"
+    stub.tell(told(404, {"title": "Not Found", "detail": "pod not found"}, content_type="application/problem+json"))
+    with pytest.raises(errors.NotFound, match="pod not found"):
+        cloud.logs("p1", source="system", tail=9)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +266,8 @@ def test_a_pod_is_read_whole() -> None:
         "cloud": "runpod", "id": "p4x8demo1q", "name": str(STAMP), "state": "running", "provider_status": "RUNNING", "gpu": "NVIDIA GeForce RTX 4090",
         "gpu_count": 2, "usd_per_hour": "1.1800", "usd_per_hour_sort": 1.18, "region": "EU-RO-1", "cloud_type": "secure", "image": "runpod/base:1",
         "disk_gib": 20, "volume_gib": 30, "ports": ["22/tcp", "8888/http"], "created_at": "2026-11-01T10:00:00Z", "started_at": "2026-11-01T10:00:41Z",
-        "endpoint": {"host": "203.0.113.7", "port": 10341, "user": "root", "via": "direct"}, "spot": False, "run_id": "r1", "index": 0,
+        "endpoint": {"host": "203.0.113.7", "port": 10341, "user": "root", "via": "direct"}, "gateway": None, "ssh_via": "direct",
+        "spot": False, "run_id": "r1", "index": 0,
     }  # fmt: skip
 
 
@@ -354,3 +422,16 @@ def test_a_key_is_never_sent_in_the_clear_or_to_nonsense(endpoint: str, tmp_path
 def test_an_unknown_cloud_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(errors.UsageError, match="one of: runpod"):
         make_cloud("aws", {}, {}, tmp_path)
+
+
+PROXY = {"host": "ssh.runpod.io", "port": 22, "username": "p4x8demo1q-0a1b2c3d", "command": "ssh anything"}
+
+
+def test_the_gateway_is_read_and_never_taken_for_the_pods_own_address() -> None:
+    pod = read_pod({**POD, "ssh": {"proxy": PROXY, "direct": None}, "runtime": None})
+    assert pod.endpoint is None and pod.to_dict()["ssh_via"] is None
+    assert pod.gateway is not None and pod.gateway.to_dict() == {"host": "ssh.runpod.io", "port": 22, "user": "p4x8demo1q-0a1b2c3d", "via": "gateway"}
+    assert pod.reached("gateway").to_dict()["ssh_via"] == "gateway" and pod.reached("direct").endpoint is None
+    assert read_pod({**POD, "status": "EXITED", "ssh": {"proxy": PROXY, "direct": None}}).gateway is None
+    for wrong in ({"username": "-oProxyCommand=x"}, {"username": "a b"}, {"username": None}, {"host": "a b"}, {"port": 0}, {"username": "x{{ 1 }}"}):
+        assert read_pod({**POD, "ssh": {"proxy": {**PROXY, **wrong}}, "runtime": None}).gateway is None

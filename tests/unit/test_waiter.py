@@ -16,6 +16,7 @@ import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils import _ready
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._ready import Readiness
 from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Pace, wait_for
@@ -68,6 +69,9 @@ class Scripted:
 
     name = "runpod"
 
+    def last_words(self, pod_id: str) -> tuple[str, ...]:
+        return ()
+
     def __init__(self, *steps: Any) -> None:
         self._steps: Iterator[Any] = iter(steps)
         self._last: Any = None
@@ -85,11 +89,11 @@ class Scripted:
 def readiness(state: Any, clock: Any) -> Callable[..., Any]:
     ledger = Ledger(state, "runpod", "http://127.0.0.1:1/v2")
 
-    def make(*steps: Any, probe: Callable[[], str] | None = None, waits: tuple[float, float, float] = (100, 30, 10)) -> Any:
+    def make(*steps: Any, probe: Callable[[], str] | None = None, waits: tuple[float, float, float] = (100, 30, 10), via: str = "auto") -> Any:
         lease = ledger.begin("r1", "pod", 0, "key", {}, model.utc_now() + timedelta(hours=1))
         told: list[str] = []
         ssh = SimpleNamespace(probe=lambda pod_id, endpoint, run_id: probe()) if probe else None
-        ready = Readiness(Scripted(*steps), ledger, ssh, clock, *waits, told.append)  # type: ignore[arg-type]
+        ready = Readiness(Scripted(*steps), ledger, ssh, clock, *waits, told.append, via)  # type: ignore[arg-type]
         return SimpleNamespace(go=lambda: ready.wait_ready(lease, STARTING), told=told, cloud=ready.cloud, lease=lambda: ledger.lease(lease.stamp))
 
     return make
@@ -100,6 +104,42 @@ def test_ready_means_running_with_an_address_and_a_login(readiness: Callable[...
     case = readiness(STARTING, STARTING, RUNNING, RUNNING, READY, probe=lambda: next(answers))
     assert case.go() == READY
     assert next(answers, "none left") == "none left"
+
+
+GATEWAY = model.Endpoint("ssh.runpod.io", 22, "p1-0a1b2c3d", "gateway")
+BEHIND = replace(RUNNING, gateway=GATEWAY, ports=("8888/http",))
+
+
+@pytest.mark.parametrize(
+    ("pod", "via", "reached"),
+    [
+        (BEHIND, "auto", GATEWAY),
+        (BEHIND, "gateway", GATEWAY),
+        (replace(BEHIND, ports=("22/tcp",)), "auto", GATEWAY),
+        (replace(BEHIND, ports=("22/tcp",), endpoint=ADDRESS), "auto", ADDRESS),
+        (replace(BEHIND, ports=("22/tcp",), endpoint=ADDRESS), "gateway", GATEWAY),
+        (BEHIND, "direct", None),
+        (replace(BEHIND, gateway=None), "auto", None),
+    ],
+)
+def test_the_way_to_a_pod(readiness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, pod: Any, via: str, reached: Any) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(_ready, "probe_gateway", lambda endpoint, access: asked.append(endpoint) or "")
+    case = readiness(pod, probe=lambda: "", via=via)
+    if reached is None:
+        with pytest.raises(errors.WaitTimeout, match="to show an SSH address"):
+            case.go()
+        assert asked == []
+        return
+    assert case.go() == replace(pod, endpoint=reached)
+    assert case.lease().marks.get("ssh_via") == ("gateway" if reached is GATEWAY else None)
+    assert asked == ([GATEWAY] if reached is GATEWAY else [])
+    assert any("goes through the gateway" in line for line in case.told) == ("22/tcp" in pod.ports and pod.endpoint is None)
+
+
+def test_without_a_login_to_prove_it_the_gateway_is_no_way_out(readiness: Callable[..., Any]) -> None:
+    with pytest.raises(errors.WaitTimeout, match="to show an SSH address"):
+        readiness(replace(BEHIND, ports=("22/tcp",))).go()
 
 
 @pytest.mark.parametrize(

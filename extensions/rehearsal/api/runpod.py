@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -17,18 +16,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rehearsal.api.runpod_body import read_create
-from rehearsal.api.runpod_errors import BALANCE, HOST_FULL, NO_DISK, NO_INSTANCES, ProblemError, problem
+from rehearsal.account import Template
+from rehearsal.api.runpod_account import AccountApi
+from rehearsal.api.runpod_body import read_create, read_json, read_object, with_template
+from rehearsal.api.runpod_errors import BALANCE, GENERIC, HOST_FULL, LOCKED, NO_DISK, NO_INSTANCES, SPOT_AS_ON_DEMAND, ProblemError, problem
 from rehearsal.api.runpod_limits import RateLimits
+from rehearsal.api.runpod_logs import stream
 from rehearsal.api.runpod_openapi import describe
-from rehearsal.api.runpod_views import data_center, show_bill, show_data_center, show_gpu, show_pod
+from rehearsal.api.runpod_patch import expand, read_update, resets
+from rehearsal.api.runpod_views import data_center, lead_to_gateway, show_bill, show_data_center, show_gpu, show_pod
 from rehearsal.cloud import Cloud, NoCapacityError, WrongStateError, hourly_rate, new_id
 from rehearsal.keys import Key, bearer, pod_key
 from rehearsal.market_data import CPU_FLAVORS, CUDA_VERSIONS, DATA_CENTERS
 from rehearsal.records import Pod
-from rehearsal.times import now
+from rehearsal.times import now, rfc3339
 
-Handler = Callable[["RunPodApi", Request, Key], Awaitable[Response]]
+Handler = Callable[[Request, Key], Awaitable[Response]]
 LARGEST_DISK_GIB = 10_000
 PAGE = 1000
 BUCKETS = ("hour", "day", "week", "month", "year")
@@ -42,14 +45,16 @@ class RunPodApi:
 
     def routes(self) -> list[Route]:
         table: list[tuple[str, dict[str, Handler]]] = [
-            ("/v2/pods", {"GET": RunPodApi.list_pods, "POST": RunPodApi.create_pod}),
-            ("/v2/pods/{id}", {"GET": RunPodApi.get_pod, "DELETE": RunPodApi.delete_pod}),
-            ("/v2/pods/{id}/action", {"POST": RunPodApi.act}),
-            ("/v2/catalog/gpus", {"GET": RunPodApi.list_gpus}),
-            ("/v2/catalog/gpus/{id:path}", {"GET": RunPodApi.get_gpu}),
-            ("/v2/catalog/datacenters", {"GET": RunPodApi.list_data_centers}),
-            ("/v2/catalog/datacenters/{id}", {"GET": RunPodApi.get_data_center}),
-            ("/v2/billing/pods", {"GET": RunPodApi.billing}),
+            ("/v2/pods", {"GET": self.list_pods, "POST": self.create_pod}),
+            ("/v2/pods/{id}", {"GET": self.get_pod, "PATCH": self.update_pod, "DELETE": self.delete_pod}),
+            ("/v2/pods/{id}/action", {"POST": self.act}),
+            ("/v2/pods/{id}/logs", {"GET": self.logs}),
+            ("/v2/catalog/gpus", {"GET": self.list_gpus}),
+            ("/v2/catalog/gpus/{id:path}", {"GET": self.get_gpu}),
+            ("/v2/catalog/datacenters", {"GET": self.list_data_centers}),
+            ("/v2/catalog/datacenters/{id}", {"GET": self.get_data_center}),
+            ("/v2/billing/pods", {"GET": self.billing}),
+            *AccountApi(self.cloud).table(),
         ]
         methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
         routes = [Route(path, self._endpoint(handlers), methods=methods) for path, handlers in table]
@@ -67,7 +72,7 @@ class RunPodApi:
                     handler = handlers.get(request.method)
                     if handler is None:
                         raise ProblemError(405, f"{request.method} is not served on this path by the rehearsal cloud.")
-                    response = await handler(self, request, key)
+                    response = await handler(request, key)
             except ProblemError as error:
                 response = error.response()
             response.headers.update({"x-request-id": f"req_{new_id(20)}", **headers})
@@ -89,9 +94,17 @@ class RunPodApi:
     # -- pods --------------------------------------------------------------
 
     async def create_pod(self, request: Request, key: Key) -> Response:
-        wanted = read_create(await read_json(request))
+        body = await read_json(request)
+        wanted = read_create(body)
+        if wanted["template_id"]:
+            wanted = read_create(with_template(body, self._template(wanted["template_id"], key)))
+        pod = self.place(request, wanted, key)
+        return JSONResponse(self._changed(request, show_pod(pod, fresh=True)), 201)
+
+    def place(self, request: Request, wanted: dict[str, Any], key: Key, finish: Callable[[Pod], None] | None = None) -> Pod:
+        """Rent what was checked; `finish` sees the record before money is spent. ProblemError leaves no trace."""
         faults = self.cloud.faults
-        if faults.take("balance_402", "POST", request.url.path):
+        if faults.take("balance_402", "POST", request.url.path) or self.cloud.broke():
             raise ProblemError(402, BALANCE)
         gpu = wanted["gpu"]
         for fault in faults.peek("no_capacity"):
@@ -100,21 +113,21 @@ class RunPodApi:
             if fits and fault.strikes("POST", request.url.path, wanted["name"]):
                 note_fault(request, "no_capacity")
                 raise ProblemError(400, NO_INSTANCES)
-        if wanted["template_id"]:
-            raise ProblemError(404, "template not found")
         pod = self._new_pod(wanted, key)
+        if finish is not None:
+            finish(pod)
         try:
-            self.cloud.rent(pod, wanted["data_centers"])
+            self.cloud.rent(pod, self._near_volume(pod, wanted["data_centers"]))
         except NoCapacityError as error:
             raise ProblemError(400, NO_INSTANCES) from error
-        return JSONResponse(self._changed(request, show_pod(pod, fresh=True)), 201)
+        return pod
 
     def _new_pod(self, wanted: dict[str, Any], key: Key) -> Pod:
         gpu, cpu = wanted["gpu"], wanted["cpu"]
         pod = Pod(
             new_id(), key.account, key.label, wanted["name"], wanted["image"], wanted["cloud"], None, 0, "0", wanted["disk"], now(), pod_key(),
             args=wanted["args"], registry=wanted["registry"], ports=wanted["ports"], env=wanted["env"], mounts=wanted["mounts"],
-            global_networking=wanted["global_networking"],
+            global_networking=wanted["global_networking"], start_ssh=wanted["start_ssh"],
         )  # fmt: skip
         for center in wanted["data_centers"] or []:
             if data_center(center) is None:
@@ -135,6 +148,25 @@ class RunPodApi:
         pod.cpu_id, pod.vcpu_count = cpu["id"], cpu.get("vcpuCount", 2)
         pod.rate = hourly_rate(Decimal(CPU_FLAVORS[cpu["id"]]), pod.vcpu_count)
         return pod
+
+    def _template(self, template_id: str, key: Key) -> Template:
+        found = self.cloud.belongings.readable_template(template_id, key.account)
+        if found is None:
+            raise ProblemError(404, "template not found")
+        return found
+
+    def _near_volume(self, pod: Pod, centers: list[str] | None) -> list[str] | None:
+        """A network volume is reached from its own data center and from secure cloud alone; elsewhere it reads as "no instances"."""
+        if pod.network is None:
+            return centers
+        volume = self.cloud.belongings.volumes.get(pod.network["volumeId"])
+        if volume is None or volume.account != pod.account:
+            raise ProblemError(404, "network volume not found")
+        if pod.cloud != "SECURE":
+            raise ProblemError(400, GENERIC)
+        if centers and volume.data_center not in centers:
+            raise ProblemError(400, NO_INSTANCES)
+        return [volume.data_center]
 
     async def list_pods(self, request: Request, key: Key) -> Response:
         limit = read_int(request, "limit", PAGE, 1, PAGE)
@@ -166,9 +198,24 @@ class RunPodApi:
     async def get_pod(self, request: Request, key: Key) -> Response:
         return JSONResponse(self._changed(request, show_pod(self._find(request, key))))
 
+    async def update_pod(self, request: Request, key: Key) -> Response:
+        pod = self._find(request, key)
+        body = given = await read_object(request)
+        if body.get("templateId"):
+            body = expand(body, self._template(str(body["templateId"]), key))
+        for name, value in read_update(body, pod).items():
+            setattr(pod, name, value)
+        self.cloud.save(pod)
+        if resets(given) and pod.status == "RUNNING":
+            await self.cloud.restart(pod)
+        return JSONResponse(self._changed(request, show_pod(pod)))
+
     async def delete_pod(self, request: Request, key: Key) -> Response:
-        await self._terminate(request, self._find(request, key))
+        await self.terminate(request, self._find(request, key))
         return Response(status_code=204)
+
+    async def logs(self, request: Request, key: Key) -> Response:
+        return await stream(request, self.cloud.logs, self._find(request, key).id, read_int)
 
     async def act(self, request: Request, key: Key) -> Response:
         body = await read_json(request)
@@ -179,8 +226,12 @@ class RunPodApi:
             raise ProblemError(403, "The API key does not have access to this operation.")
         pod = self._find(request, key)
         if action == "terminate":
-            await self._terminate(request, pod)
+            await self.terminate(request, pod)
             return Response(status_code=204)
+        if pod.locked:
+            raise ProblemError(409, LOCKED)
+        if action == "start" and pod.bid is not None:
+            raise ProblemError(400, SPOT_AS_ON_DEMAND)
         try:
             await {"start": self.cloud.start, "stop": self.cloud.stop, "restart": self.cloud.restart}[action](pod)
         except NoCapacityError as error:
@@ -189,7 +240,7 @@ class RunPodApi:
             raise ProblemError(409, f"The action {action} is not valid for a pod in status {pod.status}.") from error
         return JSONResponse(self._changed(request, show_pod(pod)))
 
-    async def _terminate(self, request: Request, pod: Pod) -> None:
+    async def terminate(self, request: Request, pod: Pod) -> None:
         faults, method, path = self.cloud.faults, request.method, request.url.path
         fault = faults.take("delete_refused", method, path, pod.name)
         if fault is not None:
@@ -198,6 +249,8 @@ class RunPodApi:
         if faults.take("delete_accepted_but_alive", method, path, pod.name):
             note_fault(request, "delete_accepted_but_alive")
             return
+        if pod.locked:
+            raise ProblemError(409, LOCKED)
         await self.cloud.terminate(pod)
 
     def _find(self, request: Request, key: Key) -> Pod:
@@ -207,6 +260,8 @@ class RunPodApi:
         return pod
 
     def _changed(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        if self.cloud.gateway_port is not None:
+            lead_to_gateway(body, self.cloud.gateway_port)
         fault = self.cloud.faults.take("schema_changed", request.method, request.url.path, body["name"])
         if fault is None:
             return body
@@ -249,7 +304,12 @@ class RunPodApi:
             records = show_bill(self.cloud, key.account, query.get("podId"), size, query.get("startTime"), query.get("endTime"), last)
         except ValueError as error:
             raise ProblemError(400, f"startTime and endTime must be RFC 3339 times: {error}") from error
-        return JSONResponse({"records": records, "metadata": {"bucketSize": size, "currency": "USD"}})
+        since, until = query.get("startTime") or min((record["startTime"] for record in records), default=rfc3339(now())), query.get("endTime")
+        asked = {"bucketSize": size, "startTime": since, "endTime": until or rfc3339(now()), "podId": query.get("podId")}
+        amounts = ("totalAmount", "gpuAmount", "cpuAmount", "diskAmount")
+        totals = {name: sum(record[name] for record in records) for name in amounts}
+        told = {"query": asked, "recordCount": len(records), "uniquePodCount": len({record["podId"] for record in records}), "totals": totals}
+        return JSONResponse({"records": records, "metadata": told})
 
 
 async def openapi(request: Request) -> Response:
@@ -280,13 +340,6 @@ def note_fault(request: Request, kind: str) -> None:
     entry = request.scope.get("state", {}).get("log_entry")
     if entry is not None:
         entry["fault"] = kind
-
-
-async def read_json(request: Request) -> Any:
-    try:
-        return json.loads(await request.body())
-    except ValueError as error:
-        raise ProblemError(400, "The request body is not valid JSON.") from error
 
 
 def read_int(request: Request, name: str, default: int, least: int, most: int) -> int:

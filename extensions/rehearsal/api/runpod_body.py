@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
+from starlette.requests import Request
+
+from rehearsal.account import Template
 from rehearsal.api.runpod_errors import ProblemError
 
 Errors = list[dict[str, str]]
@@ -14,6 +19,9 @@ CREATE_FIELDS = {"name", "image", "gpu", "cpu", "cloud", "dataCenterIds", "disk"
                  "templateId", "startSsh", "startJupyter", "globalNetworking"}  # fmt: skip
 GPU_FIELDS = {"id", "count", "allowedCudaVersions", "minCudaVersion", "minRamPerGpu", "minVcpuCountPerGpu"}
 CPU_FIELDS = {"id", "vcpuCount"}
+CONTAINER_FIELDS = {"image", "args", "disk", "ports", "env", "registry"}
+TEMPLATE_FIELDS = {*CONTAINER_FIELDS, "name", "mounts", "serverless", "public", "category", "startSsh", "startJupyter", "allowedCudaVersions"}
+BODY_LIMIT = 102_400
 
 
 class Reader:
@@ -55,12 +63,30 @@ class Reader:
             return None
         return value
 
-    def flag(self, body: dict[str, Any], name: str) -> bool:
-        value = body.get(name, False)
+    def flag(self, body: dict[str, Any], name: str, default: bool = False) -> bool:
+        value = body.get(name, default)
         if not isinstance(value, bool):
             self.complain(name, "expected boolean")
-            return False
+            return default
         return value
+
+    def check(self) -> None:
+        if self.errors:
+            raise ProblemError(422, "validation failed", self.errors)
+
+
+async def read_json(request: Request) -> Any:
+    try:
+        return json.loads(await request.body())
+    except ValueError as error:
+        raise ProblemError(400, "The request body is not valid JSON.") from error
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    body = await read_json(request)
+    if not isinstance(body, dict):
+        raise ProblemError(422, "validation failed", [{"location": "body", "message": "expected object"}])
+    return body
 
 
 def read_create(body: Any) -> dict[str, Any]:
@@ -82,8 +108,8 @@ def read_create(body: Any) -> dict[str, Any]:
         "template_id": reader.text(body, "templateId"),
         "global_networking": reader.flag(body, "globalNetworking"),
         "mounts": read_mounts(reader, body),
+        "start_ssh": reader.flag(body, "startSsh"),
     }
-    reader.flag(body, "startSsh")
     reader.flag(body, "startJupyter")
     read_compute(reader, body, wanted)
     if not wanted["name"]:
@@ -92,10 +118,52 @@ def read_create(body: Any) -> dict[str, Any]:
         reader.complain("image", "expected required property image to be present")
     if wanted["cloud"] not in ("SECURE", "COMMUNITY"):
         reader.complain("cloud", "expected value to be one of SECURE, COMMUNITY")
-    if reader.errors:
-        raise ProblemError(422, "validation failed", reader.errors)
+    reader.check()
     check_rules(body)
     return wanted
+
+
+def with_template(body: dict[str, Any], template: Template) -> dict[str, Any]:
+    """The body as if the template's settings stood in it: its own win, `env` is merged by key, and nothing stays linked."""
+    if template.serverless:
+        raise ProblemError(422, "validation failed", [{"location": "body.templateId", "message": "a serverless template cannot be used for a pod"}])
+    merged: dict[str, Any] = {"image": template.image, "disk": template.disk, "ports": template.ports, "registry": template.registry}
+    merged |= {"startSsh": template.start_ssh, "startJupyter": template.start_jupyter}
+    if template.args:
+        merged["args"] = template.args
+    if template.mounts and body.get("gpu") is not None:
+        merged["mounts"] = template.mounts
+    merged |= {name: value for name, value in body.items() if name != "templateId"}
+    merged["env"] = {**template.env, **(body.get("env") or {})}
+    gpu = body.get("gpu")
+    if template.cuda and isinstance(gpu, dict) and not {"allowedCudaVersions", "minCudaVersion"} & set(gpu):
+        merged["gpu"] = {**gpu, "allowedCudaVersions": template.cuda}
+    if len(json.dumps(merged)) > BODY_LIMIT:
+        raise ProblemError(413, "The request is larger than 102400 bytes once its template is expanded.")
+    return merged
+
+
+def apply_template(reader: Reader, body: dict[str, Any], template: Template) -> None:
+    """Write the given fields into the template; ProblemError 422 when one of them is wrong."""
+    fresh: dict[str, Any] = {
+        "name": reader.text(body, "name"), "image": reader.text(body, "image"), "args": read_args(reader, body), "disk": reader.number(body, "disk", 50, 1),
+        "ports": read_ports(reader, body), "env": read_env(reader, body), "registry": reader.text(body, "registry"), "mounts": read_mounts(reader, body),
+        "serverless": reader.flag(body, "serverless"), "public": reader.flag(body, "public"), "category": reader.text(body, "category", "NVIDIA"),
+        "startSsh": reader.flag(body, "startSsh", True), "startJupyter": reader.flag(body, "startJupyter", True),
+        "allowedCudaVersions": reader.texts(body, "allowedCudaVersions") or [],
+    }  # fmt: skip
+    if fresh["category"] not in ("CPU", "NVIDIA", "AMD"):
+        reader.complain("category", "expected value to be one of CPU, NVIDIA, AMD")
+    if "network" in (body.get("mounts") or {}):
+        reader.complain("mounts.network", "unexpected property")
+    if not all(re.match(r"\d+\.\d+\Z", one) for one in fresh["allowedCudaVersions"]):
+        reader.complain("allowedCudaVersions", "expected versions such as 12.8")
+    reader.check()
+    names = {"startSsh": "start_ssh", "startJupyter": "start_jupyter", "allowedCudaVersions": "cuda"}
+    for name, value in fresh.items():
+        # `mounts: {}` leaves the mount as it is.
+        if name in body and not (name == "mounts" and not value):
+            setattr(template, names.get(name, name), value)
 
 
 def read_compute(reader: Reader, body: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -167,7 +235,22 @@ def read_mounts(reader: Reader, body: dict[str, Any]) -> dict[str, Any]:
         path = reader.text(volume, "path", where="mounts.persistent.")
         if not path or not path.startswith("/"):
             reader.complain("mounts.persistent.path", "expected required property path to be an absolute path")
+    read_network(reader, mounts.get("network"))
     return mounts
+
+
+def read_network(reader: Reader, network: Any) -> None:
+    if network is None:
+        return
+    if not isinstance(network, list) or not all(isinstance(one, dict) for one in network) or len(network) > 1:
+        reader.complain("mounts.network", "expected an array of at most one mount")
+        return
+    for number, mount in enumerate(network):
+        where = f"mounts.network[{number}]"
+        reader.known(where, mount, {"volumeId", "path"})
+        for name in ("volumeId", "path"):
+            if not reader.text(mount, name, where=f"{where}."):
+                reader.complain(f"{where}.{name}", f"expected required property {name} to be present")
 
 
 def check_rules(body: dict[str, Any]) -> None:
@@ -177,10 +260,8 @@ def check_rules(body: dict[str, Any]) -> None:
         raise ProblemError(400, "Exactly one of gpu and cpu must be given.")
     if mounts.get("persistent") is not None and mounts.get("network") is not None:
         raise ProblemError(400, "mounts.persistent and mounts.network cannot be combined.")
-    if mounts.get("network") is not None:
-        if not mounts["network"]:
-            raise ProblemError(400, "mounts.network must hold one volume.")
-        raise ProblemError(404, "network volume not found")
+    if mounts.get("network") == []:
+        raise ProblemError(400, "mounts.network must hold one volume.")
     if mounts.get("persistent") is not None and cpu is not None:
         raise ProblemError(400, "mounts.persistent is not supported on CPU pods.")
     if gpu is not None and gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+from rehearsal.account import Template, Volume
 from rehearsal.cloud import LOOPBACK, Cloud
 from rehearsal.market import Market
 from rehearsal.market_data import CUDA_VERSIONS, DATA_CENTERS, DataCenterRow, GpuRow
@@ -48,9 +49,9 @@ def show_pod(pod: Pod, fresh: bool = False) -> dict[str, Any]:
         "dataCenterId": None if pod.status == "PROVISIONING" and pod.started_at is None else pod.data_center,
         "cudaVersion": CUDA_VERSIONS[-1] if pod.started_at is not None else None,
         "ssh": show_ssh(pod, running),
-        "template": None,
+        "template": pod.template,
         "cost": float(Decimal(pod.rate)) if pod.status not in ("EXITED", "ERROR", "TERMINATED") else 0.0,
-        "locked": False,
+        "locked": pod.locked,
         "globalNetworking": {"enabled": pod.global_networking},
         "runtime": {} if fresh else show_runtime(pod, running),
         "createdAt": rfc3339(pod.created_at),
@@ -71,6 +72,12 @@ def show_ssh(pod: Pod, running: bool) -> dict[str, Any]:
     return {"proxy": proxy, "direct": direct}
 
 
+def lead_to_gateway(body: dict[str, Any], port: int) -> None:
+    """Where the rehearsal cloud's own gateway listens."""
+    proxy = body["ssh"]["proxy"]
+    proxy.update(host=LOOPBACK, port=port, command=f"ssh {proxy['username']}@{LOOPBACK} -p {port} -i ~/.ssh/id_ed25519")
+
+
 def show_runtime(pod: Pod, running: bool) -> dict[str, Any] | None:
     if not running or not pod.runtime_ready or pod.started_at is None:
         return None
@@ -82,7 +89,10 @@ def show_runtime(pod: Pod, running: bool) -> dict[str, Any] | None:
         else:
             ports.append({"private": int(number), "public": None, "type": kind, "ip": CGNAT_ADDRESS if kind == "http" else None})
     gpus = [{"util": 0, "memoryUtil": 0} for _turn in range(pod.gpu_count if pod.gpu_id else 0)]
-    return {"uptime": int(now() - pod.started_at), "gpus": gpus, "cpu": {"util": 1}, "memory": {"util": 2}, "ports": ports}
+    uptime = now() - pod.started_at
+    if pod.ssh_fault and pod.ssh_fault.startswith("crash_loop "):
+        uptime %= float(pod.ssh_fault.split()[1])
+    return {"uptime": int(uptime), "gpus": gpus, "cpu": {"util": 1}, "memory": {"util": 2}, "ports": ports}
 
 
 def price(market: Market, gpu_id: str, cloud: str) -> float | None:
@@ -96,16 +106,18 @@ def show_gpu(market: Market, row: GpuRow, availability: bool, cloud: str | None,
         "id": row.id,
         "name": row.name,
         "pool": None,
-        "manufacturer": "AMD" if row.id.startswith("AMD") else "unknown" if row.id == "unknown" else "NVIDIA",
+        "manufacturer": "AMD" if row.id.startswith("AMD") else "UNKNOWN" if row.id == "unknown" else "NVIDIA",
         "memory": row.memory_gib,
         "secure": secure is not None,
         "community": community is not None,
-        "price": {"secure": secure, "community": community, "serverless": None},
-        "maxCount": row.max_count,
+        # Where it is not sold the schema still wants a number; `serverless` is left out.
+        "price": {"secure": secure or 0, "community": community or 0},
+        "maxCount": {"secure": row.max_count if secure else 0, "community": row.max_count if community else 0},
     }
     if availability:
         body["availability"] = market.availability(row.id, cloud, None, count)
-        body["dataCenters"] = market.centers_with(row.id, cloud, count)
+        levels = {one: market.availability(row.id, cloud, one, count) for one in market.centers_with(row.id, cloud, count)}
+        body["dataCenters"] = [{"id": one, "name": one, "availability": level} for one, level in levels.items()]
         body["cudaVersions"] = [{"version": version, "available": body["availability"] != "NONE"} for version in CUDA_VERSIONS]
     return body
 
@@ -115,7 +127,7 @@ def show_data_center(market: Market, row: DataCenterRow, gpus: bool) -> dict[str
         "id": row.id,
         "name": row.name,
         "region": row.region,
-        "networkVolumeTypes": ["STANDARD"],
+        "networkVolumeTypes": list(row.volume_types),
         "compliance": [],
         "globalNetwork": row.region != "OCEANIA",
     }
@@ -126,6 +138,16 @@ def show_data_center(market: Market, row: DataCenterRow, gpus: bool) -> dict[str
             if market.availability(gpu_id, None, row.id) != "NONE"
         ]
     return body
+
+
+def show_template(one: Template) -> dict[str, Any]:
+    fields = ("id", "name", "image", "args", "disk", "mounts", "ports", "env", "registry", "serverless", "public", "category")
+    body = {name: getattr(one, name) for name in fields}
+    return {**body, "startSsh": one.start_ssh, "startJupyter": one.start_jupyter, "allowedCudaVersions": one.cuda}
+
+
+def show_volume(one: Volume) -> dict[str, Any]:
+    return {"id": one.id, "name": one.name, "size": one.size, "dataCenter": one.data_center, "type": one.kind}
 
 
 def data_center(center_id: str) -> DataCenterRow | None:

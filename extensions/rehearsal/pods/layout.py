@@ -140,6 +140,15 @@ def wipe_container_disk(pod_dir: Path, persistent_path: str | None) -> None:
             entry.unlink(missing_ok=True)
 
 
+def link_volume(source: Path, target: Path) -> None:
+    """Without namespaces nothing can be mounted; what the image had there is hidden all the same."""
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    target.unlink(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
+
+
 def session_environment(pod_dir: Path) -> dict[str, str]:
     """Environment of every SSH session: the pod's own folders, and of this machine only what an image would bake in."""
     home = pod_dir / "home"

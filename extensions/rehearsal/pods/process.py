@@ -78,6 +78,10 @@ class ProcessPods:
         self.start_zygote()
         await self.wait_zygote()
         request = {**spec, "pod_dir": str(folder), "state_dir": str(self._state_dir)}
+        if spec.get("volume"):
+            source = self._volume(spec["volume"]["volumeId"])
+            source.mkdir(parents=True, exist_ok=True)
+            request["volume"] = {"source": str(source), "target": str(layout.persistent_folder(folder, spec["volume"]["path"]))}
         number = os.open(self._run_dir, os.O_PATH | os.O_DIRECTORY)
         try:
             reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{number}/zygote.sock")
@@ -120,9 +124,16 @@ class ProcessPods:
     async def wipe(self, pod_id: str, persistent_path: str | None) -> None:
         await asyncio.to_thread(layout.wipe_container_disk, self.folder(pod_id), persistent_path)
 
+    def _volume(self, volume_id: str) -> Path:
+        return self._state_dir / "volumes" / volume_id
+
+    def remove_volume(self, volume_id: str) -> None:
+        shutil.rmtree(self._volume(volume_id), ignore_errors=True)
+
     async def remove(self, pod_id: str) -> None:
         """The folder vanishes at once; its thousands of files are deleted behind the scenes."""
         folder = self.folder(pod_id)
+        (self._run_dir / f"console-{pod_id}.sock").unlink(missing_ok=True)
         trash = self._state_dir / "trash"
         with contextlib.suppress(FileNotFoundError):
             trash.mkdir(exist_ok=True)

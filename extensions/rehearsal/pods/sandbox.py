@@ -46,6 +46,8 @@ class Fence:
     state_dir: Path
     passwd: str
     keep: Sequence[Path] = field(default_factory=tuple)
+    # A network volume: its folder, and where it is mounted below the pod's.
+    volume: tuple[Path, Path] | None = None
 
 
 def _check(result: int, what: str) -> None:
@@ -135,12 +137,17 @@ def _hide_and_bind(fence: Fence) -> list[str]:
     pod = fence.pod_dir
     kept = [path for path in fence.keep if _below(path, tmp) and not _below(path, fence.state_dir) and path.exists()]
     sources = {path: os.open(path, os.O_PATH) for path in (pod, pod / "tmp", *kept)}
+    if fence.volume is not None:
+        sources[fence.volume[1]] = os.open(fence.volume[0], os.O_PATH)
     writable = [str(pod), "/tmp", "/dev/shm"]
     _mount(f"/proc/self/fd/{sources[pod / 'tmp']}", "/tmp", None, MS_BIND)
     if not _below(fence.state_dir, tmp):
         _mount("tmpfs", str(fence.state_dir), "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755")
     for path in (pod, *kept):
         _bind_fd(sources[path], path)
+    if fence.volume is not None:
+        _bind_fd(sources[fence.volume[1]], fence.volume[1])
+        writable.append(str(fence.volume[1]))
     for number in sources.values():
         os.close(number)
     _mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")

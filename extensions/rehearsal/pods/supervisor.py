@@ -18,7 +18,7 @@ from typing import Any
 import asyncssh
 
 from rehearsal import procs
-from rehearsal.pods import layout, sandbox, sshd
+from rehearsal.pods import console, layout, sandbox, sshd
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGCHLD)
 
@@ -33,22 +33,28 @@ class Supervisor:
         self.sock = listening_place(0)
         self.environment: dict[str, str] = {**spec["env"], "RUNPOD_TCP_PORT_22": str(self.port)}
         self.isolation: str = spec["isolation"]
+        self.console = console.listen(Path(spec["state_dir"]), spec["pod_id"])
         self.has_key = layout.write_authorized_keys(self.pod_dir, self.environment)
         self.session_environment = layout.session_environment(self.pod_dir)
         self.init_pid: int | None = None
         self.sshd_pid: int | None = None
+        self.console_pid: int | None = None
         self.restarted = False
         self.key = asyncssh.generate_private_key("ssh-ed25519")
 
     def enclose(self) -> None:
         sandbox.become_subreaper()
+        volume = self.spec.get("volume")
         if self.isolation == "namespaces":
-            fence = sandbox.Fence(self.pod_dir, Path(self.spec["state_dir"]), layout.passwd(self.pod_dir), layout.kept_paths())
+            mount = (Path(volume["source"]), Path(volume["target"])) if volume else None
+            fence = sandbox.Fence(self.pod_dir, Path(self.spec["state_dir"]), layout.passwd(self.pod_dir), layout.kept_paths(), mount)
             sandbox.enter(fence)
             self.init_pid = sandbox.start_init({"HOME": "/root", "PATH": layout.SYSTEM_PATH} | self.environment)
             sandbox.drop_mount_right()
         else:
             self.session_environment = self.environment | self.session_environment
+            if volume:
+                layout.link_volume(Path(volume["source"]), Path(volume["target"]))
         os.chdir(self.pod_dir / "home")
         os.environ.clear()
         os.environ.update(self.session_environment)
@@ -65,6 +71,18 @@ class Supervisor:
         sandbox.die_with_parent()
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os._exit(sshd.main(sshd.Sshd(self.pod_dir, self.session_environment, self.key), self.sock, delay))
+
+    def start_console(self) -> None:
+        """Shells for the gateway; they see the container's environment."""
+        pid = os.fork()
+        if pid != 0:
+            self.console_pid = pid
+            self.console.close()
+            return
+        sandbox.die_with_parent()
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        self.sock.close()
+        console.serve(self.console, self.environment | self.session_environment)
 
     def cut_ssh(self) -> None:
         """End the SSH server and its connections; what was started through it lives on. Its port refuses until restore_ssh."""
@@ -136,10 +154,10 @@ class Supervisor:
         os.waitpid(child, 0)
 
     def _busy(self) -> bool:
-        """Whether anything but pid 1 and the SSH server is left; inside the namespace these two came first."""
+        """Whether anything but pid 1, the SSH server and the console is left; inside the namespace these three came first."""
         if self.init_pid is None:
-            return any(pid != self.sshd_pid for pid in procs.descendants(os.getpid()))
-        return any(name.isdigit() and int(name) > 2 for name in os.listdir("/proc"))
+            return any(pid not in (self.sshd_pid, self.console_pid) for pid in procs.descendants(os.getpid()))
+        return any(name.isdigit() and int(name) > 3 for name in os.listdir("/proc"))
 
 
 def listening_place(port: int) -> socket.socket:
@@ -165,6 +183,7 @@ def run(spec: Mapping[str, Any], reply: socket.socket) -> None:
     pod = Supervisor(spec)
     pod.enclose()
     pod.start_sshd(spec["ssh_delay"] if pod.has_key else None)
+    pod.start_console()
     answer = {
         "pid": os.getpid(),
         "pid_started": started,

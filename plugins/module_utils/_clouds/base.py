@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, Pod, PodWish, Stamp
@@ -22,6 +23,19 @@ class GpuType:
     id: str
     name: str
     vram_gib: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """Money of an account, in dollars and dollars an hour."""
+
+    balance_usd: Decimal
+    burn_usd_per_hour: Decimal
+    limit_usd_per_hour: Decimal | None = None
+
+    @property
+    def hours_left(self) -> Decimal | None:
+        return self.balance_usd / self.burn_usd_per_hour if self.burn_usd_per_hour > 0 else None
 
 
 class Cloud(ABC):
@@ -41,6 +55,22 @@ class Cloud(ABC):
     def check(self) -> None:
         """A cheap read that fails when the key or the way to the API is bad."""
 
+    def clock_ahead(self) -> float | None:
+        """Seconds that this machine's clock is ahead of the cloud's, by the Date of an answer, which tells whole seconds; None when it has none."""
+        return None
+
+    def may_write(self) -> bool:
+        """Whether the key may rent and give back, found out without doing either."""
+        return True
+
+    def account(self) -> Account | None:
+        """What the account has and burns; None where it cannot be told. Raises a CloudError when it is refused."""
+        return None
+
+    def live_prices(self, gpu_count: int) -> dict[tuple[str, str], tuple[Decimal | None, str]]:
+        """By GPU id and kind of machine: the spot price of so many GPUs now, and the stock. Empty where there is no such thing."""
+        return {}
+
     @abstractmethod
     def gpu_types(self) -> list[GpuType]:
         """Every GPU model of the catalog."""
@@ -48,6 +78,10 @@ class Cloud(ABC):
     @abstractmethod
     def offers(self, gpu_count: int, *, spot: bool, options: dict[str, object]) -> list[Offer]:
         """Everything rentable for this many GPUs, unranked."""
+
+    def prepare(self, wish: PodWish) -> PodWish:
+        """The wish with what only this cloud can look up, such as the id behind a template's name; raises UsageError before money is spent."""
+        return wish
 
     @abstractmethod
     def create(self, wish: PodWish, stamp: Stamp, offer: Offer) -> Pod:
@@ -66,6 +100,17 @@ class Cloud(ABC):
 
     @abstractmethod
     def stop(self, pod_id: str) -> None: ...
+
+    def restart(self, pod_id: str) -> None:
+        raise UsageError(f"{self.name} restarts no pods; stop and start it")
+
+    def logs(self, pod_id: str, *, source: str, tail: int) -> tuple[str, ...]:
+        """The last lines of the provider's own log of a pod (source system) or of its container."""
+        raise UsageError(f"{self.name} keeps no logs of pods")
+
+    def last_words(self, pod_id: str) -> tuple[str, ...]:
+        """What the provider wrote about a pod last, for messages; empty where there is no such log."""
+        return ()
 
     @abstractmethod
     def terminate(self, pod_id: str) -> None:

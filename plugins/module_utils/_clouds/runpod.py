@@ -9,15 +9,28 @@ is known to differ from its description, the comment says how.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud, GpuType
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Account, Cloud, GpuType
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_wire import (
+    as_dict,
+    as_gib,
+    as_text,
+    log_line,
+    pages,
+    plain_id,
+    read_pod,
+    rows_of,
+    start_line,
+)
 from ansible_collections.podcycle.gpu.plugins.module_utils._credentials import KeySource, find_key
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient, is_loopback
 
@@ -32,23 +45,23 @@ KEY = KeySource(
     dotenv_files=(".env.runpod", ".env"),
     hint="make one at RunPod's console (Settings, API Keys), then: export RUNPOD_API_KEY=... or keyring set runpod RUNPOD_API_KEY",
 )
-_STATES = {
-    "PROVISIONING": model.STARTING,
-    "STARTING": model.STARTING,
-    "RUNNING": model.RUNNING,
-    "EXITED": model.STOPPED,
-    "ERROR": model.FAILED,
-    "TERMINATED": model.GONE,
-}
 # A refusal for want of machines is a 400 like any other; only its text tells.
 _CAPACITY = re.compile(
     r"no longer any instances available|no instances (currently )?available|not enough free gpus|does not have the resources to deploy", re.IGNORECASE
 )
+_IS_SPOT = re.compile(r"cannot resume a spot pod", re.IGNORECASE)
+# What a training image of the chess bot was started with; only for who asks for it (runpod.preset_env).
+PRESET_ENV = {"START_SSHD": "1", "START_JUPYTER": "0", "START_INFERENCE_API": "0", "START_HF_WATCH": "0", "START_IDLE_WATCHDOG": "0"}
 _CLOUD_TYPES = {"secure": "SECURE", "community": "COMMUNITY"}
 
 
 def connect(options: Mapping[str, Any], environ: Mapping[str, str], folder: Path) -> RunPod:
     """A driver with its key found; sends nothing."""
+    return RunPod(*connection(options, environ, folder))
+
+
+def connection(options: Mapping[str, Any], environ: Mapping[str, str], folder: Path) -> tuple[HttpClient, str]:
+    """A client for the API, and where its key came from."""
     endpoint = str(options.get("endpoint") or environ.get(ENDPOINT_VARIABLE) or DEFAULT_ENDPOINT).rstrip("/")
     if not re.match(r"https?://[^\s/]+(/[^\s?#]*)?\Z", endpoint):
         raise errors.UsageError(f"endpoint {errors.clean_text(endpoint, 100)!r} is not a URL", hint=f"the default is {DEFAULT_ENDPOINT}")
@@ -62,7 +75,7 @@ def connect(options: Mapping[str, Any], environ: Mapping[str, str], folder: Path
         timeout_seconds=float(options.get("request_timeout") or 30),
         connect_tries=1 if options.get("absent_ok") else 4,
     )
-    return RunPod(client, credential.source)
+    return client, credential.source
 
 
 class RunPod(Cloud):
@@ -82,6 +95,26 @@ class RunPod(Cloud):
         except errors.Forbidden as err:
             raise self._forbidden(err) from err
 
+    def clock_ahead(self) -> float | None:
+        before = model.utc_now()
+        said = self._http.get("/pods", {"limit": "1"}).date
+        after = model.utc_now()
+        try:
+            theirs = parsedate_to_datetime(said or "")
+        except ValueError:
+            return None
+        return (before + (after - before) / 2 - theirs).total_seconds() - 0.5
+
+    def may_write(self) -> bool:
+        """Stops a pod that nobody has: a key that may write hears that there is none, another that it may not."""
+        try:
+            self._act("podcycle0doctor", "stop")
+        except errors.Forbidden:
+            return False
+        except errors.NotFound:
+            return True
+        return True
+
     def _forbidden(self, err: errors.Forbidden) -> errors.Forbidden:
         return errors.Forbidden(
             f"RunPod knows the key (from {self.key_source}) but it lacks the right: {err.message}",
@@ -90,12 +123,12 @@ class RunPod(Cloud):
         )
 
     def gpu_types(self) -> list[GpuType]:
-        return [GpuType(row["id"], _text(row.get("name")) or row["id"], _gib(row.get("memory"))) for row in self._catalog({})]
+        return [GpuType(row["id"], as_text(row.get("name")) or row["id"], as_gib(row.get("memory"))) for row in self._catalog({})]
 
     def offers(self, gpu_count: int, *, spot: bool, options: dict[str, object]) -> list[model.Offer]:
-        if spot:
-            raise errors.UsageError("RunPod's REST v2 API rents no spot pods", hint="set spot to false")
         wanted = str(options.get("cloud_type") or "secure")
+        if spot:
+            return self._spot.offers(self._graphql, gpu_count, wanted)
         query = {"include": "AVAILABILITY", "product": "POD", "count": str(gpu_count)}
         if wanted in _CLOUD_TYPES:
             query["cloud"] = _CLOUD_TYPES[wanted]
@@ -107,29 +140,61 @@ class RunPod(Cloud):
 
     def _catalog(self, query: dict[str, str]) -> list[dict[str, Any]]:
         with self._http.reading("GET", "/catalog/gpus"):
-            rows = _rows(self._http.get("/catalog/gpus", query or None).body, "gpus")
+            rows = rows_of(self._http.get("/catalog/gpus", query or None).body, "gpus")
         # The catalog lists a GPU named "unknown". An id goes back to the cloud as it came, so one that cannot be shown is left out.
-        return [row for row in rows if isinstance(row.get("id"), str) and _plain_id(row["id"]) and row["id"] != "unknown"]
+        return [row for row in rows if isinstance(row.get("id"), str) and plain_id(row["id"]) and row["id"] != "unknown"]
 
     @staticmethod
     def _offer(row: dict[str, Any], kind: str, gpu_count: int) -> model.Offer | None:
-        price = model.to_money(_dict(row.get("price")).get(kind))
+        price = model.to_money(as_dict(row.get("price")).get(kind))
         most = row.get("maxCount")
+        # The largest machine of each cloud; one number for both in older answers.
+        most = most.get(kind) if isinstance(most, dict) else most
         if not price or not row.get(kind, True) or (isinstance(most, int) and most < gpu_count):
             return None
         return model.Offer(
             "runpod",
             row["id"],
-            _text(row.get("name")) or row["id"],
+            as_text(row.get("name")) or row["id"],
             gpu_count,
-            _gib(row.get("memory")),
+            as_gib(row.get("memory")),
             price * gpu_count,
             cloud_type=kind,
-            availability=(_text(row.get("availability")) or "unknown").lower(),
+            availability=(as_text(row.get("availability")) or "unknown").lower(),
         )
+
+    @property
+    def _spot(self) -> Any:
+        # Few pods are spot pods or come from templates, and every task pays for what it imports.
+        from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import runpod_spot
+
+        return runpod_spot
+
+    @property
+    def _graphql(self) -> Any:
+        from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_graphql import connect_graphql
+
+        return connect_graphql(self._http, self.key_source)
+
+    def prepare(self, wish: model.PodWish) -> model.PodWish:
+        if not (wish.options.get("template") or wish.options.get("network_volume")):
+            return wish
+        prepared: model.PodWish = self._spot.prepare(self._spot.RunPodAccount(self._http), wish)
+        return prepared
+
+    def account(self) -> Account | None:
+        found = self._graphql.balance()
+        return Account(found.usd, found.spend_usd_per_hour, found.spend_limit_usd_per_hour)
+
+    def live_prices(self, gpu_count: int) -> dict[tuple[str, str], tuple[Decimal | None, str]]:
+        rows = {kind: self._graphql.live_prices(gpu_count, cloud_type=kind) for kind in _CLOUD_TYPES}
+        return {(gpu, kind): (row.spot_usd and row.spot_usd * gpu_count, row.stock) for kind, found in rows.items() for gpu, row in found.items()}
 
     def create(self, wish: model.PodWish, stamp: model.Stamp, offer: model.Offer) -> model.Pod:
         self._http.secrets = tuple(wish.secret_env.values())
+        if offer.spot:
+            body = self._body(wish, stamp, offer)
+            return self._created(self._spot.create(self._graphql, wish, stamp, offer, body["env"], body.get("args", "")))
         try:
             reply = self._http.post("/pods", self._body(wish, stamp, offer))
         except errors.InvalidRequest as err:
@@ -141,15 +206,27 @@ class RunPod(Cloud):
         with self._http.reading("POST", "/pods"):
             return read_pod(reply.body)
 
+    def _created(self, pod_id: str) -> model.Pod:
+        """The pod behind an id; one that cannot be read exists all the same."""
+        try:
+            return replace(self.get(pod_id), spot=True)
+        except errors.CloudError as err:
+            err.effect = errors.EFFECT_UNKNOWN
+            raise
+
     @staticmethod
     def _body(wish: model.PodWish, stamp: model.Stamp, offer: model.Offer) -> dict[str, Any]:
-        env = {**wish.env, **wish.secret_env}
+        options = wish.options
+        # RunPod itself fills in a secret of the account, so that its value passes neither here nor through what the API shows.
+        referred = {name: f"{{{{ RUNPOD_SECRET_{secret} }}}}" for name, secret in (options.get("secrets") or {}).items()}
+        env = {**(PRESET_ENV if options.get("preset_env") else {}), **wish.env, **wish.secret_env, **referred}
         if wish.ssh_public_key:
             # RunPod's images read PUBLIC_KEY; its documents name SSH_PUBLIC_KEY.
             env.update(PUBLIC_KEY=wish.ssh_public_key.strip(), SSH_PUBLIC_KEY=wish.ssh_public_key.strip())
         body: dict[str, Any] = {
             "name": str(stamp),
-            "image": wish.image,
+            **({"image": wish.image} if wish.image else {}),
+            **({"templateId": str(options["template"])} if options.get("template") else {}),
             # Left out, the count matches no machine, although the schema has a default.
             "gpu": {"id": offer.gpu, "count": offer.gpu_count},
             "cloud": _CLOUD_TYPES[offer.cloud_type],
@@ -157,8 +234,15 @@ class RunPod(Cloud):
             "ports": list(wish.ports),
             "env": env,
         }
+        command = start_line(options.get("start_command") or [], install_sshd=bool(options.get("install_sshd")))
+        if command:
+            body["args"] = command
+        if options.get("registry"):
+            body["registry"] = str(options["registry"])
         if wish.volume_gib:
             body["mounts"] = {"persistent": {"size": wish.volume_gib, "path": wish.volume_path}}
+        if options.get("network_volume"):
+            body["mounts"] = {"network": [{"volumeId": str(options["network_volume"]), "path": wish.volume_path}]}
         if offer.region:
             body["dataCenterIds"] = [offer.region]
         if wish.options.get("min_cuda_version"):
@@ -171,31 +255,29 @@ class RunPod(Cloud):
             return read_pod(self._http.get(path).body)
 
     def list(self) -> list[model.Pod]:
-        pods: dict[str, model.Pod] = {}
         with self._http.reading("GET", "/pods"):
-            self._read_pages(pods)
-        return [*pods.values()]
+            pods = [read_pod(row) for row in pages(self._http, "/pods", "pods", {"limit": "1000"})]
+        return [*{pod.id: pod for pod in pods}.values()]
 
-    def _read_pages(self, pods: dict[str, model.Pod]) -> None:
-        cursor: str | None = None
-        for _page in range(1000):
-            body = self._http.get("/pods", {"limit": "1000", **({"cursor": cursor} if cursor else {})}).body
-            for row in _rows(body, "pods"):
-                pod = read_pod(row)
-                pods[pod.id] = pod
-            pagination = body.get("pagination") or {}
-            if not isinstance(pagination, dict):
-                raise errors.SchemaError("a pagination that is no object")
-            following = pagination.get("nextCursor")
-            if not pagination.get("hasNextPage"):
-                return
-            if not following or following == cursor:
-                raise errors.SchemaError("the announcement of another page and no word where it is")
-            cursor = str(following)
-        raise errors.SchemaError("a list that does not end after 1000 pages")
+    def last_words(self, pod_id: str) -> tuple[str, ...]:
+        return self.logs(pod_id, source="system", tail=8)
+
+    def logs(self, pod_id: str, *, source: str, tail: int, seconds: float = 3.0) -> tuple[str, ...]:
+        """The last lines that RunPod (source system) or the container wrote; the stream never ends by itself, so silence ends it."""
+        path = f"/pods/{_safe_id(pod_id)}/logs"
+        events = self._http.events(path, {"source": source, "tail": str(tail)}, seconds=seconds, most=tail)
+        return tuple(line for event in events if (line := log_line(event)))
 
     def start(self, pod_id: str) -> None:
-        self._act(pod_id, "start")
+        try:
+            self._act(pod_id, "start")
+        except (errors.InvalidRequest, errors.Conflict) as err:
+            if not _IS_SPOT.search(str(err.details.get("said", ""))):
+                raise
+            self._spot.bid_again(self._graphql, self.get(pod_id))
+
+    def restart(self, pod_id: str) -> None:
+        self._act(pod_id, "restart")
 
     def stop(self, pod_id: str) -> None:
         self._act(pod_id, "stop")
@@ -212,93 +294,7 @@ class RunPod(Cloud):
         self._http.delete(f"/pods/{_safe_id(pod_id)}")
 
 
-def read_pod(body: Any) -> model.Pod:
-    """A pod from the wire; raises SchemaError when it lacks what a pod must have."""
-    if not isinstance(body, dict):
-        raise errors.SchemaError("what is no pod")
-    pod_id, name, status = body.get("id"), body.get("name"), body.get("status")
-    if not isinstance(pod_id, str) or not model.POD_ID.match(pod_id) or not isinstance(name, str) or not isinstance(status, str):
-        raise errors.SchemaError(f"a pod without a usable id, name or status: {errors.clean_text({'id': pod_id, 'status': status}, 120)}")
-    gpu = _dict(body.get("gpu"))
-    persistent = _dict(_dict(body.get("mounts")).get("persistent"))
-    state = _STATES.get(status, model.UNKNOWN)
-    return model.Pod(
-        cloud="runpod",
-        id=pod_id,
-        name=errors.clean_text(name, 191),
-        state=state,
-        provider_status=errors.clean_text(status, 40),
-        gpu=_text(gpu.get("id")),
-        gpu_count=_int(gpu.get("count")) or 0,
-        usd_per_hour=model.to_money(body.get("cost")),
-        region=_text(body.get("dataCenterId")),
-        cloud_type=(_text(body.get("cloud")) or "").lower() or None,
-        image=_text(body.get("image")),
-        disk_gib=_int(body.get("disk")),
-        volume_gib=_int(persistent.get("size")),
-        ports=tuple(errors.clean_text(port, 20) for port in _list(body.get("ports")) if isinstance(port, str)),
-        # Ports of a stopped pod are stale: the status wins.
-        endpoint=_endpoint(body) if state == model.RUNNING else None,
-        created_at=model.parse_time(body.get("createdAt")),
-        started_at=model.parse_time(body.get("startedAt")),
-    )
-
-
-def _endpoint(body: dict[str, Any]) -> model.Endpoint | None:
-    direct = _dict(body.get("ssh")).get("direct")
-    if isinstance(direct, dict):
-        found = model.Endpoint.parse(direct.get("host"), direct.get("port"))
-        if found is not None and _public(found.host):
-            return found
-    for port in _list(_dict(body.get("runtime")).get("ports")):
-        if isinstance(port, dict) and port.get("private") == 22 and port.get("type") == "tcp" and port.get("public"):
-            found = model.Endpoint.parse(port.get("ip"), port.get("public"))
-            if found is not None and _public(found.host):
-                return found
-    return None
-
-
-def _public(host: str) -> bool:
-    """HTTP ports report addresses of the carrier-grade range 100.64.0.0/10, which lead nowhere."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return True
-    return address not in ipaddress.ip_network("100.64.0.0/10") if address.version == 4 else True
-
-
-def _rows(body: Any, key: str) -> list[dict[str, Any]]:
-    rows = body.get(key) if isinstance(body, dict) else None
-    if not isinstance(rows, list) or any(not isinstance(row, dict) for row in rows):
-        raise errors.SchemaError(f"no list of {key}")
-    return rows
-
-
-def _plain_id(text: str) -> bool:
-    return text.isprintable() and 0 < len(text) <= 200
-
-
 def _safe_id(pod_id: str) -> str:
     if not model.POD_ID.match(pod_id):
         raise errors.UsageError(f"{errors.clean_text(pod_id, 80)!r} is not a pod id")
     return pod_id
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _gib(value: Any) -> int:
-    return int(value) if isinstance(value, (int, float)) and 0 <= value < 1_000_000 else 0
-
-
-def _text(value: Any) -> str | None:
-    return errors.clean_text(value, 300) if isinstance(value, str) and value else None
-
-
-def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from .model import PolicyNet
 
 
-def play(context: str) -> Position:
-    """The position after the moves of a context."""
-    position = Position()
+def play(context: str, start: Position | None = None) -> Position:
+    """The position after the moves of a context, from the usual one or another on."""
+    position = Position() if start is None else start.copy()
     for number, text in enumerate(context.replace(",", " ").split(), 1):
         reason = position.play_uci(text)
         if reason is not None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import settings
+from . import phase_times, settings
 from .errors import EXIT_OK, DivergedError, StoppedError, TrainerError, UsageError
 from .files import sha256_file, write_json
 from .progress import Progress, duration, now
@@ -99,11 +99,16 @@ def _artifacts(run_dir: Path) -> dict[str, Any]:
     return {name: {"sha256": sha256_file(run_dir / name), "bytes": (run_dir / name).stat().st_size} for name in names}
 
 
+def _exit_code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, TrainerError) else 1
+
+
 class Run:
     """The files of a run: config.json, manifest.json and model.pt."""
 
     def __init__(self, arguments: argparse.Namespace, request: dict[str, Any], progress: Progress, stop: StopRequest) -> None:
         self.arguments, self.request, self.progress, self.stop = arguments, request, progress, stop
+        self.times = phase_times.PhaseTimes.of("runpod_trainer", arguments.run_dir / phase_times.NAME, arguments.run_dir.absolute().name)
         self.run_dir: Path = arguments.run_dir
         self.manifest: dict[str, Any] = {"schema": 1, "state": "running", "request": request, "started_at": now(), "resumed_from": None}
 
@@ -114,21 +119,26 @@ class Run:
 
     def train(self) -> int:
         """Do the run; whatever ends it is written to the manifest."""
-        train, val = _positions(self.arguments, self.progress, self.stop)
+        with self.times.phase("load_data", _exit_code):
+            train, val = _positions(self.arguments, self.progress, self.stop)
         self.progress.update("import", "loading PyTorch", 0.0)
-        trainer, fixed = self._prepare(train, val)
+        with self.times.phase("prepare", _exit_code):
+            trainer, fixed = self._prepare(train, val)
         self.manifest["resumed_from"] = _resume(trainer, self.arguments.resume, fixed, self.progress)
         self.write_manifest("running")
         try:
-            trainer.run(fixed)
-            found = trainer.finish()
+            with self.times.phase("train", _exit_code):
+                trainer.run(fixed)
+            with self.times.phase("evaluate", _exit_code):
+                found = trainer.finish()
         except StoppedError:
             self.write_manifest("stopped", ended_at=now(), steps=trainer.step, train_seconds=round(trainer.elapsed(), 3))
             raise
         except DivergedError as error:
             self.write_manifest("diverged", ended_at=now(), steps=trainer.step, error=str(error))
             raise
-        self._finish(trainer, found)
+        with self.times.phase("save_model", _exit_code):
+            self._finish(trainer, found)
         return EXIT_OK
 
     def _prepare(self, train: Positions, val: Positions) -> tuple[Trainer, dict[str, Any]]:

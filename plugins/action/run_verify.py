@@ -1,0 +1,27 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
+from ansible_collections.podcycle.gpu.plugins.module_utils._verify import verify
+
+SPEC = {**cloud_spec(), "run_dir": {"type": "path", "required": True}, "require_gone": {"type": "bool", "default": True}}
+
+
+class ActionModule(ActionBase):
+    """Reads a run folder on the controller, relative to where ansible-playbook was called; never leaves it."""
+
+    _requires_connection = False
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        result.update(guarded(lambda: verify(checked(SPEC, self._task.args))))
+        return result

@@ -1,0 +1,243 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every pod of ours in one look: state, how busy it is, how far its job has got, what it has cost. Writes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, UsageError, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import ENDED, LIVE, clean, latest_command, parse_poll, seconds_since, silence
+from ansible_collections.podcycle.gpu.plugins.module_utils._leases import audit
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
+
+THREADS = 16
+_LOG_BYTES = 2000
+_BREAK = "--podcycle-gpus--"
+_GPU_FIELDS = ("utilization.gpu", "memory.used", "memory.total", "temperature.gpu", "power.draw")
+_GPUS = f"nvidia-smi --query-gpu={','.join(_GPU_FIELDS)} --format=csv,noheader,nounits 2>/dev/null"
+
+
+def pod_status(options: Mapping[str, Any]) -> dict[str, Any]:
+    """One row for each open lease, and the lines that show them."""
+    session = open_session(options)
+    with naming_rentals(session, options.get("run_id")):
+        found = audit(session, options.get("run_id"))
+    now = model.utc_now()
+    rows = [_row(row, found.leases[row["stamp"]], found.pods.get(row["stamp"]), now) for row in found.rows]
+    rows.sort(key=lambda row: (row["run_id"], row["index"], row["stamp"]))
+    if options.get("ssh", True):
+        asked = [(row, found.leases[row["stamp"]], found.pods[row["stamp"]]) for row in rows if row["stamp"] in found.pods and row["state"] == model.RUNNING]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for (row, _lease, _pod), seen in zip(asked, pool.map(lambda one: _ask(session, one[1], one[2], options), asked), strict=True):
+                row.update(seen)
+    burn = sum((Decimal(row["usd_per_hour"]) for row in rows if row["usd_per_hour"] and row["state"] in (model.STARTING, model.RUNNING)), Decimal(0))
+    cost = sum((Decimal(row["cost_usd"]) for row in rows if row["cost_usd"]), Decimal(0))
+    result = {
+        "changed": False,
+        "pods": rows,
+        "burn_usd_per_hour": model.usd(burn),
+        "cost_usd": model.usd(cost),
+        "strays": [pod.name for pod in found.strays],
+        "rehearsal": session.rehearsal,
+    }
+    limit = float(options.get("stall_seconds") or 0)
+    for row in rows:
+        if row["job"]:
+            row["job"]["stalled"] = bool(limit) and row["job"]["state"] in LIVE and row["job"]["silent_seconds"] > limit
+    jobs = [row["job"] for row in rows]
+    result["stalled"] = [f"{row['run_id']}-{row['index']}" for row in rows if row["job"] and row["job"]["stalled"]]
+    result["ended"] = bool(rows) and all(job is not None and job["state"] in ENDED for job in jobs)
+    return {**result, "lines": lines(result)}
+
+
+def _row(row: Mapping[str, Any], lease: Lease, pod: Pod | None, now: datetime) -> dict[str, Any]:
+    left = (lease.deadline - now).total_seconds() if lease.deadline else None
+    return {
+        **{name: row[name] for name in ("stamp", "run_id", "index", "cloud", "pod_id", "since", "deadline", "usd_per_hour", "cost_usd", "why")},
+        "state": row["observed"],
+        "gpu": pod.gpu if pod else lease.gpu,
+        "gpu_count": pod.gpu_count if pod else None,
+        "region": pod.region if pod else None,
+        "hours_left": None if left is None else round(left / 3600, 2),
+        "endpoint": pod.endpoint.to_dict() if pod and pod.endpoint else None,
+        "links": links(pod) if pod and pod.state == model.RUNNING else [],
+        "gpus": [],
+        "job": None,
+        "trouble": None,
+    }
+
+
+def links(pod: Pod) -> list[str]:
+    """Where the pod's HTTP ports can be opened in a browser; RunPod's proxy gives an answer 100 s."""
+    ports = [port.partition("/")[0] for port in pod.ports if port.endswith("/http")]
+    return [f"https://{pod.id}-{port}.proxy.runpod.net" for port in ports] if pod.cloud == "runpod" else []
+
+
+def _ask(session: Session, lease: Lease, pod: Pod, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pod itself says: its GPUs and its last job."""
+    command = f"{_GPUS}; echo {_BREAK}; {latest_command(jobs_dir(lease, options), _LOG_BYTES)}"
+    said, trouble = ask(session, lease, pod, command, float(options.get("ssh_timeout") or 10))
+    gpus, mark, job = said.partition(_BREAK + "\n")
+    if not mark:
+        return {"trouble": trouble}
+    return {"gpus": _gpus(gpus), "job": _job(job)}
+
+
+def jobs_dir(lease: Lease, options: Mapping[str, Any]) -> str:
+    workspace = str(options.get("workspace") or "/workspace").replace("{pod_id}", lease.pod_id or "")
+    return f"{workspace}/runs/{lease.stamp.run_id}/jobs"
+
+
+def ask(session: Session, lease: Lease, pod: Pod, command: str, seconds: float) -> tuple[str, str]:
+    """What a shell command on a pod of ours wrote, and why it may have written nothing. Only a host key that is known is trusted."""
+    key = session.state.path / "runs" / lease.stamp.run_id / "id_ed25519"
+    access = SshAccess(key, Path(str(lease.wish.get("known_hosts_file") or key.parent / "known_hosts")))
+    if pod.endpoint is None:
+        return "", "no SSH address"
+    if not key.exists():
+        return "", "its SSH key is not on this machine"
+    if not access.pinned(pod.id):
+        return "", "its host key was never seen: nobody has logged in yet"
+    try:
+        done = access.ask(pod.id, pod.endpoint, command, seconds)
+    except subprocess.TimeoutExpired:
+        return "", "SSH did not answer in time"
+    except PodcycleError as err:
+        return "", err.message
+    words = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    return done.stdout.decode("utf-8", "replace"), clean(words[-1] if words else "it answered something else than it was asked", 120)
+
+
+def pod_logs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the provider, the container and the last job of each pod of a run wrote last."""
+    if not 1 <= options["tail"] <= 5000:
+        raise UsageError(f"tail is {options['tail']}; it must be between 1 and 5000")
+    session = open_session(options)
+    with naming_rentals(session, options.get("run_id")):
+        found = audit(session, options.get("run_id"))
+    held = [(found.leases[row["stamp"]], found.pods[row["stamp"]]) for row in found.rows if row["stamp"] in found.pods]
+    if options.get("run_id") and not held:
+        raise UsageError(f"read the logs of run {options['run_id']}: it has no pod any more", hint="its collected logs are in its run folder")
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows = [*pool.map(lambda one: _logs(session, one[0], one[1], options), held)]
+    return {"changed": False, "pods": rows, "lines": _log_lines(rows), "rehearsal": session.rehearsal}
+
+
+def _logs(session: Session, lease: Lease, pod: Pod, options: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"pod_id": pod.id, "run_id": lease.stamp.run_id, "index": lease.stamp.index, "state": pod.state, "logs": {}, "troubles": {}}
+    for source in options["sources"]:
+        try:
+            if source != "job":
+                row["logs"][source] = [*session.cloud.logs(pod.id, source=source, tail=options["tail"])]
+                continue
+        except PodcycleError as err:
+            row["troubles"][source] = str(err)
+            continue
+        # 200 bytes a line, as logs go.
+        command = latest_command(jobs_dir(lease, options), 200 * options["tail"])
+        said, trouble = ask(session, lease, pod, command, 10.0) if pod.state == model.RUNNING else ("", f"the pod is {pod.state}")
+        name, _newline, poll = said.partition("\n")
+        look = parse_poll(poll)
+        if look.readable:
+            row["logs"][f"job {clean(name, 60)}"] = look.log[-options["tail"] :]
+        else:
+            row["troubles"]["job"] = "there is none" if trouble.startswith("it answered") and not said else trouble
+    return row
+
+
+def _log_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    told = []
+    for row in rows:
+        for source, log in row["logs"].items():
+            told += [f"--- {row['run_id']}-{row['index']} ({row['pod_id']}, {row['state']}): {source}", *(log or ["nothing was written"])]
+        told += [f"--- {row['run_id']}-{row['index']} ({row['pod_id']}): no log of the {name}: {trouble}" for name, trouble in row["troubles"].items()]
+    return told or ["nothing is rented"]
+
+
+def _gpus(text: str) -> list[dict[str, float | None]]:
+    """Rows of nvidia-smi; a value that a GPU does not tell is none."""
+    rows = []
+    for line in text.splitlines()[:64]:
+        words = [word.strip() for word in line.split(",")]
+        if len(words) == len(_GPU_FIELDS):
+            rows.append({name.replace(".", "_"): _number(word) for name, word in zip(_GPU_FIELDS, words, strict=True)})
+    return rows
+
+
+def _number(word: str) -> float | None:
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return value if abs(value) < 1e9 else None
+
+
+def _job(text: str) -> dict[str, Any] | None:
+    name, _newline, poll = text.partition("\n")
+    look = parse_poll(poll)
+    if not look.readable:
+        return None
+    ran = seconds_since(look.status.get("started_at"), look.clock)
+    return {
+        "name": clean(name, 60),
+        "state": look.state,
+        "summary": look.summary,
+        "progress": look.status.get("progress"),
+        "seconds": ran,
+        "silent_seconds": silence(look),
+    }
+
+
+def lines(status: Mapping[str, Any]) -> list[str]:
+    """The rows as a table for a person."""
+    rows = status["pods"]
+    table = [("POD", "ID", "STATE", "GPU", "BUSY", "$/H", "COST $", "LEFT", "JOB")]
+    for row in rows:
+        job, gpu = row["job"], f"{row['gpu_count'] or '?'} x {str(row['gpu'] or 'unknown').removeprefix('NVIDIA ').removeprefix('GeForce ')}"
+        stalled = f", no sign of life for {job['silent_seconds']:.0f} s" if job and job["stalled"] else ""
+        idle = "none" if row["state"] == model.RUNNING else row["why"]
+        doing = row["trouble"] or (f"{job['name']}: {job['state']}{stalled}  {job['summary']}" if job else idle)
+        table.append(
+            (
+                f"{row['run_id']}-{row['index']}",
+                row["pod_id"] or "unknown",
+                row["state"],
+                gpu,
+                _busy(row["gpus"]),
+                row["usd_per_hour"] or "?",
+                row["cost_usd"] or "?",
+                f"{row['hours_left']:.1f} h" if row["hours_left"] is not None else "?",
+                clean_text(doing, 110),
+            )
+        )
+    told = columns(table) if rows else ["nothing is rented"]
+    told += [f"{row['run_id']}-{row['index']}: {link}" for row in rows for link in row["links"]]
+    if rows:
+        ours, simulated = f"{len(rows)} pod{'s' if len(rows) > 1 else ''}", " (rehearsal)" if status["rehearsal"] else ""
+        told.append(f"{ours}, {status['burn_usd_per_hour']} $/h now, {status['cost_usd']} $ so far{simulated}")
+    if status["strays"]:
+        told.append(f"ours by their name alone: {', '.join(status['strays'])}; see: ansible-playbook playbooks/reap.yml")
+    return told
+
+
+def _busy(gpus: Sequence[Mapping[str, float | None]]) -> str:
+    known = [gpu["utilization_gpu"] for gpu in gpus if gpu["utilization_gpu"] is not None]
+    return f"{sum(known) / len(known):.0f} %" if known else "-"
+
+
+def columns(table: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text with each column as wide as its widest word; the last one is not filled up."""
+    widths = [max(len(row[number]) for row in table) for number in range(len(table[0]) - 1)]
+    return ["  ".join([*(word.ljust(width) for word, width in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in table]

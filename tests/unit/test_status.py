@@ -1,0 +1,124 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The table of all pods: what each says of itself, what it says instead, and that nothing it says can harm the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.podcycle.gpu.plugins.module_utils import _status
+from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import MARK, latest_command, parse_poll
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
+from support.harness import FULL
+
+STATUS = {"state": "running", "started_at": "2026-11-01T10:00:00Z", "runner_started": 77, "progress": {"summary": "epoch 1/1  ETA 0:40\x1b[2J"}}
+RUNNER = "5 (python3) S " + " ".join(str(number) for number in range(4, 22)) + " 77 1"
+GPUS = "37, 1200, 24564, 51, 210.5\n[N/A], 3, 24564, [N/A], [N/A]\n"
+
+
+def said(status: dict[str, Any] | str | None = None) -> bytes:
+    text = status if isinstance(status, str) else json.dumps(status or STATUS)
+    return f"{GPUS}{_status._BREAK}\ntrain\n1793527221\n{MARK}\n{RUNNER}\n{MARK}\n{text}\n{MARK}\nlast line".encode()
+
+
+@pytest.fixture
+def look(rehearsal: Any, make_engine: Callable[..., Engine], make_wish: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Rents two pods and has their answers given."""
+    engine = make_engine()
+    slots = engine.rent(make_wish(count=2, ports=("22/tcp", "8888/http")), check_mode=False)
+    folder = engine.state.path / "runs" / "r1"
+    folder.mkdir(parents=True)
+    (folder / "id_ed25519").write_text("key")
+    pods = [slot.after.id for slot in slots]
+
+    def looked(*answers: Any, **options: Any) -> dict[str, Any]:
+        given = dict(zip(pods, answers, strict=True))
+
+        def ask(self: SshAccess, pod_id: str, endpoint: Any, command: str, timeout_seconds: float) -> Any:
+            answer = given[pod_id]
+            if isinstance(answer, Exception):
+                raise answer
+            return subprocess.CompletedProcess([], 0, answer, b"") if isinstance(answer, bytes) else subprocess.CompletedProcess([], 255, b"", answer.encode())
+
+        monkeypatch.setattr(SshAccess, "ask", ask)
+        monkeypatch.setattr(SshAccess, "pinned", lambda self, pod_id: True)
+        found = _status.pod_status({"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(engine.state.path), **options})
+        found["by"] = {row["pod_id"]: row for row in found["pods"]}
+        return found
+
+    looked.pods = pods  # type: ignore[attr-defined]
+    return looked
+
+
+def test_each_pod_tells_its_job_and_its_gpus(look: Any) -> None:
+    found = look(said(), "Connection refused")
+    busy, silent = (found["by"][pod] for pod in look.pods)
+    job = {"name": "train", "state": "running", "summary": "epoch 1/1  ETA 0:40", "progress": None, "seconds": 21.0, "silent_seconds": 0.0, "stalled": False}
+    assert busy["job"] | {"progress": None} == job and not found["ended"] and found["stalled"] == []
+    assert [gpu["utilization_gpu"] for gpu in busy["gpus"]] == [37.0, None] and busy["gpus"][0]["power_draw"] == 210.5
+    assert (silent["trouble"], silent["job"], silent["state"]) == ("Connection refused", None, "running")
+    table = found["lines"]
+    assert table[0].split() == ["POD", "ID", "STATE", "GPU", "BUSY", "$/H", "COST", "$", "LEFT", "JOB"]
+    assert "37 %" in table[1] and "train: running  epoch 1/1  ETA 0:40" in table[1] and table[2].endswith("Connection refused")
+    assert table[1].index("running") == table[2].index("running") == table[0].index("STATE")
+    assert f"r1-0: https://{look.pods[0]}-8888.proxy.runpod.net" in table and table[-1].startswith("2 pods, 1.1800 $/h now")
+    assert "\x1b" not in "".join(table)
+
+
+@pytest.mark.parametrize(
+    ("answer", "job", "trouble"),
+    [
+        (subprocess.TimeoutExpired("ssh", 20), None, "SSH did not answer in time"),
+        (b"\xff\xfe no mark at all", None, "it answered something else than it was asked"),
+        (GPUS.encode() + _status._BREAK.encode() + b"\n", None, None),
+        (said("[" * 60000), None, None),
+        (said('{"state": {"a": 1}, "progress": 7}'), "train", None),
+        (b"1" * 5_000_000, None, "it answered something else than it was asked"),
+    ],
+)
+def test_what_a_pod_may_say(look: Any, answer: Any, job: str | None, trouble: str | None) -> None:
+    row = look(answer, said())["by"][look.pods[0]]
+    assert (row["job"] and row["job"]["name"], row["trouble"]) == (job, trouble)
+
+
+def test_a_workspace_may_depend_on_the_pod(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(_status, "latest_command", lambda jobs, size: asked.append(jobs) or "true")
+    look(said(), said(), workspace="/pods/{pod_id}/workspace")
+    assert sorted(asked) == sorted(f"/pods/{pod}/workspace/runs/r1/jobs" for pod in look.pods)
+
+
+def test_the_last_job_is_the_one_that_started_last(tmp_path: Path) -> None:
+    """The command as a shell runs it, also where no job ever was."""
+    jobs = tmp_path / "it's jobs"
+    assert subprocess.run(["sh", "-c", latest_command(str(jobs), 100)], capture_output=True, text=True, check=False).stdout == ""
+    for number, name in enumerate(("older", "-rf newest", "oldest")):
+        folder = jobs / name
+        folder.mkdir(parents=True)
+        (folder / "status.json").write_text(json.dumps({"state": "succeeded", "attempt": number}))
+        (folder / "job.log").write_text(name)
+        stamp = {"older": 200, "-rf newest": 300, "oldest": 100}[name]
+        os.utime(folder, (stamp, stamp))
+    done = subprocess.run(["sh", "-c", latest_command(str(jobs), 100)], capture_output=True, text=True, check=True)
+    name, _newline, poll = done.stdout.partition("\n")
+    assert name == "-rf newest" and parse_poll(poll).status["attempt"] == 1 and parse_poll(poll).log == ["-rf newest"]
+
+
+def test_a_job_without_a_sign_of_life_is_stalled_and_jobs_that_ended_are_not(look: Any) -> None:
+    silent = {**STATUS, "heartbeat_at": "2026-11-01T09:59:00Z"}
+    found = look(said(silent), said({**STATUS, "state": "succeeded"}), stall_seconds=60)
+    assert found["stalled"] == ["r1-0"] and not found["ended"]
+    assert "train: running, no sign of life for 81 s" in found["lines"][1]
+    assert look(said(silent), said(), stall_seconds=90)["stalled"] == [] == look(said(silent), said(), stall_seconds=0)["stalled"]
+    done = {**silent, "state": "failed"}
+    over = look(said(done), said(done), stall_seconds=60)
+    assert over["ended"] and over["stalled"] == [] and not look(said(done), "Connection refused")["ended"]
