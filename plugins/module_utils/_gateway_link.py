@@ -274,17 +274,23 @@ def gateway_variables(endpoint: Endpoint, access: SshAccess) -> dict[str, Any]:
 
 def probe_gateway(endpoint: Endpoint, access: SshAccess, seconds: float = 30.0) -> str:
     """Empty when a shell in the pod answers, else what is wrong for now; raises StrangeGateway. The key must be one of the account's."""
-    address = Address(endpoint.host, endpoint.port, endpoint.user, str(access.private_key_file), str(gateway_known_hosts(access)))
-    link = Link(address, Limits(10, seconds, seconds, 0))
     try:
-        done = link.run(b"exit 0")
+        done = ask_gateway(endpoint, access, "exit 0", seconds)
     except StrangeGateway:
         raise
     except GatewayError as err:
         return clean_text(err.message, 200)
+    return "" if done.status == 0 else f"a command in the pod ended with status {done.status}"
+
+
+def ask_gateway(endpoint: Endpoint, access: SshAccess, command: str, seconds: float) -> Finished:
+    """Run one shell command in the pod, in a session of its own; raises GatewayError."""
+    address = Address(endpoint.host, endpoint.port, endpoint.user, str(access.private_key_file), str(gateway_known_hosts(access)))
+    link = Link(address, Limits(10, seconds, seconds, 0))
+    try:
+        return link.run(command.encode())
     finally:
         link.drop()
-    return "" if done.status == 0 else f"a command in the pod ended with status {done.status}"
 
 
 class StrangeGateway(Refused, StrangeHostKey):

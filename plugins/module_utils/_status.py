@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, UsageError, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import ask_gateway
 from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import ENDED, LIVE, clean, latest_command, parse_poll, seconds_since, silence
 from ansible_collections.podcycle.gpu.plugins.module_utils._leases import audit
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
@@ -25,6 +28,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
 THREADS = 16
 _LOG_BYTES = 2000
 _BREAK = "--podcycle-gpus--"
+_SERVICES = "--podcycle-services--"
 _GPU_FIELDS = ("utilization.gpu", "memory.used", "memory.total", "temperature.gpu", "power.draw")
 _GPUS = f"nvidia-smi --query-gpu={','.join(_GPU_FIELDS)} --format=csv,noheader,nounits 2>/dev/null"
 
@@ -74,6 +78,7 @@ def _row(row: Mapping[str, Any], lease: Lease, pod: Pod | None, now: datetime) -
         "endpoint": pod.endpoint.to_dict() if pod and pod.endpoint else None,
         "links": links(pod) if pod and pod.state == model.RUNNING else [],
         "gpus": [],
+        "services": [],
         "job": None,
         "trouble": None,
     }
@@ -86,28 +91,70 @@ def links(pod: Pod) -> list[str]:
 
 
 def _ask(session: Session, lease: Lease, pod: Pod, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the pod itself says: its GPUs and its last job."""
-    command = f"{_GPUS}; echo {_BREAK}; {latest_command(jobs_dir(lease, options), _LOG_BYTES)}"
+    """What the pod itself says: its GPUs, its services and its last job."""
+    places = shlex.quote(f"{workspace_of(lease, options)}/.podcycle/services/services.json")
+    command = f"{_GPUS}; echo {_BREAK}; head -c 20000 {places} 2>/dev/null; echo; echo {_SERVICES}; {latest_command(jobs_dir(lease, options), _LOG_BYTES)}"
     said, trouble = ask(session, lease, pod, command, float(options.get("ssh_timeout") or 10))
-    gpus, mark, job = said.partition(_BREAK + "\n")
-    if not mark:
+    gpus, mark, rest = said.partition(_BREAK + "\n")
+    told, second, job = rest.partition(_SERVICES + "\n")
+    if not mark or not second:
         return {"trouble": trouble}
-    return {"gpus": _gpus(gpus), "job": _job(job)}
+    return {"gpus": _gpus(gpus), "services": _services(told, session, lease, pod), "job": _job(job)}
+
+
+def _services(text: str, session: Session, lease: Lease, pod: Pod) -> list[dict[str, Any]]:
+    """Of the role services: what is reached how; the pod's own words, so each is checked."""
+    try:
+        said = json.loads(text)
+        places = said["places"].items() if isinstance(said["places"], dict) else ()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+    found = []
+    for name, place in places:
+        port = place.get("port") if isinstance(place, dict) else None
+        port = int(port) if isinstance(port, (int, str)) and str(port).isdecimal() and len(str(port)) < 6 else 0
+        if not port or not place.get("wanted") or name not in ("jupyter", "inference"):
+            continue
+        url = f"https://{pod.id}-{port}.proxy.runpod.net" if place.get("url") and pod.cloud == "runpod" else None
+        token = clean(said["token_file"], 200) if name == "jupyter" and isinstance(said.get("token_file"), str) else None
+        found.append({"name": name, "port": port, "url": url, "tunnel": _tunnel(port, session, lease, pod), "token_file": token})
+    return found
+
+
+def _tunnel(port: int, session: Session, lease: Lease, pod: Pod) -> str | None:
+    """What brings a port of the pod here; the gateway forwards none."""
+    if pod.endpoint is None or pod.endpoint.via != "direct":
+        return None
+    access = _access(session, lease)
+    way = f"-p {pod.endpoint.port} -i {shlex.quote(str(access.private_key_file))} {access.words(pod.id)} {pod.endpoint.user}@{pod.endpoint.host}"
+    return f"ssh -N -L {port}:127.0.0.1:{port} {way}"
+
+
+def workspace_of(lease: Lease, options: Mapping[str, Any]) -> str:
+    return str(options.get("workspace") or "/workspace").replace("{pod_id}", lease.pod_id or "")
 
 
 def jobs_dir(lease: Lease, options: Mapping[str, Any]) -> str:
-    workspace = str(options.get("workspace") or "/workspace").replace("{pod_id}", lease.pod_id or "")
-    return f"{workspace}/runs/{lease.stamp.run_id}/jobs"
+    return f"{workspace_of(lease, options)}/runs/{lease.stamp.run_id}/jobs"
+
+
+def _access(session: Session, lease: Lease) -> SshAccess:
+    key = session.state.path / "runs" / lease.stamp.run_id / "id_ed25519"
+    return SshAccess(key, Path(str(lease.wish.get("known_hosts_file") or key.parent / "known_hosts")))
 
 
 def ask(session: Session, lease: Lease, pod: Pod, command: str, seconds: float) -> tuple[str, str]:
     """What a shell command on a pod of ours wrote, and why it may have written nothing. Only a host key that is known is trusted."""
-    key = session.state.path / "runs" / lease.stamp.run_id / "id_ed25519"
-    access = SshAccess(key, Path(str(lease.wish.get("known_hosts_file") or key.parent / "known_hosts")))
+    access, pod = _access(session, lease), pod.reached(lease.marks.get("ssh_via"))
     if pod.endpoint is None:
         return "", "no SSH address"
-    if not key.exists():
+    if not access.private_key_file.exists():
         return "", "its SSH key is not on this machine"
+    if pod.endpoint.via == "gateway":
+        try:
+            return ask_gateway(pod.endpoint, access, command, 2 * seconds).stdout.decode("utf-8", "replace"), "it answered something else than it was asked"
+        except PodcycleError as err:
+            return "", clean(err.message, 120)
     if not access.pinned(pod.id):
         return "", "its host key was never seen: nobody has logged in yet"
     try:
@@ -223,7 +270,13 @@ def lines(status: Mapping[str, Any]) -> list[str]:
             )
         )
     told = columns(table) if rows else ["nothing is rented"]
-    told += [f"{row['run_id']}-{row['index']}: {link}" for row in rows for link in row["links"]]
+    for row in rows:
+        known = [service["url"] for service in row["services"]]
+        told += [f"{row['run_id']}-{row['index']}: {link}" for link in row["links"] if link not in known]
+        for service in row["services"]:
+            told.append(f"{row['run_id']}-{row['index']}: {service['name']} at {service['url'] or 'port ' + str(service['port']) + ' of the pod only'}")
+            told += [f"  {service['tunnel']}"] if service["tunnel"] else []
+            told += [f"  its token is on the pod, in {service['token_file']}"] if service["token_file"] else []
     if rows:
         ours, simulated = f"{len(rows)} pod{'s' if len(rows) > 1 else ''}", " (rehearsal)" if status["rehearsal"] else ""
         told.append(f"{ours}, {status['burn_usd_per_hour']} $/h now, {status['cost_usd']} $ so far{simulated}")

@@ -114,6 +114,14 @@ pods:
       type: dict
       returned: always
       sample: {name: train, state: running, summary: "epoch 1/1  loss 3.21  ETA 0:40", progress: {}, seconds: 21.5, silent_seconds: 0.8, stalled: false}
+    services:
+      description:
+        - What the role C(services) keeps running there and how it is reached, each with C(name), C(port), C(url) when its port is rented,
+          C(tunnel), the command that brings it here by SSH, and C(token_file) on the pod.
+      type: list
+      elements: dict
+      returned: always
+      sample: []
     trouble: {description: Why the pod could not be asked., type: str, returned: always, sample: SSH did not answer in time}
 stalled:
   description: Pods, as run and place, whose jobs are stalled.

@@ -25,9 +25,9 @@ RUNNER = "5 (python3) S " + " ".join(str(number) for number in range(4, 22)) + "
 GPUS = "37, 1200, 24564, 51, 210.5\n[N/A], 3, 24564, [N/A], [N/A]\n"
 
 
-def said(status: dict[str, Any] | str | None = None) -> bytes:
+def said(status: dict[str, Any] | str | None = None, services: str = "") -> bytes:
     text = status if isinstance(status, str) else json.dumps(status or STATUS)
-    return f"{GPUS}{_status._BREAK}\ntrain\n1793527221\n{MARK}\n{RUNNER}\n{MARK}\n{text}\n{MARK}\nlast line".encode()
+    return f"{GPUS}{_status._BREAK}\n{services}\n{_status._SERVICES}\ntrain\n1793527221\n{MARK}\n{RUNNER}\n{MARK}\n{text}\n{MARK}\nlast line".encode()
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_each_pod_tells_its_job_and_its_gpus(look: Any) -> None:
     [
         (subprocess.TimeoutExpired("ssh", 20), None, "SSH did not answer in time"),
         (b"\xff\xfe no mark at all", None, "it answered something else than it was asked"),
-        (GPUS.encode() + _status._BREAK.encode() + b"\n", None, None),
+        (f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n".encode(), None, None),
         (said("[" * 60000), None, None),
         (said('{"state": {"a": 1}, "progress": 7}'), "train", None),
         (b"1" * 5_000_000, None, "it answered something else than it was asked"),
@@ -122,3 +122,24 @@ def test_a_job_without_a_sign_of_life_is_stalled_and_jobs_that_ended_are_not(loo
     done = {**silent, "state": "failed"}
     over = look(said(done), said(done), stall_seconds=60)
     assert over["ended"] and over["stalled"] == [] and not look(said(done), "Connection refused")["ended"]
+
+
+SERVICES = {
+    "places": {"jupyter": {"wanted": True, "port": 8888, "url": True}, "inference": {"wanted": True, "port": "8000", "url": False}, "sshd": {"wanted": True}},
+    "token_file": "/workspace/.podcycle/services/jupyter.token",
+}
+
+
+def test_services_are_told_with_their_ways(look: Any) -> None:
+    found = look(said(services=json.dumps(SERVICES)), said())
+    pod = look.pods[0]
+    told = "\n".join(found["lines"])
+    assert f"r1-0: jupyter at https://{pod}-8888.proxy.runpod.net\n  ssh -N -L 8888:127.0.0.1:8888 -p " in told and told.count(f"{pod}-8888") == 1
+    assert "  its token is on the pod, in /workspace/.podcycle/services/jupyter.token" in told
+    assert "r1-0: inference at port 8000 of the pod only\n  ssh -N -L 8000:127.0.0.1:8000 -p " in told and "r1-1: jupyter" not in told
+
+
+@pytest.mark.parametrize("services", ["[", "[1]", '{"places": 7}', '{"places": {"jupyter": 7, "inference": {"wanted": 1, "port": "8000;rm"}}}', "[" * 19000])
+def test_services_that_make_no_sense_are_none(look: Any, services: str) -> None:
+    row = look(said(services=services), said())["by"][look.pods[0]]
+    assert row["services"] == [] and row["job"]["name"] == "train"
