@@ -119,6 +119,8 @@ def _check_runpod(own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
             raise errors.UsageError(f"runpod.secrets: {told!r} must be the name of an environment variable and the name of a secret in RunPod's console")
         if name in options["env"] or name in (options["secret_env"] or {}):
             raise errors.UsageError(f"runpod.secrets: {name} stands in env or secret_env too; keep one of them")
+    if 0 < options["volume_gib"] < 10:
+        raise errors.UsageError(f"volume_gib is {options['volume_gib']}; RunPod's volumes hold 10 GiB or more, and 0 is none")
     if own.get("network_volume") and options["volume_gib"]:
         raise errors.UsageError("volume_gib and runpod.network_volume are two volumes, and RunPod mounts one: keep one of them")
     if own.get("network_volume") and own["cloud_type"] != "secure":

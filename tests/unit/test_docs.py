@@ -173,3 +173,10 @@ def test_a_roles_specs_equal_its_defaults(role: str) -> None:
 
 def test_every_role_is_looked_at() -> None:
     assert sorted(path.name for path in (ROOT / "roles").iterdir() if (path / "tasks").is_dir()) == ROLES
+
+
+def test_each_proof_of_an_edge_case_is_a_test_that_there_is() -> None:
+    known = {name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"^def (test_[a-z0-9_]+)", path.read_text(), re.MULTILINE)}
+    told = (ROOT / "docs/edge-cases.md").read_text()
+    rows = [line for line in told.splitlines() if re.match(r"\| [0-9]+ \|", line)]
+    assert len(rows) == 70 and set(re.findall(r"`(test_[a-z0-9_]+)`", told)) <= known
