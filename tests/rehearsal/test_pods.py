@@ -169,6 +169,7 @@ def test_ssh_is_cut_for_a_while_and_the_pod_goes_on(cloud: Any) -> None:
     fingerprint = control_pod(cloud, pod["id"])["host_key_fingerprint"]
     clock = folder / "workspace" / "clock"
     cloud.ssh(port, f"setsid sh -c 'while :; do date > {clock}; sleep 0.1; done' </dev/null >/dev/null 2>&1 &")
+    cloud.wait(clock.exists)
     for _turn in range(2):
         cloud.control("POST", f"/pods/{pod['id']}/ssh", {"seconds": 1.5})
         cloud.wait(lambda: "refused" in cloud.ssh(port, "true").stderr)
