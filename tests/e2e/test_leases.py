@@ -77,7 +77,7 @@ def test_guard_ends_the_pod_at_its_deadline(world: Any, wait_until: Any) -> None
 
 def test_offers_and_check_mode_rent_nothing(world: Any) -> None:
     offers = world.play("playbooks/offers.yml", limit=60).ok()
-    assert "$/h      GPU" in offers.text and "1 x RTX 4090" in offers.text
+    assert "$/h      spot     GPU" in offers.text and "1 x RTX 4090" in offers.text
     checked = world.play("cycle.yml", "--check", run_id="checked").ok()
     assert "1 pod with 1 x NVIDIA GeForce RTX 4090 from 0.5900 $/h each; at worst" in checked.flat
     assert world.posts() == [] and world.live() == [] and not world.run_dir("checked").exists()
