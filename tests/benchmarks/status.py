@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from support.cloud import KEY, ROOT, Cloud
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / ".collections")]
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir  # noqa: E402
+from support.cloud import KEY, ROOT, Cloud  # noqa: E402
 
 BIN = Path(sys.executable).parent
 GPU = "NVIDIA GeForce RTX 4090"
@@ -43,8 +44,7 @@ def task(folder: Path, module: str, options: dict[str, Any]) -> tuple[float, str
 def measure(cloud: Cloud, folder: Path, count: int, runs: int) -> None:
     account: dict[str, Any] = {"endpoint": cloud.endpoint, "api_key": KEY, "state_dir": str(folder / "state")}
     run_id = f"bench{count}"
-    key = folder / "state" / "runs" / run_id / "id_ed25519"
-    key.parent.mkdir(parents=True, mode=0o700)
+    key = StateDir(folder / "state").open().run_dir(run_id) / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     wish = {**account, "run_id": run_id, "count": count, "gpu": [GPU], "ssh_public_key": key.with_suffix(".pub").read_text().strip()}
     task(folder, "pod", {**wish, "ssh_private_key_file": str(key), "known_hosts_file": str(key.parent / "known_hosts")})
@@ -54,7 +54,7 @@ def measure(cloud: Cloud, folder: Path, count: int, runs: int) -> None:
     rows: dict[str, list[float]] = {"asked over SSH": [], "from the cloud alone": [], "ansible -m ping": []}
     for _turn in range(runs):
         seconds, said = task(folder, "pod_status", {**account, "run_id": run_id})
-        if said.count('"trouble": null') != count:
+        if said.count("trouble: null") != count:
             raise SystemExit(f"not every pod answered: {said[-2000:]}")
         rows["asked over SSH"].append(seconds)
         rows["from the cloud alone"].append(task(folder, "pod_status", {**account, "run_id": run_id, "ssh": False})[0])
