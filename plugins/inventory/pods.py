@@ -93,12 +93,11 @@ from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import group_name
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import gateway_variables
 from ansible_collections.podcycle.gpu.plugins.module_utils._listing import live_pods
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._pods import lease_facts
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session
-from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, masters_base, masters_name
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, gateway_variables, masters_base, masters_name
 
 _EXIT_PARSER = 4  # of ansible-inventory, when nothing can be parsed
 # Names that mean something to Ansible: a pod called localhost would get the controller's own tasks.

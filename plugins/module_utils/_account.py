@@ -16,6 +16,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import connection
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_account import RunPodAccount, Tenant
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient, is_loopback
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
 
 # A list may lag behind a create by some seconds.
 LOOKS_SECONDS = (1.0, 3.0, 6.0)
@@ -34,14 +35,7 @@ T = TypeVar("T", bound=Named)
 
 def runpod_spec() -> dict[str, dict[str, Any]]:
     """The argument spec behind the documentation fragment podcycle.gpu.runpod."""
-    return {
-        "cloud": {"type": "str", "choices": ["runpod"], "default": "runpod"},
-        "api_key": {"type": "str", "no_log": True},
-        "endpoint": {"type": "str"},
-        "request_timeout": {"type": "float", "default": 30.0},
-        "account": {"type": "str", "default": "default"},
-        "state_dir": {"type": "path"},
-    }
+    return {**cloud_spec(), "cloud": {"type": "str", "choices": ["runpod"], "default": "runpod"}}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import C
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._leases import audit
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_cloud, open_session, open_state
-from ansible_collections.podcycle.gpu.plugins.module_utils._status import columns
+from ansible_collections.podcycle.gpu.plugins.module_utils._table import columns
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _LEAST_PYTHON, _LEAST_ANSIBLE = (3, 11), (2, 19)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as book
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import Catalog, unchecked
+from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import newest, unchecked
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import resolve_gpus
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
@@ -34,7 +34,6 @@ class Engine(Desk):
     """The desk that rents as well."""
 
     planned: list[Offer] = field(default_factory=list)
-    estimates: Catalog | None = None
     warnings: list[str] = field(default_factory=list)
 
     # ---- renting ----------------------------------------------------------------------------
@@ -58,10 +57,11 @@ class Engine(Desk):
             gpus = resolve_gpus(wish.gpus, self.cloud.gpu_types(), self.cloud.name) if wish.gpus else ()
             offers = self.cloud.offers(wish.gpu_count, spot=wish.spot, options=wish.options)
         except (errors.Forbidden, errors.ProxyRefused) as err:
-            if self.estimates is None or not wish.gpus or wish.spot:
+            if not wish.gpus or wish.spot:
                 raise
-            gpus, offers = unchecked(wish, self.estimates)
-            as_of = f"prices are estimates as of {self.estimates.as_of}"
+            catalog = newest(self.state, self.cloud.name)
+            gpus, offers = unchecked(wish, catalog)
+            as_of = f"prices are estimates as of {catalog.as_of}"
             self.warnings = [f"{err.message}; {', '.join(gpus)} goes on unchecked, and {as_of}: give the key the right to read the catalog"]
             self.notify(self.warnings[0])
         self.planned = choose(offers, wish.with_gpus(gpus), self.cloud.name)

@@ -12,10 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
-import re
 import secrets
-import select
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -25,6 +22,7 @@ from typing import Any, BinaryIO
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_agent import AGENT, BEAT_SECONDS, FIRST_BYTES, SLOTS, loader, posix_cksum
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_lines import Lines
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import (
     LINE_BYTES,
     Damaged,
@@ -42,28 +40,17 @@ LEAST_READ = 1536
 STALL_SECONDS = 3.0
 MOST_STALLS = 6
 READ_AHEAD = 4
-_ESCAPES = re.compile(rb"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])")
 
 
 @dataclass
-class Session:
+class Session(Lines):
     """One agent at the end of a terminal. Whoever was interrupted while it worked throws it away: `clean` says so."""
 
-    reader: int
-    writer: int
-    silence: float = 60.0
-    marker: bytes = b""
     kind: str = "sha256sum"
     seq: int = 0
     pace: Pace = field(default_factory=Pace)
     clean: bool = False
-    said: bytes = b""
     _longest: int = 0
-    _buffer: bytearray = field(default_factory=bytearray)
-
-    def __post_init__(self) -> None:
-        os.set_blocking(self.reader, False)
-        os.set_blocking(self.writer, False)
 
     # -- beginning -------------------------------------------------------------
 
@@ -105,10 +92,6 @@ class Session:
                 heard = time.monotonic()
             elif heard:
                 return
-
-    def heard(self) -> str:
-        """The last of what came that was no answer of ours."""
-        return clean_text(_ESCAPES.sub(b"", self.said + bytes(self._buffer)).decode("utf-8", "replace").strip()[-300:], 300) or "nothing"
 
     def alive(self) -> bool:
         """Whether the agent of a session that was put aside still answers."""
@@ -384,77 +367,6 @@ class Session:
         except binascii.Error:
             return None
         return content if words[1:] == [slot, str(start), str(len(content)), self.digest(content)] else None
-
-    # -- inside: lines ---------------------------------------------------------
-
-    def _hear(self, kinds: set[str], end: float) -> list[str] | None:
-        """The next answer of one of these kinds; a beat is a sign of life and nothing more."""
-        while True:
-            line = self._line(end)
-            if line is None:
-                return None
-            words = self._marked(line)
-            if words is None:
-                self.said = (self.said + line + b"\n")[-2000:]
-            elif words[0] == "H":
-                # The far side works and answers nothing else.
-                end = max(end, time.monotonic() + min(self.silence, 3.0 * BEAT_SECONDS))
-            elif words[0] in kinds:
-                return words
-
-    def _marked(self, line: bytes) -> list[str] | None:
-        if not line.startswith(self.marker + b" "):
-            return None
-        words = line[len(self.marker) + 1 :].decode("ascii", "replace").split()
-        return words or None
-
-    def _line(self, end: float) -> bytes | None:
-        searched = 0
-        while True:
-            place = self._buffer.find(b"\n", searched)
-            if place >= 0:
-                line = bytes(self._buffer[:place])
-                del self._buffer[: place + 1]
-                return line.rstrip(b"\r")
-            searched = len(self._buffer)
-            if not self._fill(end):
-                return None
-
-    def _fill(self, end: float) -> bool:
-        """More of what comes; False when it is too late."""
-        left = end - time.monotonic()
-        if left <= 0 or not select.select([self.reader], [], [], left)[0]:
-            return False
-        self._take()
-        return True
-
-    def _take(self) -> None:
-        try:
-            content = os.read(self.reader, 65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            content = b""
-        if not content:
-            raise SessionLost(f"the session through the gateway ended; the last that came was: {self.heard()}")
-        self._buffer += content
-
-    def _send(self, content: bytes, end: float | None = None) -> None:
-        view = memoryview(content)
-        end = end or time.monotonic() + self.silence
-        while view:
-            readable, writable, _rest = select.select([self.reader], [self.writer], [], max(0.0, end - time.monotonic()))
-            if readable:
-                self._take()
-            if writable:
-                try:
-                    view = view[os.write(self.writer, view) :]
-                except BlockingIOError:
-                    continue
-                except OSError as err:
-                    raise SessionLost(f"the session through the gateway ended; the last that came was: {self.heard()}") from err
-            elif not readable and time.monotonic() >= end:
-                raise SessionLost(f"the gateway took nothing for {self.silence:.0f} s")
 
 
 def _path(path: str) -> bytes:

@@ -10,9 +10,7 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._account import runpod_spec
-from ansible_collections.podcycle.gpu.plugins.module_utils._account_keys import change_key
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, cloud_spec
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
 
 # Beside the run's key; written before the account is, so that a key is found again whatever happens in between.
@@ -37,7 +35,7 @@ def lend(options: Mapping[str, Any], session: Session, wish: model.PodWish) -> s
     folder = session.state.run_dir(wish.run_id)
     write_atomic(folder / MARK, wish.ssh_public_key.strip() + "\n")
     try:
-        change_key({**_account(options), "public_key": wish.ssh_public_key, "state": "present"}, check_mode=False)
+        _change(options, wish.ssh_public_key, "present")
     except errors.PodcycleError as err:
         if wish.options.get("ssh_via") == "gateway" or _closed(wish):
             raise
@@ -53,9 +51,11 @@ def take_back(options: Mapping[str, Any], session: Session, run_ids: set[str]) -
         if any(lease.open for lease in session.ledger.of_run(run_id)) or not mark.is_file():
             continue
         try:
-            change_key({**_account(options), "public_key": mark.read_text(encoding="utf-8"), "state": "absent"}, check_mode=False)
-        except errors.PodcycleError as err:
-            troubles.append(f"the key of run {run_id} stays among the account's SSH keys: {err.message}; reap.yml -e reap_now=true removes it")
+            _change(options, mark.read_text(encoding="utf-8"), "absent")
+        # A full disk too: the pods were given back, and that is to be told.
+        except (errors.PodcycleError, OSError) as err:
+            told = err.message if isinstance(err, errors.PodcycleError) else err.strerror
+            troubles.append(f"the key of run {run_id} stays among the account's SSH keys: {told}; reap.yml -e reap_now=true removes it")
         else:
             mark.unlink(missing_ok=True)
     return troubles
@@ -66,5 +66,8 @@ def lent(session: Session) -> set[str]:
     return {path.parent.name for path in (session.state.path / "runs").glob(f"*/{MARK}")}
 
 
-def _account(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options.get(name) for name in runpod_spec()}
+def _change(options: Mapping[str, Any], public_key: str, state: str) -> None:
+    # Few pods are reached through the gateway, and every task pays for what it imports.
+    from ansible_collections.podcycle.gpu.plugins.module_utils._account_keys import change_key
+
+    change_key({**{name: options.get(name) for name in cloud_spec()}, "public_key": public_key, "state": state}, check_mode=False)

@@ -12,7 +12,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, StrangeHostKey, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway import Session
@@ -20,7 +20,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_agent import
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_park import Visit, close_park, start_time
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import Finished, GatewayError, RemoteFile, Secret, SessionLost
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
-from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, gateway_known_hosts
 
 USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")
 RECONNECTIONS = 5
@@ -255,21 +255,6 @@ class Link:
         """End every session with this pod, those at rest too."""
         self.drop()
         close_park(self._place)
-
-
-def gateway_known_hosts(access: SshAccess) -> Path:
-    """The gateway's key is pinned beside those of the run's pods, in a file of its own."""
-    return access.known_hosts_file.with_name("gateway_known_hosts")
-
-
-def gateway_variables(endpoint: Endpoint, access: SshAccess) -> dict[str, Any]:
-    """What Ansible is told of a pod behind the gateway; RUNPOD_SSH_HOST and the like in the environment have the last word."""
-    variables = {"host": ("RUNPOD_SSH_HOST", endpoint.host), "port": ("RUNPOD_SSH_PORT", endpoint.port), "user": ("RUNPOD_SSH_USER", endpoint.user)}
-    return {
-        "ansible_connection": "podcycle.gpu.runpod_gateway",
-        **{f"ansible_runpod_gateway_{name}": value for name, (variable, value) in variables.items() if not os.environ.get(variable)},
-        "ansible_runpod_gateway_known_hosts_file": str(gateway_known_hosts(access)),
-    }
 
 
 def probe_gateway(endpoint: Endpoint, access: SshAccess, seconds: float = 30.0) -> str:

@@ -14,15 +14,13 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import newest
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import lend, lent, take_back, wants_gateway
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import gateway_variables
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Slot, Waits, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, money_option, naming_rentals, open_session
-from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, close_masters, control_path_dir
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, close_masters, control_path_dir, gateway_variables
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import private
 
 DEFAULT_IMAGE = "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"
@@ -132,8 +130,7 @@ def make_engine(options: Mapping[str, Any], session: Session) -> Engine:
     ssh = None
     if options.get("ssh_private_key_file") and options.get("known_hosts_file"):
         ssh = SshAccess(Path(options["ssh_private_key_file"]), Path(options["known_hosts_file"]))
-    notify = _notifier(options.get("progress_file"))
-    return Engine(session.cloud, session.ledger, session.state, ssh=ssh, waits=waits, notify=notify, estimates=newest(session.state, session.cloud.name))
+    return Engine(session.cloud, session.ledger, session.state, ssh=ssh, waits=waits, notify=_notifier(options.get("progress_file")))
 
 
 def _notifier(path: str | None) -> Callable[[str], None]:
@@ -158,6 +155,7 @@ def converge(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
 def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish, check_mode: bool) -> dict[str, Any]:
     engine = make_engine(options, session)
     notes: list[str] = []
+    warnings: list[str] = []
     if options["state"] == "running":
         if not check_mode and session.cloud.name == "runpod" and wants_gateway(wish):
             notes = [note] if (note := lend(options, session, wish)) else []
@@ -170,7 +168,7 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
         known = [(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]]
         slots = engine.release_run(wish.run_id, check_mode=check_mode, known=known, spare_kept=options["spare_kept"])
         if not check_mode and session.cloud.name == "runpod":
-            notes = take_back(options, session, {wish.run_id} & lent(session))
+            warnings = take_back(options, session, {wish.run_id} & lent(session))
     for slot in slots:
         slot.notes += notes
     if not check_mode:
@@ -181,6 +179,7 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
         "pods": [_row(slot, engine, session) for slot in slots if slot.after or slot.before],
         "diff": {"before": _picture(slots, wish, before=True), "after": _picture(slots, wish, before=False)},
         "rehearsal": session.rehearsal,
+        "warnings": warnings,
     }
     if options["state"] == "running":
         dearest = max((offer.usd_per_hour for offer in engine.planned), default=Decimal(0)) if check_mode else Decimal(0)

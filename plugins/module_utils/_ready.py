@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Cloud
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import probe_gateway
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
@@ -22,6 +21,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock,
 _PASSING = (errors.ServerError, errors.NoReply, errors.Unreachable, errors.RateLimited, errors.SchemaError)
 # A container that was started anew this often, as its falling uptime tells, ends each time it starts.
 _RESTARTS = 2
+_CLOCK_SLACK_SECONDS = 5.0
 _QUIET_SECONDS = 3.0
 _TELL_EVERY_SECONDS = 5.0
 
@@ -61,10 +61,10 @@ class Readiness:
 
     def _wait_ready(self, lease: Lease, pod: Pod) -> Pod:
         misses = restarts = 0
-        last = pod
+        last, last_at = pod, self.clock.monotonic()
 
         def look() -> Pod:
-            nonlocal misses, restarts, last
+            nonlocal misses, restarts, last, last_at
             try:
                 seen = self.cloud.get(pod.id)
             except _PASSING as err:
@@ -75,10 +75,14 @@ class Readiness:
                     return pod
                 self.ledger.write(lease.stamp, "released", proof="not found by id")
                 raise errors.PodFailed(f"pod {pod.id} is gone while it was starting", hint="the provider ended it; run again with the same run_id") from None
+            now = self.clock.monotonic()
             if seen.uptime_seconds is None:
                 # A look that shows none says nothing of the next.
                 seen = replace(seen, uptime_seconds=last.uptime_seconds)
-            restarts += (seen.uptime_seconds or 0) < (last.uptime_seconds or 0)
+            else:
+                # A container that began anew has run no longer than since the last look; what is older than that tells a replica that lags behind.
+                restarts += seen.uptime_seconds < (last.uptime_seconds or 0) and seen.uptime_seconds <= now - last_at + _CLOCK_SLACK_SECONDS
+                last_at = now
             misses, last = 0, seen
             if seen.state in (model.STOPPED, model.FAILED, model.GONE):
                 raise errors.PodFailed(f"pod {pod.id} ended while it was starting: {seen.provider_status}", hint="run again with the same run_id")
@@ -124,6 +128,9 @@ class Readiness:
             if seen.endpoint is None:
                 return seen, "no SSH address yet"
             if seen.endpoint.via == "gateway":
+                # Few pods are reached that way, and every task pays for what it imports.
+                from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import probe_gateway
+
                 return seen, probe_gateway(seen.endpoint, access)
             return seen, access.probe(seen.id, seen.endpoint, run_id=seen.stamp.run_id if seen.stamp else "")
 

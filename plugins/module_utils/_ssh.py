@@ -19,6 +19,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, StrangeHostKey, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_park import close_park
@@ -237,3 +238,18 @@ def close_masters(folder: Path) -> int:
     with contextlib.suppress(OSError):
         folder.rmdir()
     return count
+
+
+def gateway_known_hosts(access: SshAccess) -> Path:
+    """The gateway's key is pinned beside those of the run's pods, in a file of its own."""
+    return access.known_hosts_file.with_name("gateway_known_hosts")
+
+
+def gateway_variables(endpoint: Endpoint, access: SshAccess) -> dict[str, Any]:
+    """What Ansible is told of a pod behind the gateway; RUNPOD_SSH_HOST and the like in the environment have the last word."""
+    variables = {"host": ("RUNPOD_SSH_HOST", endpoint.host), "port": ("RUNPOD_SSH_PORT", endpoint.port), "user": ("RUNPOD_SSH_USER", endpoint.user)}
+    return {
+        "ansible_connection": "podcycle.gpu.runpod_gateway",
+        **{f"ansible_runpod_gateway_{name}": value for name, (variable, value) in variables.items() if not os.environ.get(variable)},
+        "ansible_runpod_gateway_known_hosts_file": str(gateway_known_hosts(access)),
+    }

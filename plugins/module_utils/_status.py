@@ -17,13 +17,13 @@ from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, UsageError, clean_text
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import ask_gateway
 from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import ENDED, LIVE, clean, latest_command, parse_poll, seconds_since, silence
 from ansible_collections.podcycle.gpu.plugins.module_utils._leases import audit
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
+from ansible_collections.podcycle.gpu.plugins.module_utils._table import columns
 
 THREADS = 16
 _LOG_BYTES = 2000
@@ -151,6 +151,8 @@ def ask(session: Session, lease: Lease, pod: Pod, command: str, seconds: float) 
     if not access.private_key_file.exists():
         return "", "its SSH key is not on this machine"
     if pod.endpoint.via == "gateway":
+        from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_link import ask_gateway
+
         try:
             return ask_gateway(pod.endpoint, access, command, 2 * seconds).stdout.decode("utf-8", "replace"), "it answered something else than it was asked"
         except PodcycleError as err:
@@ -288,9 +290,3 @@ def lines(status: Mapping[str, Any]) -> list[str]:
 def _busy(gpus: Sequence[Mapping[str, float | None]]) -> str:
     known = [gpu["utilization_gpu"] for gpu in gpus if gpu["utilization_gpu"] is not None]
     return f"{sum(known) / len(known):.0f} %" if known else "-"
-
-
-def columns(table: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text with each column as wide as its widest word; the last one is not filled up."""
-    widths = [max(len(row[number]) for row in table) for number in range(len(table[0]) - 1)]
-    return ["  ".join([*(word.ljust(width) for word, width in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in table]

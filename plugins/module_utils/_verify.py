@@ -16,7 +16,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _model as mode
 from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import safe_relative, sha256_of
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import RunFolder
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
-from ansible_collections.podcycle.gpu.plugins.module_utils._status import columns
+from ansible_collections.podcycle.gpu.plugins.module_utils._table import columns
 
 _MOST_BYTES = 16 << 20
 

@@ -314,6 +314,8 @@ def main() -> None:
         result = _pods.converge(module.params, check_mode=module.check_mode)
     except PodcycleError as err:
         module.fail_json(**failure(err))
+    for warning in result.pop("warnings"):
+        module.warn(warning)
     module.exit_json(**result)
 
 

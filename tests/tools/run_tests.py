@@ -176,7 +176,7 @@ def next_setup(python: Path) -> list[list[str]]:
 
 def pytest_steps() -> list[Step]:
     python = str(BIN / "python")
-    steps = [Step("unit", [[python, "-m", "pytest", "-q", *existing("tests/unit", "tests/rehearsal")]], pytest=True, lane="tests")]
+    steps = [Step("unit", [[python, "-m", "pytest", "-q", "-n", "2", *existing("tests/unit", "tests/rehearsal")]], pytest=True, lane="tests")]
     trainer = [trainer_setup(), *services_setup(), [str(TRAINER_PYTHON), "-m", "pytest", "-q", "tests/trainer"]]
     steps.append(Step("trainer", trainer, pytest=True, lane="tests"))
     steps.append(Step("chaos", [[python, "-m", "pytest", "-q", "-n", "2", "tests/chaos"]], pytest=True, lane="tests"))

@@ -81,7 +81,6 @@ def test_a_refused_catalog_lets_an_explicit_gpu_go_on_with_a_warning(
     make_engine: Callable[..., Engine], make_wish: Callable[..., Any], rehearsal: Any, gpus: tuple[str, ...], cap: str | None, rented: str, price: str
 ) -> None:
     engine = make_engine()
-    engine.estimates = _catalog.shipped()
     refuse(engine.cloud)
     wish = make_wish(gpus=gpus, max_usd_per_hour=cap and Decimal(cap))
     (foreseen,) = engine.rent(wish, check_mode=True)
@@ -104,7 +103,6 @@ def test_what_no_estimate_can_stand_in_for(
     make_engine: Callable[..., Engine], make_wish: Callable[..., Any], rehearsal: Any, wish: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
     engine = make_engine()
-    engine.estimates = _catalog.shipped()
     refuse(engine.cloud)
     with pytest.raises(kind, match=words):
         engine.rent(make_wish(**wish), check_mode=False)

@@ -83,7 +83,8 @@ def test_a_key_that_cannot_be_taken_back_is_told_and_tried_again(pod: Any, rehea
     pod(runpod={"ssh_via": "gateway"})
     rehearsal.fault("error_401", match={"method": "PUT"})
     gone = pod(state="absent")
-    assert any("stays among the account's SSH keys" in note and "reap.yml" in note for row in gone["pods"] for note in row["notes"])
+    (told,) = gone["warnings"]
+    assert "stays among the account's SSH keys" in told and "reap.yml" in told
     assert pod.keys() == [OTHERS, MINE] and (state.path / "runs/r1" / _gateway_key.MARK).exists()
     _leases.reap({**pod.account, "select": "over"}, check_mode=False)
     assert pod.keys() == [OTHERS] and not (state.path / "runs/r1" / _gateway_key.MARK).exists()

@@ -69,7 +69,7 @@ def test_prices_balance_and_bids_on_the_wire(graphql: api.GraphQl, stub: Any, to
     assert stub.seen[0][2]["variables"] == {"price": {"gpuCount": 2, "secureCloud": False, "dataCenterId": "EU-RO-1"}}
     stub.tell(told(200, {"data": {"myself": {"id": "u", "clientBalance": -1.5, "currentSpendPerHr": 0.5, "spendLimit": None}}}))
     balance = graphql.balance()
-    assert (balance.usd, balance.spend_usd_per_hour, balance.spend_limit_usd_per_hour, balance.hours_left) == (Decimal("-1.5"), Decimal("0.5"), None, -3)
+    assert (balance.balance_usd, balance.burn_usd_per_hour, balance.limit_usd_per_hour, balance.hours_left) == (Decimal("-1.5"), Decimal("0.5"), None, -3)
     stub.tell(told(200, {"data": {"podBidResume": {"id": "p1"}}}))
     assert graphql.resume_spot("p1", Decimal("0.31"), 2) == "p1"
     assert stub.seen[0][2]["variables"] == {"input": {"podId": "p1", "bidPerGpu": 0.31, "gpuCount": 2}}
@@ -144,7 +144,7 @@ def test_no_pod_and_no_reason_is_a_doubt(graphql: api.GraphQl, stub: Any, told: 
 def test_a_query_is_sent_again_and_a_mutation_never(graphql: api.GraphQl, stub: Any, told: Any) -> None:
     balance = told(200, {"data": {"myself": {"id": "u", "clientBalance": 5}}})
     stub.tell(told(500, {"errors": []}), told(200, balance.body, cut=9), told(429, {}), balance)
-    assert graphql.balance().usd == 5 and len(stub.seen) == 4
+    assert graphql.balance().balance_usd == 5 and len(stub.seen) == 4
     for broken in (told(500, {}), told(200, {"data": {}}, cut=3), told(502, b"bad gateway", content_type="text/plain")):
         stub.tell(broken)
         with pytest.raises(errors.CloudError) as caught:
@@ -190,7 +190,7 @@ def test_a_spot_pod_is_rented_seen_by_rest_outbid_and_bid_for_again(real: api.Gr
     pod_id = real.rent_spot(WISH)
     (pod,) = driver.list()
     assert (pod.id, str(pod.stamp), pod.gpu_count, pod.usd_per_hour) == (pod_id, WISH.name, 2, Decimal("0.6"))
-    assert 0 < real.balance().usd < 10_000 and real.balance().spend_usd_per_hour >= Decimal("0.6")
+    assert 0 < real.balance().balance_usd < 10_000 and real.balance().burn_usd_per_hour >= Decimal("0.6")
     rehearsal.control("POST", f"/pods/{pod_id}/preempt")
     assert driver.get(pod_id).state == model.STOPPED
     with pytest.raises(errors.InvalidRequest, match="Cannot resume a spot pod"):

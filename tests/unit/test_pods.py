@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.podcycle.gpu.plugins.module_utils import _catalog, _guard, _listing, _offers, _pods
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
-from ansible_collections.podcycle.gpu.plugins.module_utils import _guard, _listing, _offers, _pods
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 
 KEY = "rpa_rehearsal_full"
@@ -56,6 +56,15 @@ def test_the_answer_holds_price_worst_case_and_lease(pod: Callable[..., dict[str
     rows = [(row["index"], row["usd_per_hour"], row["usd_per_hour_sort"], row["state"]) for row in done["pods"]]
     assert rows == [(0, "0.5900", 0.59, "running"), (1, "0.5900", 0.59, "running")]
     assert all(row["deadline"] and row["cost_usd"] is not None for row in done["pods"])
+
+
+def test_a_damaged_catalog_keeps_no_pod_from_being_given_back(pod: Callable[..., dict[str, Any]], rehearsal: Any, state: Any) -> None:
+    pod()
+    path = _catalog.file_of(state, "runpod")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{", encoding="utf-8")
+    pod(state="absent")
+    assert rehearsal.pods() == []
 
 
 def test_a_half_failed_group_says_what_is_rented(pod: Callable[..., dict[str, Any]], rehearsal: Any) -> None:

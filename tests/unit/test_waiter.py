@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _gateway_link
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils import _ready
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._ready import Readiness
 from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Pace, wait_for
@@ -124,7 +124,7 @@ BEHIND = replace(RUNNING, gateway=GATEWAY, ports=("8888/http",))
 )
 def test_the_way_to_a_pod(readiness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, pod: Any, via: str, reached: Any) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(_ready, "probe_gateway", lambda endpoint, access: asked.append(endpoint) or "")
+    monkeypatch.setattr(_gateway_link, "probe_gateway", lambda endpoint, access: asked.append(endpoint) or "")
     case = readiness(pod, probe=lambda: "", via=via)
     if reached is None:
         with pytest.raises(errors.WaitTimeout, match="to show an SSH address"):
@@ -166,6 +166,16 @@ def test_time_spent_in_one_phase_is_not_taken_from_the_next(readiness: Callable[
 
 def test_an_address_that_goes_away_again_is_waited_for(readiness: Callable[..., Any]) -> None:
     assert readiness(READY, READY, RUNNING, RUNNING, READY, probe=lambda: "").go() == READY
+
+
+@pytest.mark.parametrize(("uptimes", "loops"), [((50, 1, 2, 1), True), ((50, 40, 60, 45, 70), False)])
+def test_a_replica_that_lags_behind_is_no_crash_loop(readiness: Callable[..., Any], uptimes: tuple[int, ...], loops: bool) -> None:
+    case = readiness(*[replace(RUNNING, uptime_seconds=seconds) for seconds in uptimes], replace(READY, uptime_seconds=uptimes[-1] + 1), probe=lambda: "")
+    if loops:
+        with pytest.raises(errors.CrashLoop, match="again and again"):
+            case.go()
+    else:
+        assert case.go().endpoint == ADDRESS
 
 
 def test_one_miss_is_not_the_end_and_two_in_a_row_are(readiness: Callable[..., Any]) -> None:

@@ -112,7 +112,7 @@ class RunPod(Cloud):
         except errors.Forbidden:
             return False
         except errors.NotFound:
-            return True
+            pass
         return True
 
     def _forbidden(self, err: errors.Forbidden) -> errors.Forbidden:
@@ -183,8 +183,8 @@ class RunPod(Cloud):
         return prepared
 
     def account(self) -> Account | None:
-        found = self._graphql.balance()
-        return Account(found.usd, found.spend_usd_per_hour, found.spend_limit_usd_per_hour)
+        found: Account = self._graphql.balance()
+        return found
 
     def live_prices(self, gpu_count: int) -> dict[tuple[str, str], tuple[Decimal | None, str]]:
         rows = {kind: self._graphql.live_prices(gpu_count, cloud_type=kind) for kind in _CLOUD_TYPES}

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Account
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient, is_loopback
 
 DEFAULT_ENDPOINT = "https://api.runpod.io/graphql"
@@ -58,17 +59,6 @@ class LivePrice:
     spot_usd: Decimal | None
     stock: str
     gpu_counts: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Balance:
-    usd: Decimal
-    spend_usd_per_hour: Decimal
-    spend_limit_usd_per_hour: Decimal | None
-
-    @property
-    def hours_left(self) -> Decimal | None:
-        return self.usd / self.spend_usd_per_hour if self.spend_usd_per_hour else None
 
 
 @dataclass(frozen=True)
@@ -204,12 +194,12 @@ class GraphQl:
         found = [_live_price(row) for row in rows if isinstance(row, dict)]
         return {row.gpu: row for row in found if row is not None}
 
-    def balance(self) -> Balance:
+    def balance(self) -> Account:
         me = self.query(BALANCE).get("myself")
         if not isinstance(me, dict):
             # What a key that was never valid here reads as.
             raise errors.Unauthorized(f"RunPod's GraphQL API does not know whose key{self._source} this is")
-        return Balance(_balance(me.get("clientBalance")), model.to_money(me.get("currentSpendPerHr")) or Decimal(0), model.to_money(me.get("spendLimit")))
+        return Account(_balance(me.get("clientBalance")), model.to_money(me.get("currentSpendPerHr")) or Decimal(0), model.to_money(me.get("spendLimit")))
 
     def rent_spot(self, wish: SpotWish) -> str:
         """The id of a new spot pod. On C(effect=unknown) look for its name before another is sent."""
