@@ -35,6 +35,7 @@ BASES = {
     "ubuntu2204": ("ubuntu:22.04", None),
     "ubuntu2404": ("ubuntu:24.04", None),
 }
+PYTHONS = {"debian12": "311", "debian13": "313", "ubuntu2204": "310", "ubuntu2404": "312"}
 BARE = "python3 sudo openssh-server ca-certificates iproute2 procps systemd systemd-sysv dbus"
 TOOLS = "g++ git rsync"
 # What a machine's package tools are told by their environment; a container is told the same.
@@ -206,8 +207,17 @@ def wheel_folder() -> Path | None:
     return next((Path(link) for link in links if Path(link).is_dir()), None)
 
 
-def mounts() -> list[str]:
-    """Package caches that outlive a container, wheels of this machine, and the certificates it trusts."""
+def lent_python(platform: str) -> Path | None:
+    """This machine's interpreter, where its wheel of torch is made for that one and the platform's own is another."""
+    folder, own = wheel_folder(), f"{sys.version_info[0]}{sys.version_info[1]}"
+    theirs = PYTHONS[platform.split("-")[0]]
+    if folder is None or theirs == own or any(folder.glob(f"torch-*-cp{theirs}-*.whl")) or not any(folder.glob(f"torch-*-cp{own}-*.whl")):
+        return None
+    return Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+
+
+def mounts(platform: str) -> list[str]:
+    """Package caches that outlive a container, wheels of this machine with an interpreter for them, and the certificates it trusts."""
     cache = HOME / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     words = ["--volume", f"{cache}:{CACHE}"]
@@ -215,6 +225,10 @@ def mounts() -> list[str]:
         words += ["--volume", f"{CA_BUNDLE.resolve()}:{CA_INSIDE}:ro"]
     if wheel_folder():
         words += ["--volume", f"{wheel_folder()}:{WHEELS}:ro"]
+    python = lent_python(platform)
+    if python:
+        # At its own place: it finds its libraries by their path.
+        words += ["--volume", f"{python.parents[1]}:{python.parents[1]}:ro"]
     return words
 
 
@@ -231,7 +245,8 @@ def create_one(scenario: str, full: str, platform: str) -> None:
     if docker("ps", "--quiet", "--filter", f"name=^{name}$").strip():
         return
     docker("rm", "--force", name, check=False)
-    words = ["run", "--detach", "--name", name, "--hostname", platform, "--label", f"{LABEL}={name_of(scenario, '')}", "--publish", "127.0.0.1::22", *mounts()]
+    words = ["run", "--detach", "--name", name, "--hostname", platform, "--label", f"{LABEL}={name_of(scenario, '')}"]
+    words += ["--publish", "127.0.0.1::22", *mounts(platform)]
     if "systemd" in full.split("-"):
         words += ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined", "--cgroupns=host"]
         words += ["--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", tag, "/lib/systemd/systemd"]
@@ -307,7 +322,8 @@ def twin(scenario: str) -> None:
         docker("rm", "--force", second, check=False)
         environment = [word for key, value in environment_of_pods().items() for word in ("--env", f"{key}={value}")]
         label = f"{LABEL}={name_of(scenario, '')}"
-        docker("run", "--detach", "--init", "--name", second, "--label", label, *mounts(), *environment, base_image(platform.split("-")[0]), "sleep", "7200")
+        bare = base_image(platform.split("-")[0])
+        docker("run", "--detach", "--init", "--name", second, "--label", label, *mounts(platform), *environment, bare, "sleep", "7200")
         docker("exec", second, "mkdir", "-p", "/workspace")
         docker("cp", str(script), f"{second}:/workspace/pod_setup.sh")
         said = docker("exec", second, "bash", "/workspace/pod_setup.sh", timeout=1800)
@@ -327,13 +343,16 @@ def destroy(scenario: str) -> None:
 def inventory(scenario: str) -> dict[str, object]:
     hosts = {}
     for name in names(scenario) if answering() else []:
-        hosts[name.removeprefix(name_of(scenario, ""))] = {
+        platform = name.removeprefix(name_of(scenario, ""))
+        python = lent_python(platform)
+        hosts[platform] = {
             "ansible_host": "127.0.0.1",
             "ansible_port": port_of(name),
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(key_file()),
             "ansible_ssh_common_args": " ".join(ssh_words(name)),
             "container": name,
+            **({"pytorch_python": str(python)} if python else {}),
         }
     return {"_meta": {"hostvars": hosts}, "all": {"children": ["pods"]}, "pods": {"hosts": list(hosts)}}
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -259,12 +260,21 @@ def lacking(toolkit: Toolkit, components: list[str]) -> str | None:
     return None
 
 
+def _place_to_run(path: Path) -> str | None:
+    """Where a program may be started: on hardened machines /tmp is mounted without that right."""
+    for place in (tempfile.gettempdir(), "/var/tmp", str(path.parent)):
+        with contextlib.suppress(OSError):
+            if os.access(place, os.W_OK) and not os.statvfs(place).f_flag & os.ST_NOEXEC:
+                return place
+    return None
+
+
 def prove(path: Path, arch: str, compat: dict[str, str] | None = None) -> dict[str, Any]:
     """Compile a kernel, link it statically and dynamically, and run it where there is a GPU."""
     what = f"verify CUDA in {path}"
     if shutil.which("g++") is None:
         raise CudaNotVerified(f"{what}: nvcc needs a host compiler, and there is no g++; install it (apt-get install g++), or let the role node do it")
-    with tempfile.TemporaryDirectory(prefix="cuda-proof-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cuda-proof-", dir=_place_to_run(path)) as folder:
         source, program = Path(folder, "kernel.cu"), Path(folder, "kernel")
         source.write_text(_KERNEL, encoding="utf-8")
         nvcc = [str(path / "bin" / "nvcc"), "-gencode", f"arch=compute_{arch[3:]},code={arch}"]

@@ -12,9 +12,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,6 +182,16 @@ def test_a_gpu_on_which_the_kernel_does_not_run_is_an_error(workspace: Path, no_
     no_gpu(Driver("580.95.05", ["NVIDIA H100 80GB HBM3"], capabilities=["9.0"]))
     with pytest.raises(CudaNotVerified, match="compiled for sm_90 ended with cudaError.* under driver 580.95.05"):
         converge(workspace)
+
+
+def test_a_temporary_folder_where_nothing_may_be_started_is_passed_over(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, real = [], os.statvfs
+    run = _cuda_toolkit.run_program
+    monkeypatch.setattr(_cuda_toolkit, "run_program", lambda words, *more, **named: begun.append(words[0]) or run(words, *more, **named))
+    places = {tempfile.gettempdir(): os.ST_NOEXEC, "/var/tmp": os.ST_NOEXEC}
+    monkeypatch.setattr(os, "statvfs", lambda place: SimpleNamespace(f_flag=places[place]) if place in places else real(place))
+    prove(workspace / "cuda-13.0", "sm_90")
+    assert all(Path(program).is_relative_to(workspace) for program in begun) and len(begun) == 5
 
 
 def test_a_machine_without_a_compiler_is_told_so(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
