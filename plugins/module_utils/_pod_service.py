@@ -167,11 +167,13 @@ class Systemd(ServiceManager):
     def entries(self) -> list[Entry]:
         service = self.service
         variables = "".join(f"Environment={_quoted(f'{key}={value}')}\n" for key, value in sorted(service.variables.items()))
+        # A login sees the machine's own environment, its proxy and package index; systemd does not by itself.
         # The command that heals may restart this very service: it must not go down with it.
         text = (
             f"# Written by podcycle.gpu; changes are lost.\n[Unit]\nDescription={service.description or service.name}\n"
             f"RequiresMountsFor={_quoted(service.workspace)}\nStartLimitIntervalSec=0\n\n"
-            f"[Service]\nType=simple\n{variables}ExecStart={' '.join(_quoted(part).replace('$', '$$') for part in service.resolved)}\n"
+            f"[Service]\nType=simple\nEnvironmentFile=-/etc/environment\n{variables}"
+            f"ExecStart={' '.join(_quoted(part).replace('$', '$$') for part in service.resolved)}\n"
             "Restart=always\nRestartSec=5\nKillMode=process\n\n[Install]\nWantedBy=multi-user.target\n"
         )
         return [Entry(f"{SYSTEMD_UNITS}/{self.unit}", content=text, mode="0644")]
@@ -227,8 +229,11 @@ def converge(manager: ServiceManager, *, present: bool, check_mode: bool) -> tup
             if service.command:
                 end_strays(service)
         return FileSet(wanted, check_mode=check_mode).converge(), Running(), ended
-    changes = FileSet([*service.files, *manager.entries()], check_mode=check_mode).converge()
-    if before.current:
+    changes = FileSet(service.files, check_mode=check_mode).converge()
+    defined = FileSet(manager.entries(), check_mode=check_mode).converge()
+    changes += defined
+    # A definition that somebody else wrote into is not what runs, or will not be after the next boot.
+    if before.current and not defined:
         return changes, before, False
     if check_mode:
         return changes, Running(None, "running", True), True

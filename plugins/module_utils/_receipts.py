@@ -26,7 +26,7 @@ from ._errors import UsageError
 from ._job_runner import process_started
 from ._shell_env import MARKER, SYSTEM_BASHRC, SYSTEM_PROFILE
 
-SCHEMA = 4
+SCHEMA = 5
 FOLDER = ".podcycle/receipts"
 PARTS = ".podcycle/stack/parts.json"
 # Python and git write into these when they only read.

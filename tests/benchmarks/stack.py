@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The stack's converge, cold and warm, beside a plain shell script that takes the same steps the documented way: apt, pip, git, a look at each.
 
-Usage: stack.py [--runs N]      needs a Docker engine; both sides have the same containers, wheels and warm caches
+Usage: stack.py [--runs N] [--part cold|warm|healing ...]      needs a Docker engine; both sides have the same containers, wheels and warm caches
 """
 
 from __future__ import annotations
@@ -62,6 +62,32 @@ set -e
 """
 
 
+# What is broken; the watchdog is told to look, which it else does every 300 s.
+BROKEN = {
+    "nvcc is gone": 'rm "$(readlink -f /usr/local/cuda-13.0/bin/nvcc)"',
+    "a library of torch is cut short": "truncate -s 1000 /workspace/venv/lib/python3.*/site-packages/torch/lib/libtorch_cpu.so",
+    "a header of CUTLASS is gone": 'rm "$(readlink -f /opt/cutlass)/include/cutlass/gemm/gemm.h"',
+}
+WATCH = """
+set -e
+cd /workspace/.podcycle/watchdog
+count() { python3 -c 'import json; print(sum(row["healed"] is not None for row in json.load(open("state.json")).get("history", [])))'; }
+before=$(count)
+@BREAK@
+began=$(date +%s%3N)
+kill -USR1 "$(python3 -c 'import json; print(json.load(open("state.json"))["pid"])')"
+for _turn in $(seq 1200); do [ "$(count)" -gt "$before" ] && break; sleep 0.1; done
+python3 -c 'import json; row = json.load(open("state.json"))["history"][-1]; assert row["healed"], row; print("noticed to healed", row["seconds"])'
+echo "broken to healed $(( $(date +%s%3N) - began ))"
+"""
+# CPU seconds of an ordinary look.
+LOOKS = """
+set -e
+TIMEFORMAT='cpu %U %S'
+for _turn in 1 2 3 4 5; do { time python3 /workspace/.podcycle/watchdog/cuda_watchdog.py check --quick >/dev/null; } 2>&1; done
+"""
+
+
 def play(playbook: str, *more: str) -> tuple[float, str]:
     environment = {**os.environ, "PODCYCLE_SCENARIO": SCENARIO, "ANSIBLE_INVENTORY_ENABLED": "script", "PATH": f"{BIN}:{os.environ['PATH']}"}
     started = time.monotonic()
@@ -117,21 +143,15 @@ def show(title: str, seconds: list[float], note: str = "") -> None:
     print(f"{title:44} {statistics.median(seconds):7.2f} s   ({low:.2f} to {high:.2f}) {note}", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--runs", type=int, default=3)
-    runs = parser.parse_args().runs
-    os.environ.setdefault("PODCYCLE_PLATFORMS", "debian12")
-    os.environ["ANSIBLE_NOCOLOR"] = "1"
+def cold(runs: int) -> None:
+    """Both sides on bare machines; the script's checks beside."""
     torch = re.findall(r"^pytorch_version: (\S+)", (ROOT / "roles/pytorch/defaults/main.yml").read_text(encoding="utf-8"), re.MULTILINE)[0]
     plain = PLAIN.replace("@TORCH@", torch)
-    cold: list[float] = []
+    converged: list[float] = []
     script: list[float] = []
+    checks: list[float] = []
     ours: list[dict[str, float]] = []
     theirs: list[dict[str, float]] = []
-    fresh()
-    play("playbooks/bootstrap.yml")
-    keep_caches()
     fresh()
     shell(plain)
     keep_caches()
@@ -140,31 +160,62 @@ def main() -> None:
         seconds, said = shell(plain)
         script.append(seconds)
         theirs.append(phases(said, r"phase (\w+) (\d+)", 0.001))
-        checks = [shell(CHECKS)[0] for _again in range(3)]
+        checks += [shell(CHECKS)[0] for _again in range(3)]
         fresh()
         seconds, said = play("playbooks/bootstrap.yml")
-        cold.append(seconds)
+        converged.append(seconds)
         ours.append(phases(said, r"phase (\w+) ([\d.]+) s", 1.0))
     show("cold: plain script", script)
-    show("cold: bootstrap.yml", cold, f"the script takes {statistics.median(script) / statistics.median(cold):.1f} times as long")
+    show("cold: bootstrap.yml", converged, f"the script takes {statistics.median(script) / statistics.median(converged):.1f} times as long")
     for name in theirs[0]:
         left, right = (statistics.median(run.get(name, 0.0) for run in side) for side in (theirs, ours))
         print(f"  {name:12} script {left:6.1f} s   roles {right:6.1f} s   {left / right if right else 0:.1f} times")
     for name in [name for name in ours[0] if name not in theirs[0]]:
         print(f"  {name:12} script   none     roles {statistics.median(run[name] for run in ours):6.1f} s")
-    warm, tasks = [], "?"
+    show("warm: the script's checks only", checks)
+
+
+def warm(runs: int) -> None:
+    seconds, tasks = [], "?"
     for _turn in range(max(runs, 3)):
-        seconds, said = play("playbooks/bootstrap.yml")
-        warm.append(seconds)
+        took, said = play("playbooks/bootstrap.yml")
+        seconds.append(took)
         if not re.search(r"changed=0 ", said):
             sys.exit(said[-1500:])
         tasks = (re.findall(r"ok=(\d+)", said) or ["?"])[-1]
-    show("warm: bootstrap.yml", warm, f"changed=0, {tasks} tasks")
-    show("warm: the script's checks only", checks)
+    show("warm: bootstrap.yml", seconds, f"changed=0, {tasks} tasks")
     show("warm: ansible -m ping", [ping() for _turn in range(3)])
     name = containers.names(SCENARIO)[0]
     login = [float(re.findall(r"real\s+0m([\d.]+)s", containers.docker("exec", name, "bash", "-c", "{ time bash -ic true; } 2>&1"))[-1]) for _turn in range(5)]
     show("login: an interactive shell, healthy", login)
+
+
+def healing() -> None:
+    looks = [float(user) + float(system) for user, system in re.findall(r"cpu ([\d.]+) ([\d.]+)", shell(LOOKS)[1])]
+    show("watchdog: CPU of an ordinary look", looks)
+    for what, command in BROKEN.items():
+        said = shell(WATCH.replace("@BREAK@", command))[1]
+        noticed, whole = re.findall(r"noticed to healed ([\d.]+)\nbroken to healed (\d+)", said)[-1]
+        print(f"healed: {what:36} {float(noticed):7.1f} s after it was noticed, {int(whole) / 1000:.1f} s after the watchdog was told to look", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--part", choices=["cold", "warm", "healing"], action="append", help="only this part; all three by default")
+    arguments = parser.parse_args()
+    parts = arguments.part or ["cold", "warm", "healing"]
+    os.environ.setdefault("PODCYCLE_PLATFORMS", "debian12")
+    os.environ["ANSIBLE_NOCOLOR"] = "1"
+    fresh()
+    play("playbooks/bootstrap.yml")
+    keep_caches()
+    if "cold" in parts:
+        cold(arguments.runs)
+    if "warm" in parts:
+        warm(arguments.runs)
+    if "healing" in parts:
+        healing()
     containers.destroy(SCENARIO)
 
 

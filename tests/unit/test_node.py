@@ -305,9 +305,14 @@ def test_systemd_restarts_only_on_a_change(systemd: Machine) -> None:
     assert converge(demo(systemd), present=True, check_mode=False)[1].current
     unit = (systemd.root / "units/demo.service").read_text()
     assert 'ExecStart="/bin/sleep" "300" "50%%$$x"\n' in unit and "Restart=always" in unit
+    assert "EnvironmentFile=-/etc/environment\n" in unit, "a login has it, and what heals needs the same proxy and index"
     assert verbs(systemd) == ["daemon-reload", "stop", "enable", "restart"]
     changes, running, moved = converge(demo(systemd), present=True, check_mode=False)
     assert (changes, running.current, moved, verbs(systemd)) == ([], True, False, [])
+    (systemd.root / "units/demo.service").write_text(unit.replace("always", "no"))
+    changes, running, moved = converge(demo(systemd), present=True, check_mode=False)
+    assert ([str(change.path.name) for change in changes], running.current, moved) == (["demo.service"], True, True)
+    assert verbs(systemd)[-1] == "restart" and (systemd.root / "units/demo.service").read_text() == unit
     for other in (demo(systemd, "two"), demo(systemd, "two", A="1")):
         assert converge(other, present=True, check_mode=False)[2]
         assert verbs(systemd)[-1] == "restart"
