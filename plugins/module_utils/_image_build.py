@@ -21,7 +21,10 @@ from typing import Any
 from ._errors import clean_text
 from ._image import LABEL, WHAT, ImageError, host_of
 
-_STEP = re.compile(r"^#\d+ (\[[^\]]*\d+/\d+\] .+)")
+_STEP = re.compile(r"^#\d+ \[[^\]]*?(\d+/\d+\] .+)")
+_OUTPUT = re.compile(r"#\d+ \d+\.\d+ +(\S.*)")
+_COMMAND = re.compile(r"(?:executor failed running \[.*\]|process \".*\" did not complete successfully)")
+_MOUNTS = re.compile(r"(--mount=\S+|\s)+")
 _REFUSED = re.compile(r"(?i)\b401\b|unauthorized|authentication required|no basic auth|access denied|requested access|insufficient_scope|\b403\b|forbidden")
 _UNREACHABLE = re.compile(r"(?i)no such host|connection refused|i/o timeout|dial tcp|tls handshake|network is unreachable|failed to do request")
 _MOVE = re.compile(r"[a-h][1-8][a-h][1-8][qrbn]?")
@@ -92,7 +95,7 @@ class Docker:
                     step = _STEP.match(line)
                     if step and step.group(1) not in told:
                         told.add(step.group(1))
-                        tell(clean_text(f"{time.monotonic() - began:5.0f} s  {step.group(1)}", 150))
+                        tell(clean_text(f"{time.monotonic() - began:.0f} s [{_MOUNTS.sub(' ', step.group(1))}", 120))
                 child.wait()
             finally:
                 timer.cancel()
@@ -111,7 +114,10 @@ class BuildFailed(ImageError):
 
     def __init__(self, lines: list[str], ended: str, log: Path) -> None:
         errors = [line for line in lines if re.search(r"(?i)\berror\b|denied|unauthorized|failed", line) and not line.startswith("------")]
-        self.said = clean_text((errors or lines or ["nothing"])[-1].removeprefix("ERROR: "), 300)
+        said = _COMMAND.sub("a step", (errors or lines or ["nothing"])[-1].removeprefix("ERROR: "))
+        # What the step itself said last; its command alone tells nobody why.
+        output = [found.group(1) for line in lines if (found := _OUTPUT.match(line))]
+        self.said = clean_text(f"{said}: {output[-1]}" if "a step" in said and output else said, 400)
         self.everything = "\n".join(lines)
         super().__init__(f"{WHAT}: docker buildx build {ended}: {self.said}", hint=f"see {log}")
 

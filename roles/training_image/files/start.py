@@ -94,7 +94,7 @@ def play(book: str, one: Pass, environ: Mapping[str, str]) -> int:
     """Ansible's exit code; as root it steps down to the pass's account."""
     person = pwd.getpwnam(one.account) if one.account in ("root", RUNNER) else pwd.getpwuid(os.geteuid())
     down: dict[str, Any] = {}
-    passed = dict(environ)
+    passed = {key: value for key, value in environ.items() if not key.startswith("ANSIBLE_")}
     if os.geteuid() == 0 and person.pw_uid:
         down = {"user": person.pw_uid, "group": person.pw_gid, "extra_groups": [person.pw_gid]}
         # It ends pods: the runner's programs have no use for it.
@@ -102,7 +102,7 @@ def play(book: str, one: Pass, environ: Mapping[str, str]) -> int:
     with tempfile.TemporaryDirectory(prefix="podcycle-start-") as scratch:
         os.chown(scratch, person.pw_uid if down else -1, person.pw_gid if down else -1)
         passed.update(
-            HOME=person.pw_dir, LC_ALL="C.UTF-8", ANSIBLE_CONFIG="/dev/null", ANSIBLE_HOME=scratch, ANSIBLE_LOCAL_TEMP=scratch, ANSIBLE_REMOTE_TEMP=scratch,
+            HOME=person.pw_dir, LC_ALL="C.UTF-8", ANSIBLE_HOME=scratch, ANSIBLE_LOCAL_TEMP=scratch, ANSIBLE_REMOTE_TEMP=scratch,
             ANSIBLE_COLLECTIONS_PATH=str(HOME / "collections"), ANSIBLE_PYTHON_INTERPRETER="/usr/bin/python3", ANSIBLE_NOCOLOR="1",
             ANSIBLE_DISPLAY_OK_HOSTS="0", ANSIBLE_DISPLAY_SKIPPED_HOSTS="0", PYTHONDONTWRITEBYTECODE="1",
         )  # fmt: skip
