@@ -92,7 +92,8 @@ class Image:
         if not built or do_push:
             self.context.write(self.folder)
         if not built:
-            display.display(f"image: building {self.names[0]} from {self.context.base}, for {self.args['build_seconds']} s at the most; all of it is in {self.log}")
+            limit = self.args["build_seconds"]
+            display.display(f"image: building {self.names[0]} from {self.context.base}, for {limit} s at the most; all of it is in {self.log}")
             result["seconds"]["build"] = self.docker.build(["--load", *words], self.log, self.args["build_seconds"], self.say)
             found = self.docker.image(self.names[0])
             record = {"digest": self.digest}

@@ -134,7 +134,8 @@ class Context:
         """What differs is written, what does not belong there goes; a folder of somebody else is refused."""
         refuse_foreign(folder)
         wanted = {*self.texts, *self.wheels, MARKER}
-        stale = [path for path in sorted(folder.rglob("*")) if not path.is_dir() and path.relative_to(folder).as_posix() not in wanted] if folder.is_dir() else []
+        there = [path for path in sorted(folder.rglob("*")) if not path.is_dir()] if folder.is_dir() else []
+        stale = [path for path in there if path.relative_to(folder).as_posix() not in wanted]
         parents = {parent for name in wanted for parent in Path(name).parents if parent != Path(".")}
         folders = [Entry(str(folder / name), "folder", mode="0755") for name in sorted(parents)]
         files = [Entry(str(folder / name), content=text, mode="0644") for name, text in sorted(self.texts.items())]

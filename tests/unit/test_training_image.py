@@ -45,7 +45,8 @@ def start_program() -> ModuleType:
 @pytest.mark.parametrize(
     ("given", "name", "host"),
     [
-        ("ghcr.io/Me/Chess", "ghcr.io/me/chess", "ghcr.io"), ("me/chess", "me/chess", "docker.io"), (" 127.0.0.1:5000/a/b ", "127.0.0.1:5000/a/b", "127.0.0.1:5000"),
+        ("ghcr.io/Me/Chess", "ghcr.io/me/chess", "ghcr.io"), ("me/chess", "me/chess", "docker.io"),
+        (" 127.0.0.1:5000/a/b ", "127.0.0.1:5000/a/b", "127.0.0.1:5000"),
         ("localhost/x", "localhost/x", "localhost"), ("registry.example.org:443/a__b/c-d", "registry.example.org:443/a__b/c-d", "registry.example.org:443"),
     ],
 )  # fmt: skip
@@ -152,7 +153,8 @@ def test_a_missing_engine_is_one_sentence(tmp_path: Path, answers: dict[str, Any
 @pytest.mark.parametrize(
     ("report", "said"),
     [
-        ({"train_exit_code": 70}, "train ended with 70"), ({"files": {**GOOD["files"], "model.pt": 0}}, "model.pt is empty"), ({"move": "resign"}, "instead of a move"),
+        ({"train_exit_code": 70}, "train ended with 70"), ({"files": {**GOOD["files"], "model.pt": 0}}, "model.pt is empty"),
+        ({"move": "resign"}, "instead of a move"),
         ({"uid": 0}, "ran as root"), ({"listening": [22]}, "something listens on 22"), ({"files": {}}, "model.pt is missing"),
     ],
 )  # fmt: skip

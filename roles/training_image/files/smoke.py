@@ -47,7 +47,8 @@ def excerpt(data: Path) -> int:
 def step(words: list[str]) -> tuple[int, str, float]:
     """Exit code, standard output and seconds of a program of the trainer's environment."""
     began = time.monotonic()
-    done = subprocess.run([str(HOME / "venv/bin/python"), "-m", "chess_trainer", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    command = [str(HOME / "venv/bin/python"), "-m", "chess_trainer", *words]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
     return done.returncode, done.stdout, round(time.monotonic() - began, 1)
 
 

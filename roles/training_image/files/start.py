@@ -107,8 +107,9 @@ def play(book: str, one: Pass, environ: Mapping[str, str]) -> int:
             ANSIBLE_DISPLAY_OK_HOSTS="0", ANSIBLE_DISPLAY_SKIPPED_HOSTS="0", PYTHONDONTWRITEBYTECODE="1",
         )  # fmt: skip
         words = [str(HOME / "ansible/bin/ansible-playbook"), "-i", "localhost,", "-c", "local", "-e", json.dumps(variables_of(one, environ))]
+        words.append(str(HOME / "image" / book))
         try:
-            done = subprocess.run([*words, str(HOME / "image" / book)], stdin=subprocess.DEVNULL, env=passed, cwd="/", timeout=PLAY_SECONDS, check=False, **down)
+            done = subprocess.run(words, stdin=subprocess.DEVNULL, env=passed, cwd="/", timeout=PLAY_SECONDS, check=False, **down)
         except subprocess.TimeoutExpired:
             return 124
         return done.returncode
