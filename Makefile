@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test cycle test lint unit sanity integration conformance e2e molecule chaos build clean pod_setup.sh
+.PHONY: help setup setup-test cycle test lint unit sanity integration conformance e2e molecule chaos image build clean pod_setup.sh
 
 PYTHON ?= python3
 CLOUD ?= runpod
@@ -46,6 +46,9 @@ cycle: ## Rehearse a whole cycle: rent, converge, push, train, collect, validate
 	@$(MAKE) --no-print-directory setup
 	@echo 'Rehearsing a whole cycle on $(CLOUD): an emulator on this machine; nothing is paid.'
 	@PODCYCLE_TYPED='make cycle' PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-playbook cycle.yml -e cloud=$(CLOUD) $(ARGS)
+
+image: $(RUN_STAMP) ## Build the training image and try it in a container: ARGS="-e image_repo=me/chess -e image_backend=cpu"
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/ansible-playbook -i localhost, playbooks/image.yml $(ARGS)
 
 pod_setup.sh: $(RUN_STAMP) ## Write the one file that sets a GPU machine up by itself
 	@$(VENV)/bin/ansible-playbook -i localhost, playbooks/pod_setup.yml -e bootstrap_dest='$(CURDIR)/pod_setup.sh' $(ARGS)

@@ -102,15 +102,21 @@ def version_of(collection: Path) -> str:
     return str(yaml_load((collection / "galaxy.yml").read_text(encoding="utf-8"))["version"])
 
 
-def runtime_files(collection: Path) -> list[str]:
-    """What converging a machine needs of this collection, found by following what the playbook names."""
-    roles = [path for role in ROLES for path in _role_files(collection / "roles" / role)]
-    told = "".join(path.read_text(encoding="utf-8") for path in (*roles, *(collection / name for name in _PLAYBOOKS)) if path.suffix == ".yml")
-    found = {collection / name for name in _ALWAYS if (collection / name).exists()} | set(roles)
-    for name in {"bootstrap_script", *re.findall(r"\bpodcycle\.gpu\.([a-z0-9_]+)", told)}:
+def runtime_files(
+    collection: Path,
+    names: Iterable[str] = ROLES,
+    always: Iterable[str] = _ALWAYS,
+    playbooks: Iterable[str] = _PLAYBOOKS,
+    plugins: Iterable[str] = ("bootstrap_script", "_pod_setup"),
+) -> list[str]:
+    """What converging a machine needs of this collection, found by following what roles and playbooks name."""
+    roles = [path for role in names for path in _role_files(collection / "roles" / role)]
+    told = "".join(path.read_text(encoding="utf-8") for path in (*roles, *(collection / name for name in playbooks)) if path.suffix == ".yml")
+    found = {collection / name for name in always if (collection / name).exists()} | set(roles)
+    for name in {*plugins, *re.findall(r"\bpodcycle\.gpu\.([a-z0-9_]+)", told)}:
         found |= {path for folder in ("modules", "action") if (path := collection / "plugins" / folder / f"{name}.py").exists()}
     utils = collection / "plugins" / "module_utils"
-    named = {"_pod_setup", *re.findall(r"\bmodule_utils/(_[a-z0-9_]+)\.py", told)}
+    named = {*(name for name in plugins if name.startswith("_")), *re.findall(r"\bmodule_utils/(_[a-z0-9_]+)\.py", told)}
     todo = [*(path for path in found if path.suffix == ".py"), *(utils / f"{name}.py" for name in named)]
     while todo:
         path = todo.pop()

@@ -273,7 +273,13 @@ def _remove(path: Path, before: Seen) -> None:
         path.unlink(missing_ok=True)
         return
     part = _aside(path)
-    path.replace(part)
+    try:
+        path.replace(part)
+    except OSError as error:
+        # A folder of a container's image cannot be renamed.
+        if error.errno != errno.EXDEV:
+            raise
+        part = path
     shutil.rmtree(part)
 
 

@@ -9,11 +9,13 @@ Account, endpoint and state folder come from the environment, as the examples me
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from support.docker import FakeDocker
 from support.stack import cutlass_repo
 from support.stage import API, KEYS, Stage, constants
 from support.steps import Args
@@ -23,7 +25,7 @@ from support.world import ROOT, World, free_port, make_world
 STACK = ("cuda_toolkit", "cutlass", "torch_env", "stack_info", "stack_drift", "stack_receipt")
 ACCOUNT = ("runpod_template", "runpod_template_info", "runpod_network_volume", "runpod_network_volume_info", "runpod_registry_auth", "runpod_ssh_key")
 BEFORE = (
-    *("offer_info", "gpu_catalog", *ACCOUNT, "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud"),
+    *("offer_info", "gpu_catalog", *ACCOUNT, "run", "run_event", "run_file", "run_report", *STACK, "rehearsal_cloud", "training_image"),
     *("pod", "pod_info", "pod_status", "pod_logs", "doctor", "lease_info", "lease", "run_verify"),
 )
 SHELL = ("file_set", "shell_env", "pod_service", "node_info", "system_packages", "uv_tool")
@@ -94,7 +96,9 @@ def test_every_example_runs(documents: dict[str, Any]) -> None:
         world.start_cloud(50)
         world.dataset(world.path / "data" / "smoke")
         lay_inventory(world)
-        account = {"RUNPOD_API_KEY": KEYS["runpod"], "RUNPOD_REST_V2_URL": f"http://127.0.0.1:{world.port}{API['runpod']}"}
+        # No engine is asked of a machine that runs the examples.
+        path = f"{FakeDocker(world.path / 'docker').home}:{os.environ['PATH']}"
+        account = {"PATH": path, "RUNPOD_API_KEY": KEYS["runpod"], "RUNPOD_REST_V2_URL": f"http://127.0.0.1:{world.port}{API['runpod']}"}
         stage = Stage(world, "runpod")
         rows = stage.play(plays_of(stage, documents), world.path / "example", [], PODCYCLE_STATE_DIR=str(world.state), **account)
         wanted = Counter(task["name"] for module in documents.values() for task in module["EXAMPLES"])

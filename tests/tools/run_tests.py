@@ -29,6 +29,7 @@ COUNTED = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "e
 WORDS = "|".join(COUNTED)
 PLUGINS = ".collections/ansible_collections/podcycle/gpu/plugins"
 BORROWED = "roles/services/files:roles/cuda_watchdog/files:roles/chess_training/files/chess_trainer:plugins/module_utils"
+BORROWING = ("roles/services/files", "roles/training_image/files")
 GROUPS = {
     "lint": ["ruff", "mypy", "yamllint", "ansible-lint", "changelog"],
     "unit": ["unit", "trainer", "unit-high"],
@@ -113,7 +114,7 @@ def python_steps() -> list[Step]:
                 trainer_setup(),
                 [python, "-m", "mypy", "--python-executable", str(TRAINER_PYTHON), *trainer],
                 # On a pod these lie beside what they borrow.
-                ["env", f"MYPYPATH={BORROWED}", python, "-m", "mypy", "--follow-imports=silent", "--ignore-missing-imports", "roles/services/files"],
+                ["env", f"MYPYPATH={BORROWED}", python, "-m", "mypy", "--follow-imports=silent", "--ignore-missing-imports", *BORROWING],
             ],
         ),
     ]
