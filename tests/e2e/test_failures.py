@@ -5,23 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-
-def trainers(workspace: Path) -> list[int]:
-    """The processes of this machine that train in a pod's workspace."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"chess_trainer" in words and b"train" in words and any(str(workspace).encode() in word for word in words):
-            found.append(int(path.parent.name))
-    return found
+from support.world import trainers
 
 
 def test_one_good_one_failed_one_preempted(world: Any, wait_until: Any) -> None:

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from typing import Any
+
+from support.world import trainers
 
 
 def training(world: Any, run_id: str) -> str:
@@ -32,6 +35,24 @@ def test_killed_controller_and_rerun(world: Any) -> None:
     assert "which is gone" in (world.run_dir("killed") / "reports" / "observations.md").read_text(encoding="utf-8")
     assert "every pod of this run was read back as gone" in second.text
     assert world.read("killed", "local_validation/validation.json")["ok"] is True
+    world.nothing_bills()
+
+
+def test_a_stalled_training_is_seen_collected_and_ended_by_whoever_watches(world: Any, wait_until: Any) -> None:
+    """The controller is gone and the trainer hangs: what is finished comes home, the pod goes, and the watch says so with its status."""
+    run = world.begin("cycle.yml", run_id="stalled", train_seconds=300)
+    run.says("[stalled-0] train:")
+    pod_id = training(world, "stalled")
+    wait_until(lambda: world.checkpointed("stalled", pod_id), 60, "a checkpoint")
+    run.process.kill()
+    run.end()
+    for pid in trainers(world.workspace(pod_id)):
+        os.kill(pid, signal.SIGSTOP)
+
+    seen = world.play("playbooks/watch.yml", run_id="stalled", on_stall="collect-terminate", stall_seconds=5, watch=1)
+    assert seen.code == 2, seen.text
+    assert "stalled-0 showed no sign of life for 5 s; done about it: collect, terminate" in seen.flat
+    assert list((world.run_dir("stalled") / "collected").rglob("last-*.pt")), seen.text
     world.nothing_bills()
 
 

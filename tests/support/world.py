@@ -317,3 +317,16 @@ def make_world(name: str) -> World:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return World(path).build()
+
+
+def trainers(workspace: Path) -> list[int]:
+    """The processes of this machine that train in a pod's workspace."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"chess_trainer" in words and b"train" in words and any(str(workspace).encode() in word for word in words):
+            found.append(int(path.parent.name))
+    return found
