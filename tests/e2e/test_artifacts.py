@@ -186,7 +186,32 @@ def test_a_transfer_cut_at_any_byte_goes_on_there(world: Any) -> None:
     assert len(re.findall(r"transfer try 1 of [12] failed", result.text)) == len(rest)
     copies = [*world.path.glob("pulled-*/file.bin"), *pod.folder.glob("pushed-*/file.bin")]
     assert len(copies) == len(rest) and all(path.read_bytes() == content for path in copies)
+    without_rsync(world, pod)
     changed_host_key(world, pod)
+
+
+def without_rsync(world: Any, pod: Pod) -> None:
+    """A pod that has no rsync: scp brings only what differs, within the limit, leaves out what is excluded, and nothing half-done stays."""
+    pod.program("rsync", "echo 'sh: 1: rsync: not found' >&2; exit 127")
+    here, there = world.path / "odd", pod.folder / "odd"
+    for name in ("a", "deep [x]/b*", "tmp/c"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(os.urandom(300 * 1024))
+    (here / "a").chmod(0o755)
+    push = {"direction": "push", "src": str(here), "dest": str(there), "exclude": ["tmp/*"], "bandwidth_limit_kib_s": 300}
+    pull = {**push, "direction": "pull", "src": str(there), "dest": str(world.path / "back")}
+    shown = {"ansible.builtin.debug": {"msg": "SCP {{ sent.method | default('none') }} {{ sent.transferred | join(',') }} {{ sent.mib_s | default(0) }}"}}
+    tasks: list[dict[str, Any]] = []
+    for transfer in (push, push, pull):
+        tasks += [{"podcycle.gpu.transfer": transfer, "register": "sent"}, shown]
+    book = world.path / "scp.yml"
+    book.write_text(json.dumps([{"hosts": "cut-0", "gather_facts": False, "tasks": tasks}]), encoding="utf-8")
+    said = re.findall(r"SCP (\S+) (.*) ([0-9.]+)", world.play(str(book)).ok().text)
+    assert [row[:2] for row in said] == [("scp", "a,deep [x]/b*"), ("none", ""), ("scp", "a,deep [x]/b*")] and all(float(row[2]) <= 0.5 for row in said)
+    for copy in (there, world.path / "back"):
+        assert {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()} == {"a", "deep [x]/b*"}
+        assert not (copy / ".scp-partial").exists() and (copy / "deep [x]" / "b*").read_bytes() == (here / "deep [x]" / "b*").read_bytes()
+    assert (there / "a").stat().st_mode & 0o777 == 0o755
 
 
 def changed_host_key(world: Any, pod: Pod) -> None:
