@@ -75,8 +75,9 @@ def run_watched(
     bound: Callable[[], None] | None = None,
     environment: Mapping[str, str] | None = None,
     tick: Callable[[bytes], None] = lambda heard: None,
+    kept: int = _KEPT_BYTES,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run to the end; `tick` is given the end of what the program has said, twice a second. Of each stream the last 256 KiB are kept."""
+    """Run to the end; `tick` is given the end of what the program has said, twice a second. Of each stream the last `kept` bytes stay."""
     end = time.monotonic() + timeout
     said = {"stdout": b"", "stderr": b""}
     with tempfile.TemporaryFile() as given, selectors.DefaultSelector() as ready:
@@ -92,7 +93,7 @@ def run_watched(
             while ready.get_map():
                 for key, _mask in ready.select(_TICK_SECONDS):
                     piece = os.read(key.fd, 65536)
-                    said[key.data] = (said[key.data] + piece)[-_KEPT_BYTES:]
+                    said[key.data] = (said[key.data] + piece)[-kept:]
                     if not piece:
                         ready.unregister(key.fileobj)
                 now = time.monotonic()
