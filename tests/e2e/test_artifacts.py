@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import time
 import zipfile
@@ -218,7 +219,7 @@ def without_rsync(world: Any, pod: Pod) -> None:
 
 def through_a_remote(world: Any, pod: Pod) -> None:
     """Data from a real object store to the pod, files from here to it: compared by checksum, and the credentials are seen nowhere."""
-    pod.program("rclone", f'exec {rclone()} "$@"')
+    shutil.copy(rclone(), pod.folder / "bin" / "rclone")
     bucket = world.path / "buckets" / "chess"
     data = world.dataset(bucket / "data")
     sums = {name: hashlib.sha256((data / name).read_bytes()).hexdigest() for name in ("train.jsonl", "val.jsonl")}
