@@ -235,5 +235,5 @@ def note_body(entry: dict[str, Any], body: bytes | None) -> None:
             # Clients paste values into the text of a query.
             parsed["query"] = TEXT_VALUE.sub('"..."', parsed["query"])
         entry["body"] = redact(parsed)
-    except ValueError:
+    except (ValueError, RecursionError):
         entry["body"] = None

@@ -9,8 +9,8 @@ import resource
 import shlex
 import shutil
 import signal
-import subprocess
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
-from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import matches, safe_relative, survey
+from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import RSYNC_PARTIAL, chosen, safe_relative, survey
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
+from ansible_collections.podcycle.gpu.plugins.module_utils._copying import Meter, rsync_progress, run_watched, summary
+from ansible_collections.podcycle.gpu.plugins.module_utils._scp import Scp
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import identity_trouble, known_hosts_of
 
 display = Display()
@@ -30,6 +32,7 @@ SPEC = {
     "src": {"type": "str", "required": True},
     "dest": {"type": "str", "required": True},
     "patterns": {"type": "list", "elements": "str", "default": ["*"]},
+    "exclude": {"type": "list", "elements": "str", "default": []},
     "required": {"type": "list", "elements": "str", "default": []},
     "max_bytes": {"type": "int", "default": 20 * 1024**3},
     "tries": {"type": "int", "default": 3},
@@ -40,6 +43,9 @@ SPEC = {
 
 # A log may grow between the survey and the transfer.
 SLACK_BYTES = 64 * 1024**2
+# No gateway was seen to reach half of it.
+GATEWAY_KIB_S = 4096
+_NO_RSYNC = re.compile(r"rsync: (?:command )?not found|command not found: rsync|remote command not found")
 
 
 def _bound_files(most: int) -> None:
@@ -74,8 +80,9 @@ class ActionModule(ActionBase):
         local = Path(here)
         if not pull and not local.is_dir():
             raise errors.UsageError(f"{local} is not a folder", hint="give the folder that holds the files to push")
-        source = self._remote(args, there, task_vars) if pull else survey(local, args["patterns"], args["max_bytes"])
-        target = survey(local, args["patterns"], args["max_bytes"]) if pull else self._remote(args, there, task_vars)
+        self._refuse(args)
+        source = self._remote(args, there, task_vars) if pull else self._here(args, local)
+        target = self._here(args, local) if pull else self._remote(args, there, task_vars)
         if not pull or not source["exists"]:
             self._complain(args, source)
         missing = [row for row in source["files"] if row not in target["files"]]
@@ -85,15 +92,17 @@ class ActionModule(ActionBase):
             "transferred": [row["path"] for row in missing],
             "bytes": sum(row["size"] for row in missing),
             "refused": source["refused"],
+            "summary": "",
         }
         if missing and not self._task.check_mode:
             if pull:
                 self._make_room(local, result["bytes"])
             began = time.monotonic()
-            sent = self._gateway(args, local, there, missing) if self._through_gateway else self._rsync(args, local, there, missing, task_vars)
+            method, sent = self._send(args, local, there, missing, task_vars)
             seconds = time.monotonic() - began
-            result.update(bytes_sent=sent, seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
-            arrived = survey(local, args["patterns"], args["max_bytes"]) if pull else self._remote(args, there, task_vars)
+            result.update(method=method, bytes_sent=sent, seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
+            result["summary"] = summary(len(missing), result["bytes"], seconds, method)
+            arrived = self._here(args, local) if pull else self._remote(args, there, task_vars)
             wrong = [row["path"] for row in source["files"] if row not in arrived["files"]]
             if wrong:
                 raise errors.CloudError(
@@ -104,6 +113,41 @@ class ActionModule(ActionBase):
             complaint = guarded(lambda: self._complain(args, source) or {})
             result.update(complaint, changed=result["changed"])
         return result
+
+    def _refuse(self, args: dict[str, Any]) -> None:
+        unwanted = [name for name in args["required"] if not chosen(name, args["patterns"], args["exclude"])]
+        if unwanted:
+            raise errors.UsageError(f"{unwanted[0]} is required, and exclude or patterns leaves it out", hint="mend transfer_exclude or the patterns")
+        limit = args["bandwidth_limit_kib_s"]
+        if limit < 0:
+            raise errors.UsageError(f"bandwidth_limit_kib_s is {limit}, and must be 0 for no limit or more", hint="-e transfer_bwlimit=1024 is 1 MiB a second")
+        if self._through_gateway and 0 < limit < GATEWAY_KIB_S:
+            raise errors.UsageError(
+                f"the pod is reached through RunPod's gateway, which cannot be held to {limit} KiB a second; by itself it moves 0.1 to 2 MiB a second",
+                hint="leave the limit out: -e transfer_bwlimit=0",
+            )
+
+    @staticmethod
+    def _here(args: dict[str, Any], local: Path) -> dict[str, Any]:
+        return survey(local, args["patterns"], args["max_bytes"], exclude=args["exclude"])
+
+    def _send(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> tuple[str, int | None]:
+        """How the files went over, and how many bytes of content really travelled."""
+        if self._through_gateway:
+            return "gateway", self._gateway(args, local, there, rows)
+        if shutil.which("rsync") is None:
+            display.display("  rsync is not installed here: the files go one by one through scp")
+        else:
+            found, sent = self._rsync(args, local, there, rows, task_vars)
+            if found:
+                return "rsync", sent
+            display.display("  the pod has no rsync: the files go one by one through scp")
+        return "scp", self._scp(args, local, there, rows, task_vars)
+
+    @staticmethod
+    def _meter(args: dict[str, Any], rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> Meter:
+        host = str(task_vars.get("inventory_hostname", "localhost"))
+        return Meter(f"[{host}] {args['direction']}", sum(row["size"] for row in rows), display.display)
 
     @staticmethod
     def _make_room(local: Path, wanted: int) -> None:
@@ -119,7 +163,7 @@ class ActionModule(ActionBase):
         """What the pod says it has: hostile until checked."""
         said = self._execute_module(
             module_name="podcycle.gpu.artifact_info",
-            module_args={"root": root, "patterns": args["patterns"], "max_bytes": args["max_bytes"]},
+            module_args={"root": root, **{name: args[name] for name in ("patterns", "exclude", "max_bytes")}},
             task_vars=task_vars,
         )
         if said.get("failed"):
@@ -130,7 +174,7 @@ class ActionModule(ActionBase):
             raise errors.SchemaError(f"the pod's list of {root} does not have the shape that it should")
         for row in lists["files"]:
             path, size, sha256 = row.get("path"), row.get("size"), row.get("sha256")
-            if not isinstance(path, str) or not safe_relative(path) or not any(matches(path, pattern) for pattern in args["patterns"]):
+            if not isinstance(path, str) or not safe_relative(path) or not chosen(path, args["patterns"], args["exclude"]):
                 raise errors.SchemaError(f"the pod lists a file with an unsafe path: {errors.clean_text(ascii(path), 120)}")
             if not isinstance(size, int) or not 0 <= size <= args["max_bytes"] or not isinstance(sha256, str) or len(sha256) != 64:
                 raise errors.SchemaError(f"the pod lists {errors.clean_text(path, 120)} with a size or checksum that cannot be right")
@@ -148,26 +192,56 @@ class ActionModule(ActionBase):
             why = next((row["why"] for row in source["refused"] if row["path"] == lacking[0]), "it is not there")
             raise errors.UsageError(f"{args['src']} lacks {', '.join(lacking)}: {why}")
 
-    def _rsync(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> int | None:
-        """Bring the files over; the bytes of content that really travelled in the last try."""
+    def _rsync(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> tuple[bool, int | None]:
+        """Bring the files over; whether the pod has an rsync, and the bytes of content that really travelled in the last try."""
         command = self._command(args, local, there, task_vars)
         listing = "\n".join(row["path"] for row in rows) + "\n"
-        bound = partial(_bound_files, max(row["size"] for row in rows) + SLACK_BYTES) if args["direction"] == "pull" else None
+        meter = self._meter(args, rows, task_vars)
         said = ""
+
+        def tick(heard: bytes) -> None:
+            done = rsync_progress(heard)
+            if done is not None:
+                meter.seen(done)
+
         for attempt in range(1, args["tries"] + 1):
-            try:
-                done = subprocess.run(command, input=listing.encode(), capture_output=True, timeout=args["timeout"], check=False, preexec_fn=bound)
-            except subprocess.TimeoutExpired as err:
-                raise errors.WaitTimeout(f"rsync took longer than {args['timeout']} s", hint="run the stage again; it goes on where it was") from err
+            done = run_watched(command, args["timeout"], stdin=listing.encode(), bound=self._bound(args, rows), tick=tick)
             if done.returncode == 0:
-                return _literal_bytes(done.stdout)
+                return True, _literal_bytes(done.stdout)
             raw = done.stderr.decode("utf-8", "replace")
             said = errors.clean_text(raw.strip(), 400)
             self._give_up(raw, task_vars)
+            if _NO_RSYNC.search(raw):
+                return False, None
             display.display(f"  transfer try {attempt} of {args['tries']} failed: {said}")
             if attempt < args["tries"]:
                 time.sleep(min(2.0**attempt, 10.0))
         raise errors.CloudError(f"rsync failed {args['tries']} times: {said}", hint="run the stage again with the same run_id; it goes on where it was")
+
+    @staticmethod
+    def _bound(args: dict[str, Any], rows: list[dict[str, Any]]) -> Callable[[], None] | None:
+        return partial(_bound_files, max(row["size"] for row in rows) + SLACK_BYTES) if args["direction"] == "pull" else None
+
+    def _scp(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> int:
+        def shell(command: str) -> None:
+            done = self._low_level_execute_command(command, sudoable=False)
+            if done.get("rc"):
+                raise errors.CloudError(f"the pod cannot make room for the files: {errors.clean_text(done.get('stderr') or done.get('stdout'), 300)}")
+
+        words, host = self._ssh(task_vars), self._host(task_vars)
+        # One login for all files; Ansible's own master for this pod, which ends when the pod is given back.
+        folder = str(self._templar.template(task_vars.get("ansible_control_path_dir") or ""))
+        master = ["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", f"ControlPath={folder}/scp-%C"] if folder else ["-o", "ControlPath=none"]
+        scp = Scp(
+            [*master, *("-P" if word == "-p" else word for word in words)], host, args["bandwidth_limit_kib_s"], args["tries"],
+            args["timeout"], self._meter(args, rows, task_vars), shell, partial(self._give_up, task_vars=task_vars),
+            lambda text: display.display(f"  {text}"),
+        )  # fmt: skip
+        if args["direction"] == "push":
+            scp.push(local, there.rstrip("/"), rows)
+        else:
+            scp.pull(there.rstrip("/"), local, rows, partial(_bound_files, max(row["size"] for row in rows) + SLACK_BYTES))
+        return sum(row["size"] for row in rows)
 
     @property
     def _through_gateway(self) -> bool:
@@ -196,29 +270,26 @@ class ActionModule(ActionBase):
         return sum(size for _here, _remote, size in pairs)
 
     def _command(self, args: dict[str, Any], local: Path, there: str, task_vars: dict[str, Any]) -> list[str]:
-        program = shutil.which("rsync")
-        if program is None:
-            raise errors.StateError("the program rsync is not installed here", hint="install it: apt-get install rsync")
-        host, user = str(self._templar.template(task_vars["ansible_host"])), str(self._templar.template(task_vars.get("ansible_user") or "root"))
-        remote = f"{user}@{f'[{host}]' if ':' in host else host}:{there.rstrip('/')}/"
+        remote = f"{self._host(task_vars)}:{there.rstrip('/')}/"
         push = args["direction"] == "push"
         return [
-            program,
+            "rsync",
             "--archive",
             "--no-owner",
             "--no-group",
             "--no-links",
             "--no-devices",
             "--no-specials",
-            "--partial-dir=.rsync-partial",
+            f"--partial-dir={RSYNC_PARTIAL}",
             "--protect-args",
             "--stats",
+            "--info=progress2",
             "--timeout=60",
             "--files-from=-",
             "--mkpath" if push else "--chmod=D700,F600",
             f"--bwlimit={args['bandwidth_limit_kib_s']}",
             "-e",
-            self._ssh(task_vars),
+            shlex.join(["ssh", "-o", "ControlPath=none", *self._ssh(task_vars)]),
             *((f"{local}/", remote) if push else (remote, f"{local}/")),
         ]
 
@@ -235,12 +306,15 @@ class ActionModule(ActionBase):
         if "No space left on device" in said:
             raise errors.StateError(f"a disk is full: {errors.clean_text(said.strip(), 200)}", hint="make room and run the stage again")
 
-    def _ssh(self, task_vars: dict[str, Any]) -> str:
-        """The ssh command line that Ansible itself would use for this pod."""
-        words = ["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "ControlPath=none"]
+    def _host(self, task_vars: dict[str, Any]) -> str:
+        host, user = str(self._templar.template(task_vars["ansible_host"])), str(self._templar.template(task_vars.get("ansible_user") or "root"))
+        return f"{user}@{f'[{host}]' if ':' in host else host}"
+
+    def _ssh(self, task_vars: dict[str, Any]) -> list[str]:
+        """The options of ssh that Ansible itself would use for this pod, but for those of the master."""
+        words = ["-F", "none", "-o", "BatchMode=yes"]
         if task_vars.get("ansible_port"):
             words += ["-p", str(int(self._templar.template(task_vars["ansible_port"])))]
         if task_vars.get("ansible_ssh_private_key_file"):
             words += ["-i", str(self._templar.template(task_vars["ansible_ssh_private_key_file"]))]
-        words += shlex.split(str(self._templar.template(task_vars.get("ansible_ssh_common_args") or "")))
-        return shlex.join(words)
+        return words + shlex.split(str(self._templar.template(task_vars.get("ansible_ssh_common_args") or "")))

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 4 * 1024 * 1024
+SCP_PARTIAL = ".scp-partial"
+RSYNC_PARTIAL = ".rsync-partial"
 
 
 def safe_relative(path: str) -> bool:
@@ -29,13 +31,13 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def survey(root: Path, patterns: Iterable[str], max_bytes: int, *, hashed: bool = True) -> dict[str, Any]:
+def survey(root: Path, patterns: Iterable[str], max_bytes: int, *, exclude: Iterable[str] = (), hashed: bool = True) -> dict[str, Any]:
     """The plain files under `root` that match, with size and sha256, and what was refused and why."""
-    wanted = list(patterns)
+    wanted, unwanted = list(patterns), list(exclude)
     files: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
     for path, relative in _walk(root):
-        if not any(matches(relative, pattern) for pattern in wanted):
+        if not chosen(relative, wanted, unwanted):
             continue
         info = path.lstat()
         if not stat.S_ISREG(info.st_mode):
@@ -49,6 +51,10 @@ def survey(root: Path, patterns: Iterable[str], max_bytes: int, *, hashed: bool 
     return {"exists": root.is_dir(), "files": sorted(files, key=lambda row: str(row["path"])), "refused": refused}
 
 
+def chosen(relative: str, patterns: Iterable[str], exclude: Iterable[str]) -> bool:
+    return any(matches(relative, pattern) for pattern in patterns) and not any(matches(relative, pattern) for pattern in exclude)
+
+
 def matches(relative: str, pattern: str) -> bool:
     """Like a shell's pattern, except that a star also crosses folders."""
     return fnmatch.fnmatchcase(relative, pattern)
@@ -56,7 +62,8 @@ def matches(relative: str, pattern: str) -> bool:
 
 def _walk(root: Path) -> Iterator[tuple[Path, str]]:
     for folder, folders, names in os.walk(root, followlinks=False):
-        folders.sort()
+        # What a transfer that broke off has left is no file of anybody's.
+        folders[:] = sorted(name for name in folders if name not in (SCP_PARTIAL, RSYNC_PARTIAL))
         for name in names + [name for name in folders if (Path(folder) / name).is_symlink()]:
             path = Path(folder) / name
             yield path, path.relative_to(root).as_posix()

@@ -25,6 +25,11 @@ options:
     type: list
     elements: str
     default: ["*"]
+  exclude:
+    description: Shell patterns of paths below O(root) that are left out, whatever O(patterns) says.
+    type: list
+    elements: str
+    default: []
   max_bytes:
     description: Size above which a file is refused.
     type: int
@@ -77,13 +82,15 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "required": True},
             "patterns": {"type": "list", "elements": "str", "default": ["*"]},
+            "exclude": {"type": "list", "elements": "str", "default": []},
             "max_bytes": {"type": "int", "default": 20 * 1024**3},
             "hashed": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
     try:
-        result = survey(Path(module.params["root"]), module.params["patterns"], module.params["max_bytes"], hashed=module.params["hashed"])
+        given = module.params
+        result = survey(Path(given["root"]), given["patterns"], given["max_bytes"], exclude=given["exclude"], hashed=given["hashed"])
     except OSError as err:
         module.fail_json(msg=f"cannot read {module.params['root']}: {err}")
     module.exit_json(changed=False, **result)

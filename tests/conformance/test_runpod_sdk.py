@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -15,47 +15,10 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_account import RunPodAccount
-from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
-from support.harness import FULL, FakeClock, Rehearsal, serving
+from support.harness import GPU, Rehearsal
 
 runpod = pytest.importorskip("runpod")
-GPU = "NVIDIA GeForce RTX 4090"
 STAMP = model.Stamp("r1", "pod", 0, "0a1b2c3d", "9f8e7d6c")
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
-    with serving(tmp_path_factory.mktemp("rehearsal")) as rehearsal:
-        yield rehearsal
-
-
-@pytest.fixture
-def world(shared: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> Rehearsal:
-    """The package takes its base URL from the environment and its key from a global."""
-    shared.reset()
-    monkeypatch.setenv("RUNPOD_API_BASE_URL", shared.url.removesuffix("/v2"))
-    monkeypatch.setattr(runpod, "api_key", FULL)
-    return shared
-
-
-@pytest.fixture
-def driver(world: Rehearsal) -> RunPod:
-    return world.client(FakeClock())
-
-
-@pytest.fixture
-def account(world: Rehearsal) -> RunPodAccount:
-    return RunPodAccount(HttpClient(world.url, FULL, "runpod"))
-
-
-@pytest.fixture
-def create(world: Rehearsal) -> Callable[..., dict[str, Any]]:
-    def make(**changes: Any) -> dict[str, Any]:
-        wish = {"name": "from-the-package", "image_name": "runpod/base:1", "gpu_type_id": GPU, "cloud_type": "SECURE", "ports": "22/tcp, 8888/http"}
-        found: dict[str, Any] = runpod.create_pod(**{**wish, **changes})
-        return found
-
-    return make
 
 
 def test_the_same_gpus_at_the_same_prices(driver: RunPod) -> None:

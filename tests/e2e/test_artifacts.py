@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import time
 import zipfile
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import close_masters, control_path_dir
+from support.rclone import KEY, SECRET, rclone, s3
 
 RUN = "hostile"
 MIB = 1024**2
@@ -186,7 +188,67 @@ def test_a_transfer_cut_at_any_byte_goes_on_there(world: Any) -> None:
     assert len(re.findall(r"transfer try 1 of [12] failed", result.text)) == len(rest)
     copies = [*world.path.glob("pulled-*/file.bin"), *pod.folder.glob("pushed-*/file.bin")]
     assert len(copies) == len(rest) and all(path.read_bytes() == content for path in copies)
+    without_rsync(world, pod)
+    through_a_remote(world, pod)
     changed_host_key(world, pod)
+
+
+def without_rsync(world: Any, pod: Pod) -> None:
+    """A pod that has no rsync: scp brings only what differs, within the limit, leaves out what is excluded, and nothing half-done stays."""
+    pod.program("rsync", "echo 'sh: 1: rsync: not found' >&2; exit 127")
+    here, there = world.path / "odd", pod.folder / "odd"
+    for name in ("a", "deep [x]/b*", "tmp/c"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(os.urandom(300 * 1024))
+    (here / "a").chmod(0o755)
+    push = {"direction": "push", "src": str(here), "dest": str(there), "exclude": ["tmp/*"], "bandwidth_limit_kib_s": 300}
+    pull = {**push, "direction": "pull", "src": str(there), "dest": str(world.path / "back")}
+    shown = {"ansible.builtin.debug": {"msg": "SCP {{ sent.method | default('none') }} {{ sent.transferred | join(',') }} {{ sent.mib_s | default(0) }}"}}
+    tasks: list[dict[str, Any]] = []
+    for transfer in (push, push, pull):
+        tasks += [{"podcycle.gpu.transfer": transfer, "register": "sent"}, shown]
+    book = world.path / "scp.yml"
+    book.write_text(json.dumps([{"hosts": "cut-0", "gather_facts": False, "tasks": tasks}]), encoding="utf-8")
+    said = re.findall(r"SCP (\S+) (.*) ([0-9.]+)", world.play(str(book)).ok().text)
+    assert [row[:2] for row in said] == [("scp", "a,deep [x]/b*"), ("none", ""), ("scp", "a,deep [x]/b*")] and all(float(row[2]) <= 0.5 for row in said)
+    for copy in (there, world.path / "back"):
+        assert {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()} == {"a", "deep [x]/b*"}
+        assert not (copy / ".scp-partial").exists() and (copy / "deep [x]" / "b*").read_bytes() == (here / "deep [x]" / "b*").read_bytes()
+    assert (there / "a").stat().st_mode & 0o777 == 0o755
+
+
+def through_a_remote(world: Any, pod: Pod) -> None:
+    """Data from a real object store to the pod, files from here to it: compared by checksum, and the credentials are seen nowhere."""
+    shutil.copy(rclone(), pod.folder / "bin" / "rclone")
+    bucket = world.path / "buckets" / "chess"
+    data = world.dataset(bucket / "data")
+    sums = {name: hashlib.sha256((data / name).read_bytes()).hexdigest() for name in ("train.jsonl", "val.jsonl")}
+    (data / "checksums.sha256").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()), encoding="ascii")
+    store = {"direction": "push", "remote": "s3:chess/stored", "path": str(world.path / "odd"), "exclude": ["tmp/*", "deep*"], "bandwidth_limit_kib_s": 8192}
+    task = {"podcycle.gpu.remote_files": store, "delegate_to": "localhost", "register": "stored"}
+    said = {"ansible.builtin.debug": {"msg": "STORED {{ stored.changed }} {{ stored.transferred | length }} {{ stored.verified }}."}}
+    book = world.path / "store.yml"
+    book.write_text(json.dumps([{"hosts": "cut-0", "gather_facts": False, "tasks": [task, said, task, said]}]), encoding="utf-8")
+    with s3(world.path / "buckets") as env:
+        env["PATH"] = f"{Path(rclone()).parent}:{world.environment()['PATH']}"
+        first, again = (world.play("playbooks/push.yml", "-vv", run_id="cut", data_remote="s3:chess/data", env=env).ok() for _turn in range(2))
+        assert first.recap("cut-0")["changed"] == 1 and again.recap("cut-0")["changed"] == 0
+        stored = world.play(str(book), "-vv", env=env).ok()
+        (data / "val.jsonl").write_bytes((data / "val.jsonl").read_bytes()[::-1])
+        spoilt = world.play("playbooks/push.yml", run_id="cut", data_remote="s3:chess/data", env=env).failed()
+        lacking = world.play("playbooks/start.yml", run_id="never", env=env, dataset_dir="", data_remote="s3:chess/none").failed()
+    nowhere = {**env, "RCLONE_CONFIG_S3_ENDPOINT": "http://127.0.0.1:9"}
+    dead = world.play("playbooks/start.yml", run_id="never", env=nowhere, dataset_dir="", data_remote="s3:x").failed()
+    assert "the remote s3:x cannot be listed" in dead.flat
+    assert "s3:chess/none lacks train.jsonl, val.jsonl" in lacking.flat
+    assert "1 files differ from checksums.sha256, the first is val.jsonl" in spoilt.flat
+    assert hashlib.sha256((pod.folder / "workspace" / "data" / "cut" / "train.jsonl").read_bytes()).hexdigest() == sums["train.jsonl"]
+    assert re.findall(r"STORED (\w+ \d+) sha256 of what was read back\.", stored.text) == ["True 1", "False 0"]
+    assert (bucket / "stored" / "a").read_bytes() == (world.path / "odd" / "a").read_bytes() and not (bucket / "stored" / "tmp").exists()
+    assert [one["id"] for one in world.live()] == [pod.id], "nothing was rented for a remote that does not answer"
+    written = [path for folder in (pod.folder, world.run_dir("cut"), world.state) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    texts = [path.read_bytes() for path in [*written, *world.path.glob("output-*.log")] if path.stat().st_size < MIB]
+    assert not [text for text in texts if SECRET.encode() in text or KEY.encode() in text]
 
 
 def changed_host_key(world: Any, pod: Pod) -> None:

@@ -1,12 +1,15 @@
 # Copyright: (c) 2026, podcycle.gpu contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whole cycles in RunPod's other ways: through the gateway only, on a spot pod that is outbid, with a container that never stays up."""
+"""Whole cycles in RunPod's other ways: through the gateway only, from a template, on a spot pod that is outbid, with a container that never stays up."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
+
+from support.rclone import rclone
 
 
 def status(world: Any, run_id: str) -> dict[str, Any]:
@@ -24,6 +27,26 @@ def test_a_cycle_through_the_gateway_only(world: Any) -> None:
     assert {"model.pt", "metrics.jsonl"} <= {row["path"] for row in manifest["pods"][0]["files"]}
     assert "every pod of this run was read back as gone" in done.text
     assert world.ask("GET", "/v2/account/ssh-keys", key="rpa_rehearsal_full")["keys"] == []
+    world.nothing_bills()
+
+
+def test_a_cycle_from_a_template_stores_its_artifacts(world: Any) -> None:
+    """What the template says becomes of the pod, and what was collected stands in the store when the pod is gone."""
+    saved = {"template_name": "for-cycles", "template_image": "runpod/base:7", "template_disk_gib": 33, "template_env": {"FROM": "template"}}
+    assert world.play("playbooks/template.yml", **saved).ok().recap("localhost")["changed"] == 1
+    store = world.path / "store"
+    variables = {"run_id": "templated", "runpod": {"template": "for-cycles"}, "artifacts_remote": f":local:{store}"}
+    env = {"PATH": f"{Path(rclone()).parent}:{world.environment()['PATH']}"}
+    done = world.play("cycle.yml", seconds=300, env=env, **variables).ok()
+    (pod,) = world.control("GET", "/pods")["pods"]
+    made = next(entry["body"] for entry in world.posts() if entry["path"] == "/v2/pods")
+    assert made["templateId"] and "image" not in made and (pod["image"], pod["status"]) == ("runpod/base:7", "TERMINATED"), (made, pod)
+    assert "every pod of this run was read back as gone" in done.text
+    collected = world.run_dir("templated") / "collected"
+    files = {path.relative_to(collected) for path in collected.rglob("*") if path.is_file()}
+    assert files and all((store / "templated" / name).read_bytes() == (collected / name).read_bytes() for name in files)
+    told = [(event["phase"], event.get("message", "")) for event in world.events("templated") if event["status"] == "ok"]
+    assert {phase for phase, message in told if "/s by " in message} == {"push", "collect", "store"}, told
     world.nothing_bills()
 
 

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from support.docker import FakeDocker
+from support.rclone import rclone
 from support.stack import cutlass_repo
 from support.stage import API, KEYS, Stage, constants
 from support.steps import Args
@@ -29,7 +30,7 @@ BEFORE = (
     *("pod", "pod_info", "pod_status", "pod_logs", "doctor", "lease_info", "lease", "run_verify"),
 )
 SHELL = ("file_set", "shell_env", "pod_service", "node_info", "system_packages", "uv_tool")
-ON_POD = ("bootstrap_script", "lease_guard", "transfer", "artifact_info", "job", *SHELL)
+ON_POD = ("bootstrap_script", "lease_guard", "transfer", "remote_files", "artifact_info", "job", *SHELL)
 # The group that the inventory's example makes of the GPU that the pod's example asks for.
 HOSTS = "gpu_NVIDIA_GeForce_RTX_4090"
 
@@ -51,9 +52,11 @@ def examples_of(documents: dict[str, Any], module: str, words: dict[str, str], a
 def in_a_pod() -> list[Args]:
     """What the examples expect to find on a pod: a program, a script, a result."""
     files = {"venv/bin/python": "#!/bin/sh\necho trained\n", "src/train.py": "import time\ntime.sleep(300)\n", "runs/demo/model.pt": "weights\n"}
+    files |= {f"bucket/chess/{name}.jsonl": "{}\n" for name in ("train", "val")}
     script = "\n".join(f"mkdir -p $(dirname {name}) && printf '%b' {json.dumps(content)} > {name} && chmod +x {name}" for name, content in files.items())
     return [
         {"name": "Wait for SSH", "ansible.builtin.wait_for_connection": {"timeout": 60, "sleep": 0.2}},
+        {"name": "Bring rclone", "ansible.builtin.copy": {"src": rclone(), "dest": "{{ workspace }}/../bin/rclone", "mode": "0755"}},
         {"name": "Prepare the pod", "ansible.builtin.shell": {"cmd": script, "chdir": "{{ workspace }}"}},
     ]
 
@@ -71,7 +74,7 @@ def plays_of(stage: Stage, documents: dict[str, Any]) -> list[Args]:
         "cutlass": {"repo": f"file://{cutlass_repo(path / 'cutlass')}", "compile": False, "scope": "user"},
     }
     here = {"/workspace": str(path / "torch"), key: "{{ did_run.run.public_key }}"}
-    there = {"/workspace": "{{ workspace }}", "2026-11-01T10:00:00Z": later}
+    there = {"/workspace": "{{ workspace }}", "s3:bucket": ":local:{{ workspace }}/bucket", "2026-11-01T10:00:00Z": later}
     first = [task for module in BEFORE for task in examples_of(documents, module, here, added)[: 1 if module == "pod" else None]]
     last = examples_of(documents, "pod", here, added)[1:]
     pods = in_a_pod() + [task for module in ON_POD for task in examples_of(documents, module, there, added)]

@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds import CLOUDS
+from support.rclone import rclone
 from support.stack import cutlass_repo
 from support.stage import Stage
 from support.steps import Args, Walk, judge_module, judge_results, tasks_of
 from support.world import World, make_world
 
-CHANGING = ("lease_guard", "job", "transfer", "torch_env", "file_set", "shell_env", "pod_service", "uv_tool", "cuda_toolkit", "cutlass")
+CHANGING = ("lease_guard", "job", "transfer", "remote_files", "torch_env", "file_set", "shell_env", "pod_service", "uv_tool", "cuda_toolkit", "cutlass")
 READING = ("artifact_info", "node_info", "stack_info", "stack_drift", "stack_receipt")
 
 
@@ -35,6 +36,7 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     guard = {"dir": "{{ workspace }}/steps/guard", "base_url": "{{ endpoint }}"}
     job = {"name": "long", "jobs_dir": "{{ workspace }}/steps/jobs"}
     push = {"direction": "push", "dest": "{{ workspace }}/steps/data", "required": ["train.jsonl"]}
+    pull = {"direction": "pull", "path": "{{ workspace }}/steps/pulled", "required": ["train.jsonl"]}
     torch: Args = {"venv": "{{ workspace }}/steps/venv", "bin_dir": "{{ workspace }}/steps/bin", "version": "2.13.0", "backend": "cpu", "python": python}
     torch["accept_cpu_on_gpu"] = True
     home = "{{ workspace }}/steps/home"
@@ -66,6 +68,16 @@ def pod_walks(world: World, python: str) -> list[Walk]:
             },
             lacks="files are never deleted",
             reads={"artifact_info": {"root": "{{ workspace }}/steps/data"}},
+        ),
+        Walk(
+            "remote_files",
+            {
+                "create": {**pull, "remote": ":local:{{ workspace }}/source/one"},
+                "change": {**pull, "remote": ":local:{{ workspace }}/source/two"},
+                "create back": {**pull, "direction": "push", "remote": ":local:{{ workspace }}/steps/stored"},
+            },
+            lacks="files are never deleted",
+            fails={**pull, "remote": "bucket"},
         ),
         Walk(
             "torch_env",
@@ -120,11 +132,16 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     ]  # fmt: skip
 
 
-def bring_repository(world: World) -> list[Args]:
-    """A small CUTLASS onto the pod itself: a pod sees nothing of this machine's /tmp, where this checkout may lie."""
+def bring_sources(world: World) -> list[Args]:
+    """rclone, what it finds in a store, and a small CUTLASS onto the pod itself: a pod sees nothing of this machine's /tmp, where this checkout may lie."""
     archive = shutil.make_archive(str(world.path / "repository"), "tar", cutlass_repo(world.path / "source" / "cutlass").parent)
     return [
         {"name": "make room", "ansible.builtin.file": {"path": "{{ workspace }}/source", "state": "directory", "mode": "0755"}},
+        {"name": "bring rclone", "ansible.builtin.copy": {"src": rclone(), "dest": "{{ workspace }}/../bin/rclone", "mode": "0755"}},
+        *(
+            {"name": f"bring {there}", "ansible.builtin.copy": {"src": f"{world.path}/{here}/", "dest": f"{{{{ workspace }}}}/source/{there}/", "mode": "0644"}}
+            for here, there in (("data", "one"), ("data2", "two"))
+        ),
         {"name": "bring a repository", "ansible.builtin.unarchive": {"src": archive, "dest": "{{ workspace }}/source"}},
     ]
 
@@ -139,7 +156,7 @@ def walked(request: pytest.FixtureRequest, house_python: str) -> Iterator[tuple[
         stage = Stage(world, request.param)
         walks = pod_walks(world, house_python)
         roots = [world.state, world.path / "artifacts", world.cloud_dir / "pods" / "*" / "workspace" / "steps"]
-        tasks = [*bring_repository(world), *tasks_of(walks)]
+        tasks = [*bring_sources(world), *tasks_of(walks)]
         plays = [stage.renting("steps"), {"hosts": "run_steps", **stage.defaults, "vars": {"endpoint": stage.account["endpoint"]}, "tasks": tasks}]
         rows = stage.play(plays, world.path / "inventory", roots)
         yield walks, {row["task"]: row for row in rows}

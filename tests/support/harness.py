@@ -24,6 +24,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClie
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = "rpa_rehearsal_full"
+GPU = "NVIDIA GeForce RTX 4090"
 
 
 class FakeClock:

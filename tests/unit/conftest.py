@@ -21,9 +21,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import W
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import LeaseTerms, PodWish
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
-from support.harness import FULL, FakeClock, Rehearsal, serving
-
-GPU = "NVIDIA GeForce RTX 4090"
+from support.harness import FULL, GPU, FakeClock, Rehearsal, serving
 
 
 @dataclass

@@ -14,10 +14,11 @@ import pytest
 
 from ansible_collections.podcycle.gpu.plugins.action.transfer import ActionModule
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils._copying import Meter, rsync_progress
 
 SHA = "0" * 64
 FILE = {"path": "model.pt", "size": 3, "sha256": SHA}
-ARGS = {"patterns": ["*.pt"], "max_bytes": 10, "src": "/workspace/runs/r1", "required": []}
+ARGS = {"patterns": ["*.pt"], "exclude": ["tmp-*"], "max_bytes": 10, "src": "/workspace/runs/r1", "required": []}
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def test_an_honest_list_is_taken(remote: Callable[[dict[str, Any]], dict[str, An
     "row",
     [
         {**FILE, "path": "../../.ssh/authorized_keys.pt"}, {**FILE, "path": "/etc/x.pt"}, {**FILE, "path": "a\nb.pt"}, {**FILE, "path": None},
-        {**FILE, "path": "not-asked-for.sh"}, {**FILE, "size": -1}, {**FILE, "size": 11}, {**FILE, "size": "3"}, {**FILE, "sha256": None},
+        {**FILE, "path": "not-asked-for.sh"}, {**FILE, "path": "tmp-1.pt"},
+        {**FILE, "size": -1}, {**FILE, "size": 11}, {**FILE, "size": "3"}, {**FILE, "sha256": None},
         {**FILE, "sha256": "0"}, {}, "model.pt", None, ["model.pt"],
     ],
 )  # fmt: skip
@@ -65,6 +67,40 @@ def test_what_must_be_there_is_named_with_its_reason() -> None:
         ActionModule._complain({**ARGS, "required": ["none.pt"]}, listed)
     with pytest.raises(errors.UsageError, match="does not exist"):
         ActionModule._complain(ARGS, {**listed, "exists": False})
+
+
+@pytest.mark.parametrize(
+    ("changes", "gateway", "words"),
+    [
+        ({"required": ["tmp-1.pt"]}, False, "tmp-1.pt is required, and exclude or patterns leaves it out"),
+        ({"bandwidth_limit_kib_s": -1}, False, "is -1, and must be 0 for no limit"),
+        ({"bandwidth_limit_kib_s": 100}, True, "cannot be held to 100 KiB a second"),
+    ],
+)
+def test_options_that_cannot_be_kept_are_refused(changes: dict[str, Any], gateway: bool, words: str) -> None:
+    action = object.__new__(ActionModule)
+    action._connection = type("Known", (), {"transport": "podcycle.gpu.runpod_gateway" if gateway else "ssh"})()
+    sound = {**ARGS, "bandwidth_limit_kib_s": 8192}
+    action._refuse(sound)
+    with pytest.raises(errors.UsageError, match=words):
+        action._refuse({**sound, **changes})
+
+
+def test_progress_has_rate_and_eta_and_is_rare() -> None:
+    now, said = [0.0], []
+    meter = Meter("[pod] push", 100 * 2**20, said.append, lambda: now[0])
+    # The second half of a file whose first half an earlier try has brought.
+    for second in range(13):
+        now[0] = float(second)
+        meter.seen(50 * 2**20 + second * 2**20)
+    now[0] = 20.0
+    meter.seen(60 * 2**20)
+    assert said == [
+        "[pod] push: 55% of 100.0 MiB, 1.0 MiB/s, ETA 0:45", "[pod] push: 60% of 100.0 MiB, 1.0 MiB/s, ETA 0:40",
+        "[pod] push: 60% of 100.0 MiB, 0 bytes/s, nothing moves",
+    ]  # fmt: skip
+    heard = b"\r              0   0%    0.00kB/s    0:00:00 \r      1,234,567  45%   12.34MB/s    0:00:12 (xfr#1, to-chk=2/4)\r  2,0"
+    assert rsync_progress(heard) == 1234567 and rsync_progress(b"\r  2,0") is None
 
 
 def test_a_pod_that_falls_silent_ends_the_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ from rehearsal.times import now, rfc3339
 Handler = Callable[[Request, Key], Awaitable[Response]]
 LARGEST_DISK_GIB = 10_000
 PAGE = 1000
+CENTER_EXTRAS = ("GPU_AVAILABILITY", "CPU_AVAILABILITY")
 BUCKETS = ("hour", "day", "week", "month", "year")
 
 
@@ -56,7 +57,7 @@ class RunPodApi:
             ("/v2/billing/pods", {"GET": self.billing}),
             *AccountApi(self.cloud).table(),
         ]
-        methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+        methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
         routes = [Route(path, self._endpoint(handlers), methods=methods) for path, handlers in table]
         return [Route("/v2/openapi.json", openapi, methods=["GET"]), *routes, Route("/{rest:path}", not_here, methods=methods)]
 
@@ -71,6 +72,7 @@ class RunPodApi:
                 else:
                     handler = handlers.get(request.method)
                     if handler is None:
+                        headers["allow"] = ", ".join(handlers)
                         raise ProblemError(405, f"{request.method} is not served on this path by the rehearsal cloud.")
                     response = await handler(request, key)
             except ProblemError as error:
@@ -285,18 +287,18 @@ class RunPodApi:
         return JSONResponse(show_gpu(self.cloud.market, row, availability, cloud, count))
 
     async def list_data_centers(self, request: Request, key: Key) -> Response:
-        gpus = "GPU_AVAILABILITY" in request.query_params.get("include", "")
+        gpus = "GPU_AVAILABILITY" in read_include(request, CENTER_EXTRAS)
         return JSONResponse({"dataCenters": [show_data_center(self.cloud.market, row, gpus) for row in DATA_CENTERS]})
 
     async def get_data_center(self, request: Request, key: Key) -> Response:
         row = data_center(request.path_params["id"])
         if row is None:
             raise ProblemError(404, "data center not found")
-        return JSONResponse(show_data_center(self.cloud.market, row, "GPU_AVAILABILITY" in request.query_params.get("include", "")))
+        return JSONResponse(show_data_center(self.cloud.market, row, "GPU_AVAILABILITY" in read_include(request, CENTER_EXTRAS)))
 
     async def billing(self, request: Request, key: Key) -> Response:
         query = request.query_params
-        size = query.get("bucketSize", "day").lower()
+        size = query.get("bucketSize", "day")
         if size not in BUCKETS:
             raise ProblemError(400, f"bucketSize must be one of {', '.join(BUCKETS)}.")
         last = read_int(request, "lastN", 1, 1, 10_000) if "lastN" in query else None
@@ -346,9 +348,19 @@ def read_int(request: Request, name: str, default: int, least: int, most: int) -
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not text.isdigit() or not least <= int(text) <= most:
+    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
         raise ProblemError(422, "validation failed", [{"location": f"query.{name}", "message": f"expected integer from {least} to {most}"}])
     return int(text)
+
+
+def read_include(request: Request, known: tuple[str, ...]) -> list[str]:
+    """Parts of an answer that are only there when they are asked for, with commas between them."""
+    text = request.query_params.get("include")
+    wanted = [] if text is None else text.split(",")
+    for one in wanted:
+        if one not in known:
+            raise ProblemError(422, "validation failed", [{"location": "query.include", "message": f"expected one of {', '.join(known)}"}])
+    return wanted
 
 
 def read_cursor(text: str | None) -> int:
@@ -358,15 +370,15 @@ def read_cursor(text: str | None) -> int:
         version, _mark, number = base64.urlsafe_b64decode(text.encode()).decode().partition(":")
     except (binascii.Error, ValueError) as error:
         raise ProblemError(400, "The cursor is invalid.") from error
-    if version != "v2" or not number.isdigit():
+    if version != "v2" or not (number.isascii() and number.isdigit()):
         raise ProblemError(400, "The cursor is invalid.")
     return int(number)
 
 
 def read_catalog_query(request: Request) -> tuple[bool, str | None, int]:
     query = request.query_params
-    availability = "AVAILABILITY" in query.get("include", "")
-    if availability != (query.get("product", "").upper() == "POD"):
+    availability = "AVAILABILITY" in read_include(request, ("AVAILABILITY",))
+    if query.get("product", "POD") != "POD" or availability != ("product" in query):
         raise ProblemError(400, "include=AVAILABILITY and product=POD must be given together.")
     cloud = query.get("cloud")
     if cloud is not None and cloud not in ("SECURE", "COMMUNITY"):

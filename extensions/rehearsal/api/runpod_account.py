@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,15 +12,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from rehearsal.account import SOURCES, Registry, Template, Volume
-from rehearsal.api.runpod_body import TEMPLATE_FIELDS, Reader, apply_template, read_json, read_object
+from rehearsal.api.runpod_body import LARGEST_VOLUME_GIB, PUBLIC_KEY, TEMPLATE_FIELDS, Reader, apply_template, fits, read_json, read_object
 from rehearsal.api.runpod_errors import REGISTRY_IN_USE, TEMPLATE_IN_USE, VOLUME_IN_USE, ProblemError
 from rehearsal.api.runpod_views import data_center, show_template, show_volume
 from rehearsal.cloud import Cloud, new_id
 from rehearsal.keys import Key
 
 Handler = Callable[[Request, Key], Awaitable[Response]]
-PUBLIC_KEY = re.compile(r"^(ssh|ecdsa|sk)-[^\s]+ [^\s]+([ \t][^\n\r]*)?\Z")
-LEAST_GIB, MOST_GIB = 10, 4096
+LEAST_GIB = 10
 CATALOG_LIMIT = 100
 
 
@@ -79,8 +77,9 @@ class AccountApi:
         body = await read_object(request)
         reader = Reader()
         reader.known("", body, TEMPLATE_FIELDS)
-        if body.get("name") == "":
-            reader.complain("name", "expected length >= 1")
+        for name in ("name", "image"):
+            if body.get(name) == "":
+                reader.complain(name, "expected length >= 1")
         changed = Template(**vars(template))
         apply_template(reader, body, changed)
         self._check_registry(changed.registry, key)
@@ -121,7 +120,7 @@ class AccountApi:
                 reader.complain(name, f"expected required property {name} to be present" if name not in body else "expected length >= 1")
         wanted, center = reader.text(body, "name"), reader.text(body, "dataCenter")
         size = self._size(reader, body)
-        kind = body.get("type") or "STANDARD"
+        kind = body.get("type", "STANDARD")
         if kind not in ("STANDARD", "HIGH_PERFORMANCE"):
             reader.complain("type", "expected value to be one of STANDARD, HIGH_PERFORMANCE")
         reader.check()
@@ -135,8 +134,8 @@ class AccountApi:
     @staticmethod
     def _size(reader: Reader, body: dict[str, Any]) -> int:
         size = reader.number(body, "size", LEAST_GIB, LEAST_GIB)
-        if size > MOST_GIB:
-            reader.complain("size", f"expected number <= {MOST_GIB}")
+        if size > LARGEST_VOLUME_GIB:
+            reader.complain("size", f"expected number <= {LARGEST_VOLUME_GIB}")
         return size
 
     async def get_volume(self, request: Request, key: Key) -> Response:
@@ -222,7 +221,7 @@ class AccountApi:
         """The whole list is replaced: whoever writes what was read a while ago undoes what others wrote since."""
         body = await read_json(request)
         keys = body.get("keys") if isinstance(body, dict) and set(body) == {"keys"} else None
-        if not isinstance(keys, list) or not all(isinstance(one, str) and PUBLIC_KEY.match(one) for one in keys):
+        if not isinstance(keys, list) or not all(isinstance(one, str) and fits(PUBLIC_KEY, one) for one in keys):
             raise ProblemError(422, "validation failed", [{"location": "body.keys", "message": "expected array of public keys"}])
         self.own.set_ssh_keys(key.account, keys)
         return JSONResponse({"keys": keys})

@@ -22,6 +22,17 @@ CPU_FIELDS = {"id", "vcpuCount"}
 CONTAINER_FIELDS = {"image", "args", "disk", "ports", "env", "registry"}
 TEMPLATE_FIELDS = {*CONTAINER_FIELDS, "name", "mounts", "serverless", "public", "category", "startSsh", "startJupyter", "allowedCudaVersions"}
 BODY_LIMIT = 102_400
+LARGEST_VOLUME_GIB = 4096
+VCPU_COUNTS = (2, 4, 8, 16, 32, 64, 128, 256)
+PORT = r"^[1-9][0-9]{0,4}/(tcp|http)$"
+# Types in visible ASCII, as OpenSSH writes them; the comment may be anything on the same line.
+PUBLIC_KEY = r"^(ssh|ecdsa|sk)-[!-~]+ [!-~]+([ \t][^\n\r]*)?$"
+VERSION_TEXT = r"^[0-9]+\.[0-9]+$"
+
+
+def fits(pattern: str, text: str) -> bool:
+    """As JSON Schema means it: to Python, a dollar sign also stands before a closing newline."""
+    return re.search(pattern.removesuffix("$") + r"\Z", text) is not None
 
 
 class Reader:
@@ -38,9 +49,9 @@ class Reader:
             if name not in fields:
                 self.complain(f"{where}.{name}" if where else name, "unexpected property")
 
-    def text(self, body: dict[str, Any], name: str, default: str | None = None, where: str = "") -> str | None:
+    def text(self, body: dict[str, Any], name: str, default: str | None = None, where: str = "", nullable: bool = False) -> str | None:
         value = body.get(name, default)
-        if value is not None and not isinstance(value, str):
+        if name in body and not isinstance(value, str) and not (nullable and value is None):
             self.complain(where + name, "expected string")
             return default
         return value
@@ -56,7 +67,7 @@ class Reader:
 
     def texts(self, body: dict[str, Any], name: str, where: str = "") -> list[str] | None:
         value = body.get(name)
-        if value is None:
+        if name not in body:
             return None
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             self.complain(where + name, "expected array of strings")
@@ -76,10 +87,23 @@ class Reader:
 
 
 async def read_json(request: Request) -> Any:
+    """ProblemError where other readers of JSON would stumble as well: numbers that are none, half a surrogate pair, nesting without end."""
     try:
-        return json.loads(await request.body())
-    except ValueError as error:
+        body = json.loads(await request.body(), parse_constant=refuse_constant, parse_float=read_float)
+        json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise ProblemError(400, "The request body is not valid JSON.") from error
+    return body
+
+
+def read_float(text: str) -> float:
+    """To JSON Schema 20.0 is an integer."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 async def read_object(request: Request) -> dict[str, Any]:
@@ -104,7 +128,7 @@ def read_create(body: Any) -> dict[str, Any]:
         "ports": read_ports(reader, body),
         "env": read_env(reader, body),
         "args": read_args(reader, body),
-        "registry": reader.text(body, "registry"),
+        "registry": reader.text(body, "registry", nullable=True),
         "template_id": reader.text(body, "templateId"),
         "global_networking": reader.flag(body, "globalNetworking"),
         "mounts": read_mounts(reader, body),
@@ -147,7 +171,8 @@ def apply_template(reader: Reader, body: dict[str, Any], template: Template) -> 
     """Write the given fields into the template; ProblemError 422 when one of them is wrong."""
     fresh: dict[str, Any] = {
         "name": reader.text(body, "name"), "image": reader.text(body, "image"), "args": read_args(reader, body), "disk": reader.number(body, "disk", 50, 1),
-        "ports": read_ports(reader, body), "env": read_env(reader, body), "registry": reader.text(body, "registry"), "mounts": read_mounts(reader, body),
+        "ports": read_ports(reader, body), "env": read_env(reader, body), "registry": reader.text(body, "registry", nullable=True),
+        "mounts": read_mounts(reader, body),
         "serverless": reader.flag(body, "serverless"), "public": reader.flag(body, "public"), "category": reader.text(body, "category", "NVIDIA"),
         "startSsh": reader.flag(body, "startSsh", True), "startJupyter": reader.flag(body, "startJupyter", True),
         "allowedCudaVersions": reader.texts(body, "allowedCudaVersions") or [],
@@ -156,7 +181,7 @@ def apply_template(reader: Reader, body: dict[str, Any], template: Template) -> 
         reader.complain("category", "expected value to be one of CPU, NVIDIA, AMD")
     if "network" in (body.get("mounts") or {}):
         reader.complain("mounts.network", "unexpected property")
-    if not all(re.match(r"\d+\.\d+\Z", one) for one in fresh["allowedCudaVersions"]):
+    if not all(fits(VERSION_TEXT, one) for one in fresh["allowedCudaVersions"]):
         reader.complain("allowedCudaVersions", "expected versions such as 12.8")
     reader.check()
     names = {"startSsh": "start_ssh", "startJupyter": "start_jupyter", "allowedCudaVersions": "cuda"}
@@ -169,9 +194,9 @@ def apply_template(reader: Reader, body: dict[str, Any], template: Template) -> 
 def read_compute(reader: Reader, body: dict[str, Any], wanted: dict[str, Any]) -> None:
     gpu, cpu = body.get("gpu"), body.get("cpu")
     for name, value, fields in (("gpu", gpu, GPU_FIELDS), ("cpu", cpu, CPU_FIELDS)):
-        if value is not None and not isinstance(value, dict):
+        if name in body and not isinstance(value, dict):
             reader.complain(name, "expected object")
-        elif value is not None:
+        elif isinstance(value, dict):
             reader.known(name, value, fields)
             if not reader.text(value, "id", where=f"{name}."):
                 reader.complain(f"{name}.id", "expected required property id to be present")
@@ -182,25 +207,24 @@ def read_compute(reader: Reader, body: dict[str, Any], wanted: dict[str, Any]) -
             reader.number(gpu, "count", 1, 1, "gpu.")
         reader.texts(gpu, "allowedCudaVersions", "gpu.")
         reader.text(gpu, "minCudaVersion", where="gpu.")
+        for name in ("minRamPerGpu", "minVcpuCountPerGpu"):
+            reader.number(gpu, name, 0, 0, "gpu.")
     if isinstance(cpu, dict):
         count = reader.number(cpu, "vcpuCount", 2, 2, "cpu.")
-        if count & (count - 1):
+        if count not in VCPU_COUNTS:
             reader.complain("cpu.vcpuCount", "expected a power of two")
 
 
 def read_ports(reader: Reader, body: dict[str, Any]) -> list[str]:
     ports = reader.texts(body, "ports") or []
     for port in ports:
-        number, _mark, kind = port.partition("/")
-        if kind not in ("tcp", "http") or not number.isdigit() or not 1 <= int(number) <= 99999:
+        if not fits(PORT, port):
             reader.complain("ports", f"expected <port>/tcp or <port>/http, got {port}")
     return ports
 
 
 def read_env(reader: Reader, body: dict[str, Any]) -> dict[str, str]:
-    env = body.get("env")
-    if env is None:
-        return {}
+    env = body.get("env", {})
     if not isinstance(env, dict):
         reader.complain("env", "expected object")
         return {}
@@ -216,9 +240,7 @@ def read_args(reader: Reader, body: dict[str, Any]) -> str:
 
 
 def read_mounts(reader: Reader, body: dict[str, Any]) -> dict[str, Any]:
-    mounts = body.get("mounts")
-    if mounts is None:
-        return {}
+    mounts = body.get("mounts", {})
     if not isinstance(mounts, dict):
         reader.complain("mounts", "expected object")
         return {}

@@ -31,7 +31,8 @@ def read_update(body: dict[str, Any], pod: Pod) -> dict[str, Any]:
         reader.complain("name", "expected length >= 1")
     fresh: dict[str, Any] = {
         "name": reader.text(body, "name"), "image": reader.text(body, "image"), "args": read_args(reader, body), "disk": reader.number(body, "disk", 1, 1),
-        "env": read_env(reader, body), "ports": read_ports(reader, body), "registry": reader.text(body, "registry"), "locked": reader.flag(body, "locked"),
+        "env": read_env(reader, body), "ports": read_ports(reader, body), "registry": reader.text(body, "registry", nullable=True),
+        "locked": reader.flag(body, "locked"),
         "globalNetworking": reader.flag(body, "globalNetworking"), "mounts": read_mounts(reader, body),
     }  # fmt: skip
     reader.check()

@@ -174,8 +174,9 @@ def bucket_end(start: float, size: str) -> float:
 
 def show_bill(cloud: Cloud, account: str, pod_id: str | None, size: str, start: str | None, end: str | None, last: int | None) -> list[dict[str, Any]]:
     """Per pod and bucket, newest bucket first."""
-    since = parse_rfc3339(start) if start else None
-    until = parse_rfc3339(end) if end else now()
+    since = parse_rfc3339(start) if start is not None else None
+    # There is nothing to bill of days to come, however many are asked for.
+    until = min(now(), parse_rfc3339(end)) if end is not None else now()
     records: list[dict[str, Any]] = []
     for one in [pod_id] if pod_id else cloud.meter.pods():
         intervals = cloud.meter.of(one)
