@@ -23,6 +23,7 @@ from . import __version__
 from .errors import UsageError
 from .model import channels_last
 from .settings import allotted_threads
+from .team import Team
 
 BF16_CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -85,10 +86,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def choose(arguments: argparse.Namespace) -> Runtime:
+def choose(arguments: argparse.Namespace, team: Team) -> Runtime:
     """Resolve the options and set the process up."""
     device = _device(arguments.device)
-    torch.set_num_threads(allotted_threads(arguments.threads))
+    if team.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", team.local_rank)
+    torch.set_num_threads(max(1, allotted_threads(arguments.threads) // team.size))
     precision = arguments.precision
     if precision == "auto":
         precision = "bf16" if (torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()) else "fp32"
@@ -98,7 +101,11 @@ def choose(arguments: argparse.Namespace) -> Runtime:
         torch.backends.cudnn.benchmark = False
     elif device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    compiled = arguments.compile == "on" or (arguments.compile == "auto" and device.type == "cuda")
+    # Games differ in length, so a network that reads moves would be compiled again and again.
+    fits = team.size == 1 and arguments.preset != "lstm"
+    if arguments.compile == "on" and not fits:
+        raise UsageError("--compile on: only a single process compiles, and not the preset lstm; leave it out")
+    compiled = arguments.compile == "on" or (arguments.compile == "auto" and device.type == "cuda" and fits)
     return Runtime(device, precision, compiled)
 
 
