@@ -15,7 +15,7 @@ from typing import Any
 
 from . import __version__
 from .errors import EXIT_DATA, EXIT_FAILED, EXIT_OK, EXIT_STOPPED, DataError, TrainerError
-from .settings import PHASES, SCHEDULES
+from .settings import PHASES, PRESETS, SCHEDULES
 
 
 def _emit(value: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     train.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and val.jsonl")
     train.add_argument("--run-dir", type=Path, required=True)
-    train.add_argument("--preset", choices=("smoke", "cpu", "gpu", "lstm"), default="smoke")
+    train.add_argument("--preset", choices=PRESETS, default="smoke")
     train.add_argument("--seed", type=_count, default=7)
     budget = train.add_mutually_exclusive_group()
     budget.add_argument("--max-seconds", type=_positive(float), help="time budget of the training, resumptions included")

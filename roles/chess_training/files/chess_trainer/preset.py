@@ -21,6 +21,7 @@ from typing import Any
 from . import phase_times
 from .errors import MissingError, UsageError
 from .files import read_json, write_bytes, write_json
+from .settings import PRESETS
 
 NAMES = {
     "TRAIN_DATASET_DIR": ("", "folder with train.jsonl and val.jsonl; else the last one below WORKSPACE/data that has both"),
@@ -29,7 +30,7 @@ NAMES = {
     "OUTPUT_PATH": ("", "the model; WORKSPACE/runs/DATASET_PRESET.pt"),
     "METRICS_OUT": ("", "its figures; beside the model, with .json"),
     "TRAIN_RUN_DIR": ("", "checkpoints and history; beside the model, without .pt"),
-    "TRAIN_PRESET": ("auto", "gpu, cpu, smoke or lstm; auto is gpu where there is one, else cpu"),
+    "TRAIN_PRESET": ("auto", f"{', '.join(PRESETS)}; auto is gpu where there is one, else cpu"),
     "TRAIN_BATCH_SIZE": ("", "positions of one step over all processes; the preset's"),
     "TRAIN_NPROC_PER_NODE": ("auto", "processes; auto is one for each GPU"),
     "TRAIN_EPOCHS": ("40", "passes over the data"),

@@ -16,6 +16,7 @@ from .files import read_json, sha256_file
 DATA_FILES = ("train.jsonl", "val.jsonl")
 # A run that goes on must agree in these; the budget may be another one.
 FIXED = ("preset", "seed", "batch_size", "lr", "min_context", "precision", "eval_positions", "data")
+PRESETS = ("smoke", "cpu", "gpu", "lstm", "lstm-small")
 SCHEDULES = ("linear", "plateau")
 PHASES = ("opening", "middlegame", "endgame")
 # These too; a checkpoint from before they could be chosen has the defaults.

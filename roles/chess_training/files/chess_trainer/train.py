@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .trainer import Plan, Trainer
 
 LAUNCHER = "CHESS_TRAINER_OUTCOMES"
-EVALUATIONS = {"smoke": 2, "cpu": 8, "gpu": 20, "lstm": 8}
+EVALUATIONS = {"smoke": 2, "cpu": 8, "gpu": 20, "lstm": 20, "lstm-small": 2}
 
 
 @contextmanager
