@@ -46,6 +46,27 @@ def _dataset_build(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _dataset_seal(arguments: argparse.Namespace) -> int:
+    from . import hub
+
+    _emit(hub.seal(arguments.directory))
+    return EXIT_OK
+
+
+def _dataset_fetch(arguments: argparse.Namespace) -> int:
+    from . import hub
+
+    _emit(hub.fetch(arguments.repo, arguments.revision, arguments.prefix, arguments.out))
+    return EXIT_OK
+
+
+def _dataset_publish(arguments: argparse.Namespace) -> int:
+    from . import hub
+
+    _emit(hub.publish(arguments.directory, arguments.repo, arguments.revision, arguments.prefix, arguments.public, arguments.yes))
+    return EXIT_OK
+
+
 def _train(arguments: argparse.Namespace) -> int:
     from . import launch, train
 
@@ -155,6 +176,21 @@ def _add_dataset(commands: Any) -> None:
     build.add_argument("--val-fraction", type=_fraction, default=0.1)
     build.add_argument("--min-plies", type=_positive(int), default=10)
     build.set_defaults(run=_dataset_build)
+    seal = dataset.add_parser("seal", help="check a data folder and write its manifest.json with the sha256 of each file")
+    seal.add_argument("directory", type=Path)
+    seal.set_defaults(run=_dataset_seal)
+    fetch = dataset.add_parser("fetch", help="fetch a data set from Hugging Face; HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are respected")
+    fetch.add_argument("--out", type=Path, required=True)
+    fetch.set_defaults(run=_dataset_fetch)
+    publish = dataset.add_parser("publish", help="upload a sealed data folder to Hugging Face as one commit")
+    publish.add_argument("directory", type=Path)
+    publish.add_argument("--public", action="store_true", help="where the repository is made, make it public; private otherwise")
+    publish.add_argument("--yes", action="store_true", help="do it; without, say what would be uploaded")
+    publish.set_defaults(run=_dataset_publish)
+    for command in (fetch, publish):
+        command.add_argument("--repo", required=True, help="OWNER/NAME")
+        command.add_argument("--revision", default="main", help="branch, tag or commit (main)")
+        command.add_argument("--prefix", default="", help="folder inside the repository")
 
 
 def _add_train(commands: Any) -> None:
