@@ -68,9 +68,12 @@ def _dataset_publish(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from . import launch, train
+    from . import launch, settings, train
 
     count = launch.processes(arguments)
+    if arguments.dry_run:
+        _emit(settings.requested(arguments) | {"processes": count})
+        return EXIT_OK
     return launch.run(arguments, count) if count > 1 else train.run(arguments)
 
 
@@ -197,6 +200,7 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     train.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and val.jsonl")
     train.add_argument("--run-dir", type=Path, required=True)
+    train.add_argument("--dry-run", action="store_true", help="check what is asked and the data folder, and write nothing; wants no PyTorch")
     train.add_argument("--preset", choices=PRESETS, default="smoke")
     train.add_argument("--seed", type=_count, default=7)
     budget = train.add_mutually_exclusive_group()

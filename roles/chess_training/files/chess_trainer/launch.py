@@ -42,7 +42,12 @@ def processes(arguments: argparse.Namespace) -> int:
         return 1
     import torch
 
-    return max(1, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    batch_size = arguments.batch_size or settings.PRESETS[arguments.preset]
+    count = next((number for number in range(min(gpus, MOST), 1, -1) if batch_size % number == 0), 1)
+    if 1 <= count < gpus:
+        print(f"{count} of {gpus} GPUs share a batch of {batch_size}; a --batch-size that {gpus} divides lets all of them work", flush=True)
+    return count
 
 
 def leave_word(code: int, message: str) -> None:

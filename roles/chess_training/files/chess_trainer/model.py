@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import vocab
+from . import settings, vocab
 
 DROPOUT = 0.15
 PLANES = 18  # 12 pieces, 4 castling rights, en passant, ones
@@ -54,11 +54,11 @@ class Preset:
 
 
 PRESETS = {
-    "smoke": Preset(Shape(filters=32, blocks=3), batch_size=128, lr=5e-3, weight_decay=0.01, warmup_steps=20, eval_positions=4096),
-    "cpu": Preset(Shape(filters=48, blocks=4), batch_size=256, lr=3e-3, weight_decay=0.01, warmup_steps=50),
-    "gpu": Preset(Shape(filters=128, blocks=10, head=64), batch_size=4096, lr=2e-3, weight_decay=0.05, warmup_steps=200),
-    "lstm": Preset(LstmShape(), batch_size=2048, lr=1e-3, weight_decay=0.01, warmup_steps=200),
-    "lstm-small": Preset(LstmShape(embed=64, hidden=128), batch_size=128, lr=4e-3, weight_decay=0.01, warmup_steps=20, eval_positions=4096),
+    "smoke": Preset(Shape(filters=32, blocks=3), batch_size=settings.PRESETS["smoke"], lr=5e-3, weight_decay=0.01, warmup_steps=20, eval_positions=4096),
+    "cpu": Preset(Shape(filters=48, blocks=4), batch_size=settings.PRESETS["cpu"], lr=3e-3, weight_decay=0.01, warmup_steps=50),
+    "gpu": Preset(Shape(filters=128, blocks=10, head=64), batch_size=settings.PRESETS["gpu"], lr=2e-3, weight_decay=0.05, warmup_steps=200),
+    "lstm": Preset(LstmShape(), batch_size=settings.PRESETS["lstm"], lr=1e-3, weight_decay=0.01, warmup_steps=200),
+    "lstm-small": Preset(LstmShape(embed=64, hidden=128), batch_size=settings.PRESETS["lstm-small"], lr=4e-3, weight_decay=0.01, warmup_steps=20, eval_positions=4096),
 }
 # By the number of a piece, own ones first: pawn, knight, bishop, rook, queen, king.
 _MATERIAL = (0, *(0, 3, 3, 5, 9, 0) * 2)

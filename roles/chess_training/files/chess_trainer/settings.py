@@ -16,7 +16,8 @@ from .files import read_json, sha256_file
 DATA_FILES = ("train.jsonl", "val.jsonl")
 # A run that goes on must agree in these; the budget may be another one.
 FIXED = ("preset", "seed", "batch_size", "lr", "min_context", "precision", "eval_positions", "data")
-PRESETS = ("smoke", "cpu", "gpu", "lstm", "lstm-small")
+# The presets with the positions of one step.
+PRESETS = {"smoke": 128, "cpu": 256, "gpu": 4096, "lstm": 2048, "lstm-small": 128}
 SCHEDULES = ("linear", "plateau")
 PHASES = ("opening", "middlegame", "endgame")
 # These too; a checkpoint from before they could be chosen has the defaults.
@@ -37,6 +38,11 @@ def requested(arguments: argparse.Namespace) -> dict[str, Any]:
     """The request in plain values."""
     if arguments.max_seconds is None and arguments.max_steps is None and arguments.max_epochs is None:
         raise UsageError("no budget: give --max-seconds, --max-steps or --max-epochs")
+    batch_size = arguments.batch_size or PRESETS[arguments.preset]
+    if arguments.processes and batch_size % arguments.processes:
+        raise UsageError(f"batches of {batch_size} cannot be shared by {arguments.processes} processes; give a --batch-size that {arguments.processes} divides")
+    if arguments.preset.startswith("lstm") and arguments.min_context:
+        raise UsageError(f"the preset {arguments.preset} reads the moves of whole games; leave --min-context out")
     names = ("preset", "seed", "batch_size", "lr", "precision", "min_context", "eval_positions", "max_seconds", "max_steps", "max_epochs")
     more = ("schedule", "plateau_factor", "plateau_patience", "plateau_threshold", "early_stop_patience", "early_stop_min_delta")
     asked = {name: getattr(arguments, name) for name in names + more} | {"phase_weights": list(arguments.phase_weights)}

@@ -188,8 +188,8 @@ class Run:
         chosen = runtime.choose(self.arguments, team)
         plan = _plan(self.arguments, len(train))
         context = getattr(plan.preset.shape, "context", 0)
-        if context and (train.info["format"] == SPLICED or self.arguments.min_context):
-            raise UsageError(f"the preset {self.arguments.preset} reads the moves of whole games; give data in a format with 'moves', and no --min-context")
+        if context and train.info["format"] == SPLICED:
+            raise UsageError(f"the preset {self.arguments.preset} reads the moves of whole games; give data in a format with 'moves'")
         torch.manual_seed(plan.seed)
 
         def tick(share: float) -> None:
