@@ -95,7 +95,7 @@ def test_a_dry_run_checks_and_writes_nothing(workspace: Path, monkeypatch: pytes
     assert sorted(workspace.rglob("*")) == before
 
 
-def test_files_are_taken_cut_and_delivered_where_they_were_asked_for(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_taken_cut_and_delivered(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch numpy to run the trainer's tests")
     folder = workspace / "data/small"
     (folder / "train.jsonl").rename(workspace / "rows.jsonl")

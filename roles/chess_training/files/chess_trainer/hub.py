@@ -90,7 +90,8 @@ def _explained(doing: str) -> Iterator[Any]:
     except errors.RevisionNotFoundError as error:
         raise MissingError(f"{doing}: there is no such branch, tag or commit") from error
     except errors.LocalEntryNotFoundError as error:
-        why = "HF_HUB_OFFLINE is set and the cache does not hold it; fetch it once without" if offline() else "the hub cannot be reached and the cache does not hold it"
+        why = "HF_HUB_OFFLINE is set and the cache does not hold it; fetch it once without"
+        why = why if offline() else "the hub cannot be reached and the cache does not hold it"
         raise MissingError(f"{doing}: {why}") from error
     except errors.OfflineModeIsEnabled as error:
         raise UsageError(f"{doing}: HF_HUB_OFFLINE is set, so the hub is not asked") from error

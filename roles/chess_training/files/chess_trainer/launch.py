@@ -68,7 +68,8 @@ def judge(words: list[dict[str, Any]], killed: dict[int, int], count: int) -> tu
     told = {word["rank"] for word in words}
     for rank, number in sorted(killed.items()):
         if rank not in told:
-            return EXIT_FAILED, f"process {rank + 1} of {count} was ended by {signal.Signals(number).name}, so the others were ended too; the same command goes on"
+            how = f"process {rank + 1} of {count} was ended by {signal.Signals(number).name}"
+            return EXIT_FAILED, f"{how}, so the others were ended too; the same command goes on"
     failed = [word for word in words if word["code"] not in (EXIT_OK, EXIT_STOPPED)]
     leading = next((word["code"] for word in words if word["rank"] == 0), None)
     if leading in (EXIT_OK, EXIT_STOPPED) and (leading == EXIT_STOPPED or not failed):

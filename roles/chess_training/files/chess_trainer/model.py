@@ -58,7 +58,9 @@ PRESETS = {
     "cpu": Preset(Shape(filters=48, blocks=4), batch_size=settings.PRESETS["cpu"], lr=3e-3, weight_decay=0.01, warmup_steps=50),
     "gpu": Preset(Shape(filters=128, blocks=10, head=64), batch_size=settings.PRESETS["gpu"], lr=2e-3, weight_decay=0.05, warmup_steps=200),
     "lstm": Preset(LstmShape(), batch_size=settings.PRESETS["lstm"], lr=1e-3, weight_decay=0.01, warmup_steps=200),
-    "lstm-small": Preset(LstmShape(embed=64, hidden=128), batch_size=settings.PRESETS["lstm-small"], lr=4e-3, weight_decay=0.01, warmup_steps=20, eval_positions=4096),
+    "lstm-small": Preset(
+        LstmShape(embed=64, hidden=128), batch_size=settings.PRESETS["lstm-small"], lr=4e-3, weight_decay=0.01, warmup_steps=20, eval_positions=4096
+    ),
 }
 # By the number of a piece, own ones first: pawn, knight, bishop, rook, queen, king.
 _MATERIAL = (0, *(0, 3, 3, 5, 9, 0) * 2)

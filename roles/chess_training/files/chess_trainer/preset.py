@@ -70,7 +70,8 @@ def epilog() -> str:
     """All names, for --help."""
     rows = [f"  {name:30} {text}{f' ({default})' if default else ''}" for name, (default, text) in NAMES.items()]
     idle = [f"  {name:36} {text}" for name, text in IDLE.items()]
-    return "\n".join(["names in the environment (default in brackets), also those that the container was started with:", *rows, "", "read and told, without effect:", *idle])
+    title = "names in the environment (default in brackets), also those that the container was started with:"
+    return "\n".join([title, *rows, "", "read and told, without effect:", *idle])
 
 
 def _number(values: Mapping[str, str], name: str, kind: type[int] | type[float], least: float) -> float:

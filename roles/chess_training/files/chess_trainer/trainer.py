@@ -259,7 +259,10 @@ class Trainer:
         inputs = self.network.inputs(batch.tokens, batch.meta, batch.history)
         with self.runtime.autocast():
             logits = self.model(*inputs)
-        loss = F.cross_entropy(logits, batch.moves) if batch.weights is None else (F.cross_entropy(logits, batch.moves, reduction="none") * batch.weights).mean()
+        if batch.weights is None:
+            loss = F.cross_entropy(logits, batch.moves)
+        else:
+            loss = (F.cross_entropy(logits, batch.moves, reduction="none") * batch.weights).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.team.average(self.model.parameters())
