@@ -78,7 +78,8 @@ def _explained(doing: str) -> Iterator[Any]:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        import huggingface_hub
+        # On a pod it lies beside PyTorch where somebody wants it.
+        import huggingface_hub  # type: ignore[import-not-found]
         from huggingface_hub import errors
     except ImportError:
         where = "add huggingface_hub to chess_training_packages and converge, or install it beside this Python"

@@ -154,7 +154,8 @@ class TeamBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * (total / (total - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
-        return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        normal: Tensor = (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        return normal
 
 
 def shared_statistics(network: nn.Module) -> nn.Module:
