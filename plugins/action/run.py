@@ -36,7 +36,7 @@ SPEC = {
     "on_failure": {"type": "str", "choices": ["terminate", "hold"], "default": "terminate"},
     "hold_minutes": {"type": "int", "default": 30},
     "interrupt_grace_minutes": {"type": "float", "default": 15.0},
-    "train_preset": {"type": "str", "choices": ["smoke", "cpu", "gpu"], "default": "gpu"},
+    "train_preset": {"type": "str", "choices": ["smoke", "cpu", "gpu", "lstm", "lstm-small"], "default": "gpu"},
     "train_seconds": {"type": "float", "default": 600.0},
     "train_stall_seconds": {"type": "float", "default": 300.0},
 }

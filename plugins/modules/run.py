@@ -82,7 +82,7 @@ options:
   train_preset:
     description: Preset of the training.
     type: str
-    choices: [smoke, cpu, gpu]
+    choices: [smoke, cpu, gpu, lstm, lstm-small]
     default: gpu
   train_seconds:
     description: Time budget of the training.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def pod(tmp_path: Path) -> dict[str, Any]:
     files = {path.name: path.read_text(encoding="utf-8") for path in (ROLE / "files/chess_trainer").glob("*.py")}
     return {
         "files": files,
+        "programs": {"train_baseline_preset.sh": f"#!/bin/sh\nexec {sys.executable} -m chess_trainer preset --workspace {tmp_path} \"$@\"\n"},
         "package": "chess_trainer",
         "packages": ["numpy", "Other_Thing"],
         "src_dir": str(tmp_path / "src"),
@@ -63,7 +65,7 @@ def outcome(wanted: dict[str, Any]) -> tuple[bool, int, int]:
 
 
 def test_the_package_is_installed_once_and_runs(pod: dict[str, Any], tmp_path: Path) -> None:
-    count = len(pod["files"]) + 1
+    count = len(pod["files"]) + 2
     assert outcome(pod | {"check": True}) == (True, count, 0) and not (tmp_path / "src").exists()
     assert outcome(pod) == (True, count, 0)
     assert outcome(pod | {"check": True}) == outcome(pod) == (False, 0, 0)
@@ -71,6 +73,11 @@ def test_the_package_is_installed_once_and_runs(pod: dict[str, Any], tmp_path: P
     assert (tmp_path / "venv/lib/python3.11/site-packages/chess_trainer.pth").read_text(encoding="utf-8") == f"{tmp_path}/src\n"
     command = [sys.executable, "-m", "chess_trainer", "--version"]
     assert subprocess.run(command, cwd=tmp_path / "src", capture_output=True, text=True, check=True).stdout.strip() == "0.1.0"
+    script = tmp_path / "venv/bin/train_baseline_preset.sh"
+    helped = subprocess.run([str(script), "--help"], cwd=tmp_path / "src", capture_output=True, text=True, check=True).stdout
+    assert "TRAIN_DATASET_DIR" in helped and "train_baseline_preset.sh" in helped
+    script.chmod(0o644)
+    assert outcome(pod) == (True, 1, 0) and os.access(script, os.X_OK)
 
 
 def test_changed_and_stale_files_are_put_right(pod: dict[str, Any], tmp_path: Path) -> None:

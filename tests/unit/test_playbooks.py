@@ -188,7 +188,7 @@ def test_the_trainer_says_in_a_diff_what_it_does(tmp_path: Path) -> None:
     for words, told in ((["--diff"], True), ([], False)):
         done = subprocess.run([*command, *words], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        files = len(list((ROOT / "roles/chess_training/files/chess_trainer").glob("*.py"))) + 1
+        files = len(list((ROOT / "roles/chess_training/files/chess_trainer").glob("*.py"))) + 2
         sentence = f"would write {files} and remove 0 files for {tmp_path}/src/chess_trainer and install numpy"
         assert (sentence in done.stdout) is told, done.stdout
     assert not (tmp_path / "src").exists()

@@ -15,18 +15,20 @@ import sys
 from pathlib import Path
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, program: bool) -> None:
     """Write a file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     partial.write_bytes(content)
+    if program:
+        partial.chmod(0o755)
     os.replace(partial, path)
 
 
-def current(path: Path) -> bytes | None:
-    """What a file holds now."""
+def current(path: Path, program: bool) -> bytes | None:
+    """What a file holds now; nothing where a program cannot be started."""
     try:
-        return path.read_bytes()
+        return None if program and path.stat().st_mode & 0o777 != 0o755 else path.read_bytes()
     except FileNotFoundError:
         return None
 
@@ -49,11 +51,13 @@ def main() -> int:
     files = {folder / name: text.encode() for name, text in wanted["files"].items()}
     if site_packages is not None:
         files[site_packages / f"{wanted['package']}.pth"] = f"{wanted['src_dir']}\n".encode()
-    different = [path for path, content in files.items() if current(path) != content]
+    programs = {venv / "bin" / name: text.encode() for name, text in wanted["programs"].items()}
+    files |= programs
+    different = [path for path, content in files.items() if current(path, path in programs) != content]
     stale = [path for path in sorted(folder.glob("*.py")) if path not in files]
     if not wanted["check"]:
         for path in different:
-            replace(path, files[path])
+            replace(path, files[path], path in programs)
         for path in stale:
             path.unlink()
     # Without an environment, which only check mode accepts, nothing can be said about its packages.

@@ -238,7 +238,10 @@ class Service:
         if not position.legal_moves():
             raise Refused(422, f"the game is over: {'checkmate' if position.in_check() else 'stalemate'}")
         began = time.perf_counter()
-        answer = model.answer(position, given["topk"])
+        try:
+            answer = model.answer(position, given["topk"])
+        except DataError as error:
+            raise Refused(422, error.reason) from error
         self.metrics.observe(time.perf_counter() - began)
         return {**answer, "device": str(model.device), "model_path": str(model.path)}
 

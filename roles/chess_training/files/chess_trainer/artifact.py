@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pickle
 import re
@@ -18,11 +19,12 @@ from . import __version__, vocab
 from .encode import ENCODER_VERSION
 from .errors import DataError, MissingError
 from .files import write_bytes
-from .model import PLANES, PolicyNet, Shape, channels_last, describe
+from .model import PLANES, AnyNetwork, AnyShape, LstmShape, Shape, channels_last, describe
+from .model import build as network_of
 
 FORMAT = 1
-FAMILY = "chess_policy_se_resnet"
-MAX_FILTERS, MAX_BLOCKS = 2048, 100
+FAMILIES: dict[str, type[Shape] | type[LstmShape]] = {"chess_policy_se_resnet": Shape, "next_move_lstm": LstmShape}
+MAX_FILTERS, MAX_BLOCKS, MAX_CONTEXT = 2048, 100, 255
 
 
 def plain_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -34,7 +36,7 @@ def plain_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-def save(path: Path, state: dict[str, torch.Tensor], shape: Shape, about: dict[str, Any]) -> None:
+def save(path: Path, state: dict[str, torch.Tensor], shape: AnyShape, about: dict[str, Any]) -> None:
     """Write model.pt."""
     content = {
         "format": FORMAT,
@@ -82,34 +84,39 @@ def _refuse_packed(path: Path) -> None:
         raise DataError(str(path), 0, f"has packed entries, which torch.save does not write: {ascii(packed[0])[:80]}")
 
 
-def _refuse_inflated(state: object, shape: Shape, path: Path) -> None:
+def _refuse_inflated(state: object, shape: AnyShape, path: Path) -> None:
     """A view can claim any number of elements from few bytes, and a shape any network: both must fit the file's size before memory is given to them."""
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError(str(path), 0, "holds no weights")
     size = path.stat().st_size
-    # The two 3 x 3 convolutions of each block, in fp32.
-    convolutions = 4 * 2 * 9 * shape.filters**2 * shape.blocks
-    if max(convolutions, sum(value.numel() * value.element_size() for value in state.values())) > size:
+    if isinstance(shape, Shape):
+        # The two 3 x 3 convolutions of each block, in fp32.
+        least = 4 * 2 * 9 * shape.filters**2 * shape.blocks
+    else:
+        # The four gates of each layer, and the tokens.
+        least = 4 * (4 * shape.hidden**2 * shape.layers + shape.embed * len(vocab.moves()))
+    if max(least, sum(value.numel() * value.element_size() for value in state.values())) > size:
         raise DataError(str(path), 0, f"the weights claim more than the {size} bytes that the file has")
 
 
-def shape_of(content: dict[str, Any], path: Path) -> Shape:
+def shape_of(content: dict[str, Any], path: Path) -> AnyShape:
     """The network's shape; numbers that cannot be meant are refused before anything is built."""
     network = content.get("network")
-    names = ("filters", "blocks", "squeeze", "head")
-    if not isinstance(network, dict) or network.get("family") != FAMILY or network.get("planes") != PLANES:
+    kind = FAMILIES.get(str(network.get("family"))) if isinstance(network, dict) else None
+    if not isinstance(network, dict) or kind is None or network.get("planes", PLANES) != PLANES:
         raise DataError(str(path), 0, "the network of the model is not known")
-    numbers = [network.get(name) for name in names]
-    if not all(isinstance(number, int) and 0 < number <= MAX_FILTERS for number in numbers) or numbers[1] > MAX_BLOCKS:  # type: ignore[operator]
+    numbers = {field.name: network.get(field.name) for field in dataclasses.fields(kind)}
+    limits = {"blocks": MAX_BLOCKS, "layers": MAX_BLOCKS, "context": MAX_CONTEXT}
+    if not all(isinstance(number, int) and 0 < number <= limits.get(name, MAX_FILTERS) for name, number in numbers.items()):
         raise DataError(str(path), 0, f"the network of the model cannot be built: {str(network)[:200]}")
-    return Shape(**dict(zip(names, numbers, strict=True)))  # type: ignore[arg-type]
+    return kind(**numbers)  # type: ignore[arg-type]
 
 
-def build(content: dict[str, Any], path: Path) -> PolicyNet:
+def build(content: dict[str, Any], path: Path) -> AnyNetwork:
     """The network with its weights, ready to score positions."""
     shape = shape_of(content, path)
     _refuse_inflated(content.get("state_dict"), shape, path)
-    model = PolicyNet(shape)
+    model = network_of(shape)
     try:
         model.load_state_dict(content["state_dict"])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:

@@ -68,13 +68,15 @@ def mirrored(board: Board) -> bytearray:
 class Position:
     """A position seen by the side to move."""
 
-    __slots__ = ("board", "castling", "en_passant", "ply")
+    __slots__ = ("board", "castling", "en_passant", "played", "ply")
 
     def __init__(self, board: Board = START_BOARD, castling: int = START_CASTLING, en_passant: int = -1, ply: int = 0) -> None:
         self.board = bytearray(board)
         self.castling = castling
         self.en_passant = en_passant
         self.ply = ply
+        # The moves that led here, where somebody keeps them: a network that reads moves asks for them.
+        self.played: list[int] | None = None
 
     def copy(self) -> Position:
         """An independent copy."""

@@ -117,6 +117,8 @@ def write(out: Path, games: Iterable[list[str]], recipe: Recipe, source: dict[st
         write_bytes(out / name, lines.encode())
         statistics["files"][name] = _file_statistics(out / name, part)
     write_json(out / "stats.json", statistics)
+    # A manifest of other rows would be wrong from here on.
+    (out / "manifest.json").unlink(missing_ok=True)
     return statistics
 
 

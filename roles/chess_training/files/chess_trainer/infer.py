@@ -18,30 +18,48 @@ from .settings import allotted_threads
 if TYPE_CHECKING:
     import torch
 
-    from .model import PolicyNet
+    from .model import AnyNetwork
 
 
 def play(context: str, start: Position | None = None) -> Position:
     """The position after the moves of a context, from the usual one or another on."""
     position = Position() if start is None else start.copy()
+    played = []
     for number, text in enumerate(context.replace(",", " ").split(), 1):
+        white = position.white_to_move
         reason = position.play_uci(text)
         if reason is not None:
             raise DataError("context", 0, f"move {number}: {reason}")
+        code = vocab.uci_codes()[text]
+        played.append(vocab.index_table()[code if white else vocab.mirror_code(code)])
+    position.played = played if start is None else None
     return position
 
 
-def score(model: PolicyNet, position: Position, device: torch.device) -> torch.Tensor:
-    """The logits of one position."""
+def _history(model: AnyNetwork, position: Position, device: torch.device) -> torch.Tensor | None:
+    """The moves before a position, for a network that reads them."""
     import torch
 
-    from .model import planes
+    from .model import LstmShape, histories
+
+    if not isinstance(model.shape, LstmShape):
+        return None
+    if position.played is None and position.ply:
+        raise DataError("context", 0, "this model reads the moves of a game from its first one on; ask it with moves alone, without another first position")
+    moves = torch.tensor([*(position.played or []), 0], device=device)
+    last = torch.tensor([len(moves) - 1], device=device)
+    return histories(moves, last, last, model.shape.context)
+
+
+def score(model: AnyNetwork, position: Position, device: torch.device) -> torch.Tensor:
+    """The logits of one position."""
+    import torch
 
     passing = 0 if position.en_passant < 0 else position.en_passant % 8 + 1
     tokens = torch.frombuffer(bytearray(position.board), dtype=torch.uint8).view(1, 64).to(device)
     meta = torch.tensor([[position.castling, passing, min(position.ply, 255)]], dtype=torch.uint8, device=device)
     with torch.inference_mode():
-        logits: torch.Tensor = model(planes(tokens, meta))
+        logits: torch.Tensor = model(*model.inputs(tokens, meta, _history(model, position, device)))
     return logits[0].float().cpu()
 
 

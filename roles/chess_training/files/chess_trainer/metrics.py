@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from . import vocab
 from .board import Position
 from .cache import Positions
-from .model import planes
+from .model import AnyNetwork, histories
 
 MIDDLE_GAME_PLY = 20
 BATCH = 1024
@@ -39,17 +39,19 @@ class EvaluationSet:
     meta: Tensor
     moves: Tensor
     legal: Tensor
+    history: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.moves)
 
     def to(self, device: torch.device) -> EvaluationSet:
         """The same set on a device."""
-        return EvaluationSet(self.tokens.to(device), self.meta.to(device), self.moves.to(device), self.legal.to(device))
+        history = None if self.history is None else self.history.to(device)
+        return EvaluationSet(self.tokens.to(device), self.meta.to(device), self.moves.to(device), self.legal.to(device), history)
 
 
-def evaluation_set(positions: Positions, count: int, tick: Callable[[float], None]) -> EvaluationSet:
-    """Choose the positions and compute their legal moves."""
+def evaluation_set(positions: Positions, count: int, tick: Callable[[float], None], context: int = 0) -> EvaluationSet:
+    """Choose the positions and compute their legal moves; a network that reads moves gets so many of those before each."""
     chosen = np.unique(np.linspace(0, len(positions) - 1, min(count, len(positions))).astype(np.int64))
     tokens, meta = np.array(positions.tokens[chosen]), np.array(positions.meta[chosen])
     table = vocab.index_table()
@@ -59,7 +61,10 @@ def evaluation_set(positions: Positions, count: int, tick: Callable[[float], Non
         if row % 256 == 0:
             tick(row / len(chosen))
     moves = positions.moves[chosen].astype(np.int64)
-    return EvaluationSet(torch.from_numpy(tokens), torch.from_numpy(meta), torch.from_numpy(moves), torch.from_numpy(legal))
+    found = EvaluationSet(torch.from_numpy(tokens), torch.from_numpy(meta), torch.from_numpy(moves), torch.from_numpy(legal))
+    if context:
+        found.history = histories(torch.from_numpy(np.array(positions.moves)), torch.from_numpy(chosen), found.meta[:, 2], context)
+    return found
 
 
 def _share(hits: Tensor, chosen: Tensor | None = None) -> float:
@@ -68,7 +73,7 @@ def _share(hits: Tensor, chosen: Tensor | None = None) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, data: EvaluationSet, autocast: Callable[[], Any], tick: Callable[[float], None]) -> dict[str, float]:
+def evaluate(model: AnyNetwork, data: EvaluationSet, autocast: Callable[[], Any], tick: Callable[[float], None]) -> dict[str, float]:
     """Score a model on an evaluation set."""
     training = model.training
     model.eval()
@@ -76,8 +81,9 @@ def evaluate(model: torch.nn.Module, data: EvaluationSet, autocast: Callable[[],
     raw, masked, mass, five = [], [], [], []
     for start in range(0, len(data), BATCH):
         part = slice(start, start + BATCH)
+        inputs = model.inputs(data.tokens[part], data.meta[part], None if data.history is None else data.history[part])
         with autocast():
-            logits = model(planes(data.tokens[part], data.meta[part]).contiguous(memory_format=torch.channels_last)).float()
+            logits = model(*inputs).float()
         loss += F.cross_entropy(logits, data.moves[part], reduction="sum").double().cpu()
         mass.append((logits.softmax(1) * data.legal[part]).sum(1))
         raw.append(logits.argmax(1))

@@ -44,8 +44,8 @@ class Progress:
     The field active_ts tells when the program itself last reported; ts only tells that the process lives.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, quiet: bool = False) -> None:
+        self.path, self.quiet = path, quiet
         self._values: dict[str, Any] = {"summary": "starting", "fraction": 0.0, "phase": "start", "active_ts": now()}
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -53,13 +53,15 @@ class Progress:
         self._printed = 0.0
 
     @classmethod
-    def for_run(cls, run_dir: Path) -> Progress:
-        """The file named by the job runner, or progress.json in the run's folder."""
+    def for_run(cls, run_dir: Path, quiet: bool = False) -> Progress:
+        """The file named by the job runner, or progress.json in the run's folder; a quiet one tells nothing."""
         name = os.environ.get("PODCYCLE_PROGRESS_FILE")
-        return cls(Path(name) if name else run_dir / "progress.json")
+        return cls(Path(name) if name else run_dir / "progress.json", quiet)
 
     def start(self) -> None:
         """Begin to write."""
+        if self.quiet:
+            return
         self._write()
         self._thread.start()
 
@@ -77,7 +79,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print one line at once."""
-        print(text, flush=True)
+        if not self.quiet:
+            print(text, flush=True)
 
     def say_sometimes(self, text: str) -> None:
         """Print one line unless the last one of its kind is younger than a few seconds."""
@@ -90,7 +93,8 @@ class Progress:
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._write()
+        if not self.quiet:
+            self._write()
 
     def _run(self) -> None:
         while not self._end.wait(WRITE_SECONDS):

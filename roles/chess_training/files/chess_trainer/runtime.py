@@ -23,6 +23,7 @@ from . import __version__
 from .errors import UsageError
 from .model import channels_last
 from .settings import allotted_threads
+from .team import Team
 
 BF16_CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -85,20 +86,29 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def choose(arguments: argparse.Namespace) -> Runtime:
+def choose(arguments: argparse.Namespace, team: Team) -> Runtime:
     """Resolve the options and set the process up."""
     device = _device(arguments.device)
-    torch.set_num_threads(allotted_threads(arguments.threads))
+    if team.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", team.local_rank)
+    torch.set_num_threads(max(1, allotted_threads(arguments.threads) // team.size))
     precision = arguments.precision
     if precision == "auto":
-        precision = "bf16" if (torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()) else "fp32"
+        # An LSTM in bf16 was seen at a tenth of its speed on a CPU.
+        on_cpu = _cpu_has_bf16() and not arguments.preset.startswith("lstm")
+        precision = "bf16" if (torch.cuda.is_bf16_supported() if device.type == "cuda" else on_cpu) else "fp32"
     if arguments.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
     elif device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    compiled = arguments.compile == "on" or (arguments.compile == "auto" and device.type == "cuda")
+    # Games differ in length, so a network that reads moves would be compiled again and again.
+    reads_moves = arguments.preset.startswith("lstm")
+    fits = team.size == 1 and not reads_moves
+    if arguments.compile == "on" and not fits:
+        raise UsageError("--compile on: only a single process compiles, and not a network that reads moves; leave it out")
+    compiled = arguments.compile == "on" or (arguments.compile == "auto" and device.type == "cuda" and fits)
     return Runtime(device, precision, compiled)
 
 

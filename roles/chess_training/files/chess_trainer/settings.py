@@ -16,6 +16,12 @@ from .files import read_json, sha256_file
 DATA_FILES = ("train.jsonl", "val.jsonl")
 # A run that goes on must agree in these; the budget may be another one.
 FIXED = ("preset", "seed", "batch_size", "lr", "min_context", "precision", "eval_positions", "data")
+# The presets with the positions of one step.
+PRESETS = {"smoke": 128, "cpu": 256, "gpu": 4096, "lstm": 2048, "lstm-small": 128}
+SCHEDULES = ("linear", "plateau")
+PHASES = ("opening", "middlegame", "endgame")
+# These too; a checkpoint from before they could be chosen has the defaults.
+CHOSEN: dict[str, Any] = {"schedule": "linear", "plateau_factor": 0.5, "plateau_patience": 3, "plateau_threshold": 1e-4, "phase_weights": [1.0, 1.0, 1.0]}
 
 
 def data_fingerprints(data: Path) -> dict[str, str]:
@@ -30,10 +36,26 @@ def data_fingerprints(data: Path) -> dict[str, str]:
 
 def requested(arguments: argparse.Namespace) -> dict[str, Any]:
     """The request in plain values."""
-    if arguments.max_seconds is None and arguments.max_steps is None:
-        raise UsageError("no budget: give --max-seconds or --max-steps")
-    names = ("preset", "seed", "batch_size", "lr", "precision", "min_context", "eval_positions", "max_seconds", "max_steps")
-    return {name: getattr(arguments, name) for name in names} | {"data": data_fingerprints(arguments.data)}
+    if arguments.max_seconds is None and arguments.max_steps is None and arguments.max_epochs is None:
+        raise UsageError("no budget: give --max-seconds, --max-steps or --max-epochs")
+    batch_size = arguments.batch_size or PRESETS[arguments.preset]
+    if arguments.processes and batch_size % arguments.processes:
+        raise UsageError(f"batches of {batch_size} cannot be shared by {arguments.processes} processes; give a --batch-size that {arguments.processes} divides")
+    if arguments.preset.startswith("lstm") and arguments.min_context:
+        raise UsageError(f"the preset {arguments.preset} reads the moves of whole games; leave --min-context out")
+    names = ("preset", "seed", "batch_size", "lr", "precision", "min_context", "eval_positions", "max_seconds", "max_steps", "max_epochs")
+    more = ("schedule", "plateau_factor", "plateau_patience", "plateau_threshold", "early_stop_patience", "early_stop_min_delta")
+    asked = {name: getattr(arguments, name) for name in names + more} | {"phase_weights": list(arguments.phase_weights)}
+    return asked | {"data": data_fingerprints(arguments.data)}
+
+
+def disagreement(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What keeps a run from going on with other settings."""
+    for name in (*FIXED, *CHOSEN):
+        kept = before.get(name, CHOSEN.get(name))
+        if kept != now[name]:
+            return f"was made with {name} {kept}, now it is {now[name]}"
+    return None
 
 
 def finished_manifest(run_dir: Path, request: dict[str, Any]) -> dict[str, Any] | None:

@@ -15,8 +15,10 @@ from .errors import StoppedError
 class StopRequest:
     """Remembers that a signal asked for the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
         self.name: str | None = None
+        # torchrun hands a signal on to its processes, which may have had it already; it kills them when its time is over.
+        self.patient = patient
 
     def install(self) -> None:
         """Listen for SIGTERM and SIGINT."""
@@ -24,9 +26,9 @@ class StopRequest:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.name is not None:
+        if self.name is not None and not self.patient:
             os._exit(128 + number)
-        self.name = signal.Signals(number).name
+        self.name = self.name or signal.Signals(number).name
 
     def __bool__(self) -> bool:
         return self.name is not None

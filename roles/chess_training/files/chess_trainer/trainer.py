@@ -21,14 +21,17 @@ from . import artifact, checkpoint, metrics
 from .cache import Positions
 from .errors import DivergedError, StoppedError, UsageError
 from .files import write_bytes
-from .model import PolicyNet, Preset, planes
+from .model import LstmShape, Preset, build, histories, phases
 from .progress import Progress, duration
 from .runtime import Runtime
+from .schedule import Schedule
 from .signals import StopRequest
+from .team import Team, shared_statistics
 
 LOG_STEPS = 20
 SYNC_STEPS = {"cpu": 1, "cuda": 20}
 CLIP_NORM = 1.0
+WEIGH_ROWS = 1 << 18
 DEVICE_SHARE = 0.4  # of the free GPU memory that the positions may take
 
 
@@ -45,27 +48,55 @@ class Plan:
     evaluations: int
     checkpoint_seconds: float
     stop_after_steps: int | None
+    schedule: Schedule
+    phase_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def fraction(self, elapsed: float, step: int) -> float:
         """The share of the budget that is used."""
         return step / self.max_steps if self.max_steps else elapsed / (self.max_seconds or 1.0)
 
-    def learning_rate(self, fraction: float, step: int) -> float:
-        """Linear warm-up, then linear decay to zero at the end of the budget."""
-        return self.lr * min(1.0, (step + 1) / self.preset.warmup_steps) * max(0.0, 1.0 - fraction)
+    def learning_rate(self, fraction: float, step: int, scale: float) -> float:
+        """Linear warm-up, then linear decay to zero at the end of the budget, or what the plateaus have left."""
+        return self.lr * min(1.0, (step + 1) / self.preset.warmup_steps) * (scale if self.schedule.plateau else max(0.0, 1.0 - fraction))
+
+
+@dataclass
+class Batch:
+    """Packed positions with the move that was played."""
+
+    tokens: Tensor
+    meta: Tensor
+    moves: Tensor
+    history: Tensor | None
+    weights: Tensor | None
+
+
+@dataclass
+class Agreed:
+    """What all processes go by until the next step; the clock and the evaluations of the leading one decide."""
+
+    fraction: float = 0.0
+    scale: float = 1.0
+    ended: bool = False
+    save: bool = False
+    stop: bool = False
 
 
 class Batches:
-    """Batches in a seeded order; where it stands is two numbers."""
+    """This process's parts of batches in a seeded order; where it stands is two numbers."""
 
-    def __init__(self, positions: Positions, batch_size: int, seed: int, device: torch.device) -> None:
-        if len(positions) < batch_size:
-            raise UsageError(f"train.jsonl has {len(positions)} positions, fewer than one batch of {batch_size}; give a smaller --batch-size")
+    def __init__(self, positions: Positions, plan: Plan, device: torch.device, team: Team) -> None:
+        if len(positions) < plan.batch_size:
+            raise UsageError(f"train.jsonl has {len(positions)} positions, fewer than one batch of {plan.batch_size}; give a smaller --batch-size")
+        if plan.batch_size % team.size:
+            raise UsageError(f"batches of {plan.batch_size} cannot be shared by {team.size} processes; give a --batch-size that {team.size} divides")
         target = device if self._fits(positions, device) else torch.device("cpu")
         self.tokens = torch.from_numpy(np.array(positions.tokens)).to(target)
         self.meta = torch.from_numpy(np.array(positions.meta)).to(target)
         self.moves = torch.from_numpy(np.array(positions.moves)).to(target)
-        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.weights = self._weights(plan.phase_weights)
+        self.context = plan.preset.shape.context if isinstance(plan.preset.shape, LstmShape) else 0
+        self.batch_size, self.seed, self.device, self.team = plan.batch_size, plan.seed, device, team
         self.epoch, self.offset = 0, 0
         self._order: Tensor | None = None
 
@@ -76,6 +107,18 @@ class Batches:
         needed = positions.tokens.nbytes + positions.meta.nbytes + positions.moves.nbytes
         return needed < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
 
+    def _weights(self, of_phases: tuple[float, float, float]) -> Tensor | None:
+        """The weight of each position; their mean is 1, so that the learning rate means what it meant."""
+        if len(set(of_phases)) == 1:
+            return None
+        table = torch.tensor(of_phases, dtype=torch.float32, device=self.tokens.device)
+        parts = range(0, len(self.moves), WEIGH_ROWS)
+        weights = torch.cat([table[phases(self.tokens[at : at + WEIGH_ROWS], self.meta[at : at + WEIGH_ROWS])] for at in parts])
+        mean = float(weights.double().mean())
+        if mean == 0:
+            raise UsageError("no position is in a phase whose weight is above 0, so nothing would be learned; give other --phase-weights")
+        return weights / mean
+
     @property
     def per_epoch(self) -> int:
         """Whole batches in one pass over the data."""
@@ -85,34 +128,46 @@ class Batches:
         """Go on from a batch of an epoch."""
         self.epoch, self.offset, self._order = epoch, offset, None
 
-    def next(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, meta and moves of the next batch."""
+    def next(self) -> Batch:
+        """The next batch, or this process's part of it."""
         if self.offset >= self.per_epoch:
             self.seek(self.epoch + 1, 0)
         if self._order is None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             self._order = torch.randperm(len(self.moves), generator=generator).to(self.moves.device)
-        rows = self._order[self.offset * self.batch_size : (self.offset + 1) * self.batch_size]
+        rows = self._order[self.offset * self.batch_size : (self.offset + 1) * self.batch_size][self.team.rank :: self.team.size]
         self.offset += 1
-        batch = (self.tokens[rows], self.meta[rows], self.moves[rows].long())
-        return (batch[0].to(self.device), batch[1].to(self.device), batch[2].to(self.device))
+        history = histories(self.moves, rows, self.meta[rows, 2], self.context).to(self.device) if self.context else None
+        weights = None if self.weights is None else self.weights[rows].to(self.device)
+        return Batch(self.tokens[rows].to(self.device), self.meta[rows].to(self.device), self.moves[rows].long().to(self.device), history, weights)
 
 
 class Trainer:
     """One run from its first or its last checkpoint to its end."""
 
     def __init__(
-        self, plan: Plan, run_dir: Path, runtime: Runtime, train: Positions, data: metrics.EvaluationSet, progress: Progress, stop: StopRequest
+        self,
+        plan: Plan,
+        run_dir: Path,
+        runtime: Runtime,
+        team: Team,
+        train: Positions,
+        data: metrics.EvaluationSet | None,
+        progress: Progress,
+        stop: StopRequest,
     ) -> None:
-        self.plan, self.run_dir, self.runtime, self.progress, self.stop = plan, run_dir, runtime, progress, stop
-        self.batches = Batches(train, plan.batch_size, plan.seed, runtime.device)
-        self.data = data.to(runtime.device)
-        self.network = PolicyNet(plan.preset.shape)
-        self.model = runtime.prepared(self.network)
+        self.plan, self.run_dir, self.runtime, self.team, self.progress, self.stop = plan, run_dir, runtime, team, progress, stop
+        self.batches = Batches(train, plan, runtime.device, team)
+        # Only the leading process evaluates.
+        self.data = data.to(runtime.device) if data is not None else None
+        self.network = build(plan.preset.shape)
+        self.model = runtime.prepared(self.network if team.size == 1 else shared_statistics(self.network))
         self.optimizer = runtime.optimizer(self.model.parameters(), plan.lr, plan.preset.weight_decay)
         self.step, self.evaluated, self.elapsed_before = 0, 0, 0.0
         self.best: dict[str, Any] = {}
+        self.schedule = plan.schedule
         self.speed = 0.0
+        self._agreed = Agreed()
         self._started = self._saved = self._marked = time.monotonic()
         self._loss_sum = torch.zeros((), device=runtime.device)
         self._window: list[float] = []
@@ -139,7 +194,9 @@ class Trainer:
         self.step, self.evaluated, self.elapsed_before = state["step"], state["evaluated"], state["elapsed"]
         self.best, self._window = state["best"], list(state["window"])
         self.batches.seek(state["epoch"], state["offset"])
-        self._trim_history()
+        self.schedule.restore(state.get("schedule"))
+        if self.team.leads:
+            self._trim_history()
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -149,6 +206,7 @@ class Trainer:
             "elapsed": self.elapsed(),
             "evaluated": self.evaluated,
             "best": self.best,
+            "schedule": self.schedule.state(),
             "window": list(self._window),
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -156,38 +214,58 @@ class Trainer:
         }
 
     def save(self, fixed: dict[str, Any]) -> Path:
-        """Write the last checkpoint."""
+        """Write the last checkpoint; the path alone where another process writes it."""
         self._saved = time.monotonic()
+        if not self.team.leads:
+            return self.checkpoints
         return checkpoint.save(self.checkpoints, "last", self.step, self._state() | {"fixed": fixed}, checkpoint.KEEP)
 
+    def _agree(self) -> None:
+        due = time.monotonic() - self._saved >= self.plan.checkpoint_seconds
+        own = [self.fraction(), self.schedule.scale, float(self.schedule.ended), float(due)] if self.team.leads else [0.0] * 4
+        asked = bool(self.stop) or self.step == self.plan.stop_after_steps
+        fraction, scale, ended, save, stop = self.team.largest([*own, float(asked)])
+        self._agreed = Agreed(fraction, scale, bool(ended), bool(save), bool(stop))
+
     def run(self, fixed: dict[str, Any]) -> None:
-        """Train until the budget is used up."""
+        """Train until the budget is used up, or nothing improves any more."""
         self._started = self._saved = self._marked = time.monotonic()
         self.model.train()
-        while self.fraction() < 1.0:
-            if self.stop or self.step == self.plan.stop_after_steps:
+        self._agree()
+        while self._agreed.fraction < 1.0 and not self._agreed.ended:
+            if self._agreed.stop:
                 self._sync()
                 path = self.save(fixed)
+                self.team.wait()
                 raise StoppedError(f"stopped by {self.stop.name or 'request'} at step {self.step}; saved {path.name}; run the same command again to go on")
             self._step()
-            if self.fraction() >= (self.evaluated + 1) / (self.plan.evaluations + 1) and self.evaluated < self.plan.evaluations:
+            self._agree()
+            if self._agreed.fraction >= (self.evaluated + 1) / (self.plan.evaluations + 1) and self.evaluated < self.plan.evaluations:
                 self._evaluate_between()
-            if time.monotonic() - self._saved >= self.plan.checkpoint_seconds:
+                self._agree()
+            if self._agreed.save:
                 self._sync()
                 self.save(fixed)
         self._sync()
         self.save(fixed)
 
     def _step(self) -> None:
-        tokens, meta, moves = self.batches.next()
+        batch = self.batches.next()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate(self.fraction(), self.step)
-        inputs = planes(tokens, meta).contiguous(memory_format=torch.channels_last)
+            group["lr"] = self.plan.learning_rate(self._agreed.fraction, self.step, self._agreed.scale)
+        if self.team.size > 1:
+            # Dropout differs between processes, and needs no state of its own to go on.
+            torch.manual_seed((self.plan.seed * 1_000_003 + self.step) * self.team.size + self.team.rank)
+        inputs = self.network.inputs(batch.tokens, batch.meta, batch.history)
         with self.runtime.autocast():
-            logits = self.model(inputs)
-        loss = F.cross_entropy(logits, moves)
+            logits = self.model(*inputs)
+        if batch.weights is None:
+            loss = F.cross_entropy(logits, batch.moves)
+        else:
+            loss = (F.cross_entropy(logits, batch.moves, reduction="none") * batch.weights).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.team.average(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.optimizer.step()
         self._loss_sum += loss.detach()
@@ -200,7 +278,7 @@ class Trainer:
         """Read the loss, which waits for the device; a loss that is no number ends the run before anything is saved."""
         if not self._unsynced:
             return
-        loss = float(self._loss_sum) / self._unsynced
+        loss = self.team.mean(float(self._loss_sum) / self._unsynced)
         self._loss_sum.zero_()
         if not math.isfinite(loss):
             self.record("diverged", loss=str(loss))
@@ -231,7 +309,11 @@ class Trainer:
     def _evaluate_between(self) -> None:
         self._sync()
         self.evaluated += 1
+        if not self.team.leads:
+            return
         found = self.evaluate(exact=False)
+        if said := self.schedule.see(found["loss"]):
+            self.progress.say(f"step {self.step}: {said}")
         self.record("eval", **found)
         if not self.best or found["loss"] < self.best["loss"]:
             self.best = {"loss": found["loss"], "step": self.step}
@@ -243,6 +325,7 @@ class Trainer:
 
     def evaluate(self, exact: bool) -> dict[str, float]:
         """Score the network on the evaluation set."""
+        assert self.data is not None
 
         def tick(share: float) -> None:
             self.progress.update("evaluate", f"evaluating  {100 * share:.0f} %", self.fraction(), step=self.step)
@@ -260,11 +343,18 @@ class Trainer:
             found, chosen = self.evaluate(exact=True), best[1]["step"]
         state = {"model": artifact.plain_state(self.network), "metrics": found, "step": chosen}
         checkpoint.save(self.checkpoints, "best", chosen, state, keep=1)
-        self.record("final", chosen_step=chosen, **found)
+        self.record("final", chosen_step=chosen, ended_by=self.ended_by, **found)
         return found | {"chosen_step": chosen}
+
+    @property
+    def ended_by(self) -> str:
+        """What ended the training."""
+        return "early stop" if self.schedule.ended else "budget"
 
     def record(self, kind: str, **values: Any) -> None:
         """Add one row to metrics.jsonl."""
+        if not self.team.leads:
+            return
         row = {"kind": kind, "step": self.step, **values}
         with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(row, allow_nan=False) + "\n")

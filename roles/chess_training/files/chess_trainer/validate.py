@@ -20,7 +20,7 @@ from .files import read_json, sha256_file, write_json
 from .settings import allotted_threads
 
 if TYPE_CHECKING:
-    from .model import PolicyNet
+    from .model import AnyNetwork
 
 RATES = ("top1", "top1_ply20", "top1_raw", "raw_legal", "legal_mass")
 CONTEXTS = {
@@ -44,7 +44,7 @@ class Validation:
         self.arguments = arguments
         self.manifest: dict[str, Any] = {}
         self.content: dict[str, Any] = {}
-        self.model: PolicyNet | None = None
+        self.model: AnyNetwork | None = None
         self.found: dict[str, Any] = {}
         self.moves: dict[str, str] = {}
 
@@ -119,9 +119,9 @@ class Validation:
         with contextlib.ExitStack() as stack:
             directory = self.arguments.cache_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chess-trainer-")))
             positions = cache.load(self.arguments.data, "val", directory, int(settings.get("min_context", 0)), None, lambda doing, share: None)
-            data = metrics.evaluation_set(positions, count, lambda share: None)
+            assert self.model is not None
+            data = metrics.evaluation_set(positions, count, lambda share: None, getattr(self.model.shape, "context", 0))
         device = torch.device(self.arguments.device)
-        assert self.model is not None
         return metrics.evaluate(self.model.to(device), data.to(device), contextlib.nullcontext, lambda share: None)
 
     def legal_enough(self) -> str:

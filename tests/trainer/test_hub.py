@@ -1,0 +1,180 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Data sets to and from Hugging Face, here a stand-in on loopback that the official client talks to."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import ROLE
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = Path(os.environ.get("PODCYCLE_SERVICES_PYTHON") or ROOT / ".build/services-venv/bin/python")
+TOKEN = "hf_notARealTokenButOneThatIsLongEnough"
+COMMIT = "b" * 40
+
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="the environment of the services is not there; make test makes it")
+
+
+class Hub:
+    """One data set, me/games, whose files are those of the last commit."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.seen: list[str] = []
+        self.keys: set[str | None] = set()
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self._chunks() if "Content-Length" not in self.headers else self.rfile.read(int(self.headers["Content-Length"]))
+                self._note()
+                if "/preupload/" in self.path:
+                    self._json({"files": [{"path": row["path"], "uploadMode": "regular", "shouldIgnore": False} for row in json.loads(body)["files"]]})
+                elif "/commit/" in self.path:
+                    for row in map(json.loads, body.splitlines()):
+                        if row["key"] == "file":
+                            hub.files[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
+                    self._json({"commitUrl": f"{hub.url}/datasets/me/games/commit/{COMMIT}", "commitOid": COMMIT, "pullRequestUrl": None})
+                else:
+                    self._json({"url": f"{hub.url}/datasets/me/games", "name": "me/games"})
+
+            def do_GET(self) -> None:
+                self._note()
+                if self.path.startswith("/api/datasets/me/games/tree/"):
+                    rows = [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()} for name, data in hub.files.items()]
+                    self._json(rows)
+                elif self.path.startswith("/api/datasets/me/games"):
+                    names = [{"rfilename": name} for name in hub.files]
+                    self._json({"_id": "1", "id": "me/games", "sha": COMMIT, "private": True, "siblings": names, "tags": [], "downloads": 0, "likes": 0})
+                elif self.path.startswith(f"/datasets/me/games/resolve/{COMMIT}/"):
+                    self._file(self.path.split(f"/{COMMIT}/")[1])
+                else:
+                    self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+
+            do_HEAD = do_GET
+
+            def _note(self) -> None:
+                hub.seen.append(f"{self.command} {self.path}")
+                hub.keys.add(self.headers.get("Authorization"))
+
+            def _chunks(self) -> bytes:
+                found = b""
+                while size := int(self.rfile.readline(), 16):
+                    found += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return found
+
+            def _file(self, name: str) -> None:
+                data = hub.files[name]
+                self._send(data, 200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"})
+
+            def _json(self, value: Any, code: int = 200, headers: dict[str, str] | None = None) -> None:
+                self._send(json.dumps(value).encode(), code, {"Content-Type": "application/json", **(headers or {})})
+
+            def _send(self, raw: bytes, code: int, headers: dict[str, str]) -> None:
+                self.send_response(code)
+                for name, value in {**headers, "Content-Length": str(len(raw))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(raw)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    made = Hub()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def games(small_data: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "games"
+    folder.mkdir()
+    for name in ("train.jsonl", "val.jsonl"):
+        (folder / name).write_bytes((small_data / name).read_bytes())
+    return folder
+
+
+def trainer(hub: Hub, home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    given = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home / "hf"), "NO_PROXY": "127.0.0.1"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHONPATH"))} | given | more
+    command = [str(PYTHON), "-m", "chess_trainer", *words]
+    done = subprocess.run(command, cwd=ROLE / "files", env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert TOKEN not in done.stdout + done.stderr and TOKEN not in " ".join(command) and "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path, tmp_path: Path) -> None:
+    publish = ("dataset", "publish", str(games), "--repo", "me/games")
+    done = trainer(hub, tmp_path, *publish, "--yes")
+    assert done.returncode == 66 and "has no manifest.json" in done.stderr and "dataset seal" in done.stderr
+    sealed = trainer(hub, tmp_path, "dataset", "seal", str(games))
+    assert sealed.returncode == 0 and json.loads(sealed.stdout)["games"] == 72, sealed.stderr
+    done = trainer(hub, tmp_path, *publish)
+    assert done.returncode == 2 and "would upload train.jsonl, val.jsonl, manifest.json" in done.stderr and "add --yes" in done.stderr
+    done = trainer(hub, tmp_path, *publish, "--yes", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2 and "HF_HUB_OFFLINE is set, so nothing is uploaded" in done.stderr and hub.seen == []
+    assert trainer(hub, tmp_path, *publish, "--prefix", "sets/a", "--yes").returncode == 0 and hub.keys == {f"Bearer {TOKEN}"}
+    assert sorted(hub.files) == ["sets/a/manifest.json", "sets/a/train.jsonl", "sets/a/val.jsonl"]
+
+    fetch = ("dataset", "fetch", "--repo", "me/games", "--prefix", "sets/a", "--out", str(tmp_path / "out"))
+    done = trainer(hub, tmp_path, *fetch)
+    assert done.returncode == 0 and json.loads(done.stdout)["changed"] and json.loads(done.stdout)["commit"] == COMMIT, done.stderr
+    assert all((tmp_path / "out" / name).read_bytes() == (games / name).read_bytes() for name in ("train.jsonl", "val.jsonl", "manifest.json"))
+    before = len(hub.seen)
+    # A commit cannot be another thing tomorrow, and offline nothing may be asked.
+    assert json.loads(trainer(hub, tmp_path, *fetch, "--revision", COMMIT).stdout)["changed"] is False
+    (tmp_path / "out/train.jsonl").write_bytes(b"harmed")
+    assert json.loads(trainer(hub, tmp_path, *fetch, HF_HUB_OFFLINE="1").stdout)["changed"] is True
+    assert (tmp_path / "out/train.jsonl").read_bytes() == (games / "train.jsonl").read_bytes() and len(hub.seen) == before
+
+
+def test_what_differs_from_the_manifest_is_refused_both_ways(hub: Hub, games: Path, tmp_path: Path) -> None:
+    assert trainer(hub, tmp_path, "dataset", "seal", str(games)).returncode == 0
+    hub.files = {path.name: path.read_bytes() for path in games.iterdir()} | {"val.jsonl": b'{"moves": "e2e4"}\n'}
+    done = trainer(hub, tmp_path, "dataset", "fetch", "--repo", "me/games", "--out", str(tmp_path / "out"))
+    assert done.returncode == 65 and "val.jsonl: sha256 is" in done.stderr and "but manifest.json has" in done.stderr and not (tmp_path / "out").exists()
+    (games / "val.jsonl").write_text('{"moves": "e2e4"}\n', encoding="utf-8")
+    hub.seen.clear()
+    done = trainer(hub, tmp_path, "dataset", "publish", str(games), "--repo", "me/games", "--yes")
+    assert done.returncode == 65 and "but manifest.json has" in done.stderr and hub.seen == []
+    (games / "val.jsonl").write_text('{"moves": "e2e5"}\n', encoding="utf-8")
+    done = trainer(hub, tmp_path, "dataset", "seal", str(games))
+    assert done.returncode == 65 and "val.jsonl, line 1: illegal move e2e5" in done.stderr
+
+
+def test_what_cannot_be_fetched_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
+    fetch = ("dataset", "fetch", "--out", str(tmp_path / "out"), "--repo")
+    done = trainer(hub, tmp_path, *fetch, "me/nothing")
+    assert done.returncode == 66 and done.stderr == "dataset: fetch me/nothing at main: the repository is not there, or HF_TOKEN may not see it\n"
+    done = trainer(hub, tmp_path, *fetch, "me/games", HF_HUB_OFFLINE="1")
+    assert done.returncode == 66 and "HF_HUB_OFFLINE is set and the cache does not hold it" in done.stderr
+    done = trainer(hub, tmp_path, *fetch, "me/games")
+    assert done.returncode == 66 and "has no train.jsonl and no val.jsonl" in done.stderr
+    done = trainer(hub, tmp_path, *fetch, "no repository at all")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
