@@ -234,7 +234,7 @@ def test_a_damaged_archive_is_one_sentence(archive: bootstrap.Archive, script: C
     source.write_bytes(archive.data[:-1])
     away = script("away.sh", kind="gce", archive=str(source))
     assert "is damaged" in run("bash", away, "--workspace", tmp_path / "w").stderr
-    assert not (tmp_path / "w/.podcycle/bootstrap/collection.tar.gz").exists()
+    assert not (tmp_path / "w/.podcycle/bootstrap/collection.tar.bz2").exists()
 
 
 def test_a_second_one_waits_and_says_so(script: Callable[..., Path], run: Run, tmp_path: Path) -> None:
