@@ -100,7 +100,8 @@ class Image:
             write_json(self.record_file, record)
         for name in missing:
             self.docker.run("image", "tag", self.names[0], name)
-        assert found is not None
+        if found is None:
+            raise images.ImageError(f"{images.WHAT}: the build ended well, and the engine knows no image {self.names[0]}; see {self.log}")
         if self.args["smoke"] and not tried:
             display.display(f"image: trying it without a network, as the runner, for {self.args['smoke_seconds']} s at the most")
             smoke = builds.smoke(self.docker, self.names[0], self.args["smoke_seconds"])

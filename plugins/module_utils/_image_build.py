@@ -88,8 +88,7 @@ class Docker:
             timer.start()
             told = set()
             try:
-                assert child.stderr is not None
-                for line in child.stderr:
+                for line in child.stderr or ():
                     stream.write(line)
                     lines = [*lines[-200:], line.rstrip()]
                     step = _STEP.match(line)
@@ -191,10 +190,10 @@ def push(docker: Docker, words: list[str], repository: str, tags: list[str], log
             host = host_of(repository)
             login = f"docker login{'' if host == 'docker.io' else f' {host}'}"
             hint = f"type {login} with an account that may write there, then the same again"
-            raise ImageError(f"{what}: the registry refused: {error.said}", hint=hint, registry=host) from error
+            raise ImageError(f"{what}: the registry refused: {error.said}", hint=hint, registry=host) from None
         if _UNREACHABLE.search(error.said):
-            raise ImageError(f"{what}: the registry {host_of(repository)} cannot be reached: {error.said}", hint="check its name and the network") from error
-        raise ImageError(f"{what}: {error.said}", hint=error.hint) from error
+            raise ImageError(f"{what}: the registry {host_of(repository)} cannot be reached: {error.said}", hint="check its name and the network") from None
+        raise ImageError(f"{what}: {error.said}", hint=error.hint) from None
     found = {tag: there(docker, f"{repository}:{tag}") for tag in tags}
     lost = [tag for tag, digest in found.items() if not digest]
     if lost:

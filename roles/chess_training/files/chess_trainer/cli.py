@@ -142,7 +142,6 @@ def _processes(text: str) -> int:
     return 0 if text == "auto" else int(_positive(int)(text))
 
 
-
 for _kind in (_processes, _count, _share, _fraction):
     # What argparse calls a word that cannot be read.
     _kind.__name__ = "number"

@@ -161,6 +161,6 @@ class TeamBatchNorm2d(nn.BatchNorm2d):
 def shared_statistics(network: nn.Module) -> nn.Module:
     """The network with its batch normalisation over all processes; its weights keep their names."""
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             module.__class__ = TeamBatchNorm2d
     return network
