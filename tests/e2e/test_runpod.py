@@ -1,20 +1,36 @@
 # Copyright: (c) 2026, podcycle.gpu contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whole cycles in RunPod's other ways: through the gateway only, from a template, on a spot pod that is outbid, with a container that never stays up."""
+"""Whole cycles in RunPod's other ways: through the gateway, from a template, beside services that crash, on a spot pod, with a container that ends at once."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
 from support.rclone import rclone
+from support.world import free_port
 
 
 def status(world: Any, run_id: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((world.run_dir(run_id) / "collected/run_artifacts/jobs/train/status.json").read_text(encoding="utf-8"))
     return found
+
+
+def of_this_machine(world: Any, pid: int) -> int:
+    """The process that has this number in the world's only pod."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            numbers = re.findall(r"^NSpid:(.*)$", (path / "status").read_text(encoding="utf-8"), re.MULTILINE)[0].split()
+            if int(numbers[-1]) == pid and str(world.path).encode() in (path / "cmdline").read_bytes():
+                return int(path.name)
+        except OSError:
+            continue
+    raise AssertionError(f"no process of {world.path} has the number {pid}")
 
 
 def test_a_cycle_through_the_gateway_only(world: Any) -> None:
@@ -47,6 +63,32 @@ def test_a_cycle_from_a_template_stores_its_artifacts(world: Any) -> None:
     assert files and all((store / "templated" / name).read_bytes() == (collected / name).read_bytes() for name in files)
     told = [(event["phase"], event.get("message", "")) for event in world.events("templated") if event["status"] == "ok"]
     assert {phase for phase, message in told if "/s by " in message} == {"push", "collect", "store"}, told
+    world.nothing_bills()
+
+
+def test_services_that_crash_in_turn_leave_the_training_and_each_other_alone(world: Any, wait_until: Any) -> None:
+    """Each comes back with another process while the training goes on; the run ends as if nothing had been."""
+    names = ("jupyter", "inference", "hf-watch", "idle-watchdog")
+    wanted = {"services_jupyter": True, "services_inference": True, "services_hf_watch": True, "services_idle_watchdog": True}
+    more = {"services_hf_repo_id": "me/bot", "services_idle_action": "none", "services_jupyter_port": free_port(), "services_inference_port": free_port()}
+    run = world.begin("cycle.yml", run_id="crashes", train_seconds=30, **wanted, **more)
+    run.says("[crashes-0] train:", 200)
+    (pod_id,) = world.pod_ids("crashes")
+    folder = world.workspace(pod_id) / ".podcycle/services"
+
+    def running(name: str) -> Any:
+        state = json.loads((folder / name / "running.json").read_text(encoding="utf-8"))
+        return state["state"] == "running" and (state["pid"], state["child"])
+
+    for crashed in names:
+        before = {name: wait_until(lambda name=name: running(name), 40, f"{name} runs") for name in names}
+        os.kill(of_this_machine(world, before[crashed][1]), signal.SIGKILL)
+        wait_until(lambda crashed=crashed, before=before: running(crashed) not in (False, before[crashed]), 40, f"{crashed} runs again")
+        assert {name: running(name) for name in names if name != crashed} == {name: before[name] for name in names if name != crashed}
+    assert world.job("crashes", pod_id)["state"] == "running", "all of this happened while it trained"
+    done = run.end(240).ok()
+    assert (status(world, "crashes")["state"], status(world, "crashes")["attempt"]) == ("succeeded", 1)
+    assert "every pod of this run was read back as gone" in done.text
     world.nothing_bills()
 
 
