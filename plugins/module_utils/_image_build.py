@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import subprocess
 import threading
 import time
@@ -82,9 +83,10 @@ class Docker:
         with log.open("w", encoding="utf-8") as stream:
             child = subprocess.Popen(
                 [self.program, "buildx", "build", "--progress", "plain", *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE, text=True, errors="replace", env={**os.environ, **self.environment},
+                stderr=subprocess.PIPE, text=True, errors="replace", env={**os.environ, **self.environment}, start_new_session=True,
             )  # fmt: skip
-            timer = threading.Timer(seconds, child.kill)
+            # buildx is a child of docker, and would hold the pipe open.
+            timer = threading.Timer(seconds, os.killpg, (child.pid, signal.SIGKILL))
             timer.start()
             told = set()
             try:
@@ -99,7 +101,7 @@ class Docker:
             finally:
                 timer.cancel()
                 if child.poll() is None:
-                    child.kill()
+                    os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
         took = time.monotonic() - began
         if child.returncode:

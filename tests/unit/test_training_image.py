@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -170,6 +171,16 @@ def test_the_container_of_a_try_is_gone_whatever_happens(tmp_path: Path) -> None
     ran, removed = fake.asked()[-2:]
     assert removed[:2] == ["rm", "--force"] and removed[2] == ran[ran.index("--name") + 1]
     assert ran[ran.index("--network") + 1] == "none" and ran[ran.index("--user") + 1] == "runner" and "START_SSHD=0" in ran
+
+
+def test_a_build_ends_in_time_although_its_own_child_holds_the_pipe(tmp_path: Path) -> None:
+    program = tmp_path / "docker"
+    program.write_text("#!/bin/sh\nsleep 30 &\nsleep 30\n", encoding="utf-8")
+    program.chmod(0o755)
+    began = time.monotonic()
+    with pytest.raises(builds.BuildFailed, match="did not end in 1 s"):
+        builds.Docker(str(program)).build(["."], tmp_path / "log", 1, print)
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(
