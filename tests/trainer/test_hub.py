@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -18,6 +20,9 @@ from typing import Any
 
 import pytest
 
+from chess_trainer import hub as hub_module
+from chess_trainer.errors import UsageError
+
 from .conftest import ROLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +30,7 @@ PYTHON = Path(os.environ.get("PODCYCLE_SERVICES_PYTHON") or ROOT / ".build/servi
 TOKEN = "hf_notARealTokenButOneThatIsLongEnough"
 COMMIT = "b" * 40
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="the environment of the services is not there; make test makes it")
+services = pytest.mark.skipif(not PYTHON.exists(), reason="the environment of the services is not there; make test makes it")
 
 
 class Hub:
@@ -129,6 +134,7 @@ def trainer(hub: Hub, home: Path, *words: str, **more: str) -> subprocess.Comple
     return done
 
 
+@services
 def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path, tmp_path: Path) -> None:
     publish = ("dataset", "publish", str(games), "--repo", "me/games")
     done = trainer(hub, tmp_path, *publish, "--yes")
@@ -154,6 +160,7 @@ def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path
     assert (tmp_path / "out/train.jsonl").read_bytes() == (games / "train.jsonl").read_bytes() and len(hub.seen) == before
 
 
+@services
 def test_what_differs_from_the_manifest_is_refused_both_ways(hub: Hub, games: Path, tmp_path: Path) -> None:
     assert trainer(hub, tmp_path, "dataset", "seal", str(games)).returncode == 0
     hub.files = {path.name: path.read_bytes() for path in games.iterdir()} | {"val.jsonl": b'{"moves": "e2e4"}\n'}
@@ -168,6 +175,32 @@ def test_what_differs_from_the_manifest_is_refused_both_ways(hub: Hub, games: Pa
     assert done.returncode == 65 and "val.jsonl, line 1: illegal move e2e5" in done.stderr
 
 
+def test_files_that_were_not_fetched_are_not_replaced_and_a_full_disk_leaves_the_old_ones(games: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "_snapshot", lambda *words: (games, COMMIT))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "stats.json").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"out has stats.json and no fetch.json, so they were not fetched and are not replaced"):
+        hub_module.fetch("me/games", "main", "", out)
+    assert [path.name for path in out.iterdir()] == ["stats.json"] and (out / "stats.json").read_text(encoding="utf-8") == "mine"
+    (out / "stats.json").unlink()
+    assert hub_module.fetch("me/games", "main", "", out)["changed"]
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    copy = shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        if source.name == "val.jsonl":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(source, target)
+
+    (games / "train.jsonl").write_text('{"moves": "e2e4"}\n', encoding="utf-8")
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        hub_module.fetch("me/games", "main", "", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@services
 def test_what_cannot_be_fetched_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
     fetch = ("dataset", "fetch", "--out", str(tmp_path / "out"), "--repo")
     done = trainer(hub, tmp_path, *fetch, "me/nothing")

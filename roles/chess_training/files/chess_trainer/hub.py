@@ -122,6 +122,25 @@ def _snapshot(repo: str, revision: str, prefix: str, doing: str) -> tuple[Path, 
         return place / prefix, place.name
 
 
+def _replace(place: Path, out: Path, names: list[str], record: dict[str, Any]) -> None:
+    """Put files in the place of those that were fetched before; on a full disk these stay as they are."""
+    out.mkdir(parents=True, exist_ok=True)
+    partials = {name: out / f".{name}.{os.getpid()}.tmp" for name in names}
+    try:
+        for name, partial in partials.items():
+            shutil.copyfile(place / name, partial)
+        # First, so that files that are only half of them in place are known to be ours.
+        write_json(out / FETCHED, record)
+        for name, partial in partials.items():
+            os.replace(partial, out / name)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+    for name in (*NAMES, MANIFEST):
+        if name not in names:
+            (out / name).unlink(missing_ok=True)
+
+
 def fetch(repo: str, revision: str, prefix: str, out: Path) -> dict[str, Any]:
     """Bring a data set of Hugging Face into a folder; what differs from its manifest is refused."""
     prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
@@ -129,6 +148,9 @@ def fetch(repo: str, revision: str, prefix: str, out: Path) -> dict[str, Any]:
     if known is not None:
         return known | {"changed": False}
     doing = f"fetch {repo} at {revision}"
+    strange = [] if (out / FETCHED).is_file() else [name for name in (*NAMES, MANIFEST) if (out / name).exists()]
+    if strange:
+        raise UsageError(f"{doing}: {out} has {', '.join(strange)} and no {FETCHED}, so they were not fetched and are not replaced; give another folder")
     place, commit = _snapshot(repo, revision, prefix, doing)
     missing = [name for name in dataset.FILES if not (place / name).is_file()]
     if missing:
@@ -137,19 +159,8 @@ def fetch(repo: str, revision: str, prefix: str, out: Path) -> dict[str, Any]:
     if sealed:
         verify(place)
     files = _files(place, (*NAMES, MANIFEST))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / FETCHED).unlink(missing_ok=True)
-    for name in (*NAMES, MANIFEST):
-        (out / name).unlink(missing_ok=True)
-    for row in files:
-        partial = out / f".{row['path']}.{os.getpid()}.tmp"
-        try:
-            shutil.copyfile(place / row["path"], partial)
-            os.replace(partial, out / row["path"])
-        finally:
-            partial.unlink(missing_ok=True)
     about = {"repo": repo, "revision": revision, "commit": commit if COMMIT.fullmatch(commit) else None, "prefix": prefix, "sealed": sealed}
-    write_json(out / FETCHED, {"schema_version": 1, **about, "files": files})
+    _replace(place, out, [row["path"] for row in files], {"schema_version": 1, **about, "files": files})
     return verify(out, FETCHED) | {"changed": True}
 
 
