@@ -72,7 +72,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
     count = launch.processes(arguments)
     if arguments.dry_run:
-        _emit(settings.requested(arguments) | {"processes": count})
+        asked = settings.requested(arguments)
+        if arguments.dry_run == "all":
+            settings.refuse_data(arguments)
+        _emit(asked | {"processes": count})
         return EXIT_OK
     return launch.run(arguments, count) if count > 1 else train.run(arguments)
 
@@ -202,7 +205,8 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     train.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and val.jsonl")
     train.add_argument("--run-dir", type=Path, required=True)
-    train.add_argument("--dry-run", action="store_true", help="check what is asked and the data folder, and write nothing; wants no PyTorch")
+    dry = "check what is asked against the data and write nothing; wants no PyTorch. With options: the options alone, for data that are elsewhere"
+    train.add_argument("--dry-run", nargs="?", const="all", choices=("all", "options"), help=dry)
     train.add_argument("--preset", choices=PRESETS, default="smoke")
     train.add_argument("--seed", type=_count, default=7)
     budget = train.add_mutually_exclusive_group()

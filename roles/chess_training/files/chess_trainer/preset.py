@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import phase_times
+from . import phase_times, settings
 from .errors import MissingError, UsageError
 from .files import read_json, write_bytes, write_json
 from .settings import PRESETS
@@ -241,7 +241,7 @@ def run(arguments: argparse.Namespace) -> int:
     wish = resolve(given, defaults, arguments.workspace.absolute())
     words = wish.arguments(arguments.more)
     # A bad word ends here, before anything is fetched or written.
-    cli.parser().parse_args(words)
+    asked = cli.parser().parse_args(words)
     for name in sorted(set(given) & set(IDLE)):
         print(f"{name} is without effect: {IDLE[name]}", flush=True)
     fetches = bool(wish.values["HF_DATASET_REPO_ID"]) and not (wish.values["TRAIN_DATASET_DIR"] or wish.values["TRAIN_PATH"])
@@ -252,6 +252,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"would fetch {wish.values['HF_DATASET_REPO_ID']} at {wish.values['HF_DATASET_REVISION']} to {wish.train.parent}", flush=True)
         elif missing := [str(path) for path in (wish.train, wish.val) if not path.is_file()]:
             raise MissingError(f"not there: {', '.join(missing)}")
+        elif not wish.capped:
+            settings.requested(asked)
+            settings.refuse_data(asked)
         return 0
     times = phase_times.PhaseTimes.of("runpod_train_preset", wish.run_dir / phase_times.NAME, wish.run_dir.name)
     with times.phase("resolve_dataset_paths", lambda error: getattr(error, "exit_code", 1)):

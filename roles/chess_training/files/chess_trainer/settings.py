@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import MissingError, UsageError
 from .files import read_json, sha256_file
+from .rows import SPLICED, count
 
 DATA_FILES = ("train.jsonl", "val.jsonl")
 # A run that goes on must agree in these; the budget may be another one.
@@ -47,6 +48,25 @@ def requested(arguments: argparse.Namespace) -> dict[str, Any]:
     more = ("schedule", "plateau_factor", "plateau_patience", "plateau_threshold", "early_stop_patience", "early_stop_min_delta")
     asked = {name: getattr(arguments, name) for name in names + more} | {"phase_weights": list(arguments.phase_weights)}
     return asked | {"data": data_fingerprints(arguments.data)}
+
+
+def refuse_format(preset: str, form: str) -> None:
+    """Refuse data that a preset cannot read."""
+    if preset.startswith("lstm") and form == SPLICED:
+        raise UsageError(f"the preset {preset} reads the moves of whole games, the data are spliced rows; give rows with 'moves', or another preset")
+
+
+def refuse_positions(batch_size: int, positions: int) -> None:
+    """Refuse data that do not fill a batch."""
+    if positions < batch_size:
+        raise UsageError(f"train.jsonl has {positions} positions, fewer than one batch of {batch_size}; give a smaller --batch-size or more data")
+
+
+def refuse_data(arguments: argparse.Namespace) -> None:
+    """Compare the data with what is asked, as the training will before its first step."""
+    form, positions = count(arguments.data / DATA_FILES[0], min(arguments.min_context, 255))
+    refuse_format(arguments.preset, form)
+    refuse_positions(arguments.batch_size or PRESETS[arguments.preset], positions)
 
 
 def disagreement(before: dict[str, Any], now: dict[str, Any]) -> str | None:

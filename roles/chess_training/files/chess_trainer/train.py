@@ -18,7 +18,6 @@ from . import phase_times, settings
 from .errors import EXIT_OK, DivergedError, StoppedError, TrainerError, UsageError
 from .files import sha256_file, write_json
 from .progress import Progress, duration, now
-from .rows import SPLICED
 from .signals import StopRequest
 
 if TYPE_CHECKING:
@@ -188,8 +187,7 @@ class Run:
         chosen = runtime.choose(self.arguments, team)
         plan = _plan(self.arguments, len(train))
         context = getattr(plan.preset.shape, "context", 0)
-        if context and train.info["format"] == SPLICED:
-            raise UsageError(f"the preset {self.arguments.preset} reads the moves of whole games; give data in a format with 'moves'")
+        settings.refuse_format(self.arguments.preset, train.info["format"])
         torch.manual_seed(plan.seed)
 
         def tick(share: float) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import artifact, checkpoint, metrics
+from . import artifact, checkpoint, metrics, settings
 from .cache import Positions
 from .errors import DivergedError, StoppedError, UsageError
 from .files import write_bytes
@@ -86,8 +86,7 @@ class Batches:
     """This process's parts of batches in a seeded order; where it stands is two numbers."""
 
     def __init__(self, positions: Positions, plan: Plan, device: torch.device, team: Team) -> None:
-        if len(positions) < plan.batch_size:
-            raise UsageError(f"train.jsonl has {len(positions)} positions, fewer than one batch of {plan.batch_size}; give a smaller --batch-size")
+        settings.refuse_positions(plan.batch_size, len(positions))
         if plan.batch_size % team.size:
             raise UsageError(f"batches of {plan.batch_size} cannot be shared by {team.size} processes; give a --batch-size that {team.size} divides")
         target = device if self._fits(positions, device) else torch.device("cpu")
