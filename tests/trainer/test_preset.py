@@ -58,6 +58,12 @@ def test_each_name_is_heard_from_the_environment_and_from_the_role(workspace: Pa
         parser().parse_args(words)
 
 
+@pytest.mark.parametrize("given", [{"TRAIN_SECONDS": "90"}, {"TRAIN_EXTRA_ARGS": "--max-steps 9"}])
+def test_another_budget_than_epochs_leaves_the_evaluations_to_the_preset(workspace: Path, given: dict[str, str]) -> None:
+    words = preset.resolve(given, {}, workspace).arguments([])
+    assert "--evaluations" not in words and "--max-epochs" not in words
+
+
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [

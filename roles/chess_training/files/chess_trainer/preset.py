@@ -34,7 +34,7 @@ NAMES = {
     "TRAIN_BATCH_SIZE": ("", "positions of one step over all processes; the preset's"),
     "TRAIN_NPROC_PER_NODE": ("auto", "processes; auto is one for each GPU"),
     "TRAIN_EPOCHS": ("40", "passes over the data"),
-    "TRAIN_SECONDS": ("", "a budget of time instead of TRAIN_EPOCHS"),
+    "TRAIN_SECONDS": ("", "a budget of time instead of TRAIN_EPOCHS, with the preset's evaluations instead of one for each epoch"),
     "TRAIN_SEED": ("7", "of the first weights and the order of the positions"),
     "TRAIN_PHASE_WEIGHT_OPENING": ("1.0", "weight of the loss of a position in the opening"),
     "TRAIN_PHASE_WEIGHT_MIDDLEGAME": ("1.0", "the same in the middlegame"),
@@ -116,16 +116,16 @@ class Wish:
         except ValueError as error:
             raise UsageError(f"TRAIN_EXTRA_ARGS cannot be split into words: {error}") from error
         weights = ",".join(f"{phase}={_number(values, f'TRAIN_PHASE_WEIGHT_{phase.upper()}', float, 0):g}" for phase in ("opening", "middlegame", "endgame"))
-        budget = ["--max-epochs", values["TRAIN_EPOCHS"]]
+        evaluations = max(0, int(_number(values, "TRAIN_EPOCHS", int, 1)) - 1)
+        budget = ["--max-epochs", values["TRAIN_EPOCHS"], "--evaluations", str(evaluations)]
         if values["TRAIN_SECONDS"]:
             _number(values, "TRAIN_SECONDS", float, 1)
             budget = ["--max-seconds", values["TRAIN_SECONDS"]]
         if any(word.startswith("--max-") for word in extra):
             budget = []
-        evaluations = max(0, int(_number(values, "TRAIN_EPOCHS", int, 1)) - 1)
         _number(values, "TRAIN_SEED", int, 0), _number(values, "TRAIN_RUNTIME_MIN_CONTEXT", int, 0)
         words = ["train", "--data", str(self.data), "--run-dir", str(self.run_dir), "--preset", self.preset, "--seed", values["TRAIN_SEED"], *budget]
-        words += ["--evaluations", str(evaluations), "--processes", values["TRAIN_NPROC_PER_NODE"], "--min-context", values["TRAIN_RUNTIME_MIN_CONTEXT"]]
+        words += ["--processes", values["TRAIN_NPROC_PER_NODE"], "--min-context", values["TRAIN_RUNTIME_MIN_CONTEXT"]]
         words += ["--schedule", "plateau", "--early-stop-patience", "8", "--early-stop-min-delta", "0.002", "--phase-weights", weights]
         if values["TRAIN_BATCH_SIZE"]:
             _number(values, "TRAIN_BATCH_SIZE", int, 1)
