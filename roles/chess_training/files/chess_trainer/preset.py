@@ -23,6 +23,12 @@ from .errors import MissingError, UsageError
 from .files import read_json, write_bytes, write_json
 from .settings import PRESETS
 
+# Options of the trainer that are not to be given among the extra words, and what to give instead.
+OURS = {
+    "--data": "set TRAIN_DATASET_DIR, or TRAIN_PATH and VAL_PATH",
+    "--run-dir": "set TRAIN_RUN_DIR",
+    "--dry-run": "type train_baseline_preset.sh --dry-run",
+}
 NAMES = {
     "TRAIN_DATASET_DIR": ("", "folder with train.jsonl and val.jsonl; else the last one below WORKSPACE/data that has both"),
     "TRAIN_PATH": ("", "the training rows, together with VAL_PATH, instead of a folder"),
@@ -44,7 +50,7 @@ NAMES = {
     "TRAIN_MAX_VAL_ROWS": ("0", "the same for the validation rows"),
     "TRAIN_MAX_TOTAL_ROWS": ("0", "a cap of both together, shared in the proportion that they have"),
     "TRAIN_BEST_CHECKPOINT_OUT": ("", "also put the model there"),
-    "TRAIN_EXTRA_ARGS": ("", "more options of `python -m chess_trainer train`; they win"),
+    "TRAIN_EXTRA_ARGS": ("", f"more options of `python -m chess_trainer train`; they win; not {', '.join(OURS)}"),
     "HF_DATASET_REPO_ID": ("", "fetch the data set of this repository of Hugging Face first, unless a folder or files are named"),
     "HF_DATASET_REVISION": ("main", "its branch, tag or commit"),
     "HF_DATASET_PATH_PREFIX": ("", "its folder inside the repository"),
@@ -115,6 +121,10 @@ class Wish:
             extra = [*shlex.split(values["TRAIN_EXTRA_ARGS"]), *more]
         except ValueError as error:
             raise UsageError(f"TRAIN_EXTRA_ARGS cannot be split into words: {error}") from error
+        for word in extra:
+            name = next((name for name in OURS if name.startswith(word.partition("=")[0]) and word[2:3] not in ("", "=")), None)
+            if name is not None:
+                raise UsageError(f"{word} among the extra options: {name} is not to be given there; {OURS[name]}")
         weights = ",".join(f"{phase}={_number(values, f'TRAIN_PHASE_WEIGHT_{phase.upper()}', float, 0):g}" for phase in ("opening", "middlegame", "endgame"))
         evaluations = max(0, int(_number(values, "TRAIN_EPOCHS", int, 1)) - 1)
         budget = ["--max-epochs", values["TRAIN_EPOCHS"], "--evaluations", str(evaluations)]
