@@ -158,6 +158,8 @@ def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path
     (tmp_path / "out/train.jsonl").write_bytes(b"harmed")
     assert json.loads(trainer(hub, tmp_path, *fetch, HF_HUB_OFFLINE="1").stdout)["changed"] is True
     assert (tmp_path / "out/train.jsonl").read_bytes() == (games / "train.jsonl").read_bytes() and len(hub.seen) == before
+    done = trainer(hub, tmp_path, *fetch, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "empty"))
+    assert done.returncode == 0 and json.loads(done.stdout)["commit"] == COMMIT and "the hub cannot be reached" in done.stderr, done.stderr
 
 
 @services
@@ -198,6 +200,28 @@ def test_files_that_were_not_fetched_are_not_replaced_and_a_full_disk_leaves_the
     with pytest.raises(OSError, match="No space left"):
         hub_module.fetch("me/games", "main", "", out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_whole_folder_is_taken_where_the_hub_cannot_be_reached_or_is_not_to_be_asked(
+    games: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(hub_module, "_snapshot", lambda *words: (games, COMMIT))
+    hub_module.fetch("me/games", "main", "", out)
+
+    def dead(*words: Any) -> Any:
+        raise hub_module.UnreachableError("fetch me/games at main: the hub cannot be reached and the cache does not hold it")
+
+    monkeypatch.setattr(hub_module, "_snapshot", dead)
+    assert hub_module.fetch("me/games", "main", "", out, keep=True)["changed"] is False and capsys.readouterr().err == ""
+    assert hub_module.fetch("me/games", "main", "", out)["commit"] == COMMIT
+    assert f"{out} is whole and is taken as it was fetched, at commit {COMMIT}" in capsys.readouterr().err
+    for repo, revision, prefix in (("me/games", "other", ""), ("me/others", "main", ""), ("me/games", "main", "sets/a")):
+        with pytest.raises(hub_module.UnreachableError):
+            hub_module.fetch(repo, revision, prefix, out)
+    (out / "val.jsonl").write_bytes(b"harmed")
+    with pytest.raises(hub_module.UnreachableError):
+        hub_module.fetch("me/games", "main", "", out, keep=True)
 
 
 @services

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,10 @@ MANIFEST, FETCHED = "manifest.json", "fetch.json"
 KIND = "chess-bot-validated-dataset"
 NAMES = (*dataset.FILES, "stats.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class UnreachableError(MissingError):
+    """The hub does not answer, or may not be asked."""
 
 
 def _files(folder: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -93,7 +98,7 @@ def _explained(doing: str) -> Iterator[Any]:
     except errors.LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE is set and the cache does not hold it; fetch it once without"
         why = why if offline() else "the hub cannot be reached and the cache does not hold it"
-        raise MissingError(f"{doing}: {why}") from error
+        raise UnreachableError(f"{doing}: {why}") from error
     except errors.OfflineModeIsEnabled as error:
         raise UsageError(f"{doing}: HF_HUB_OFFLINE is set, so the hub is not asked") from error
     except (errors.HfHubHTTPError, ValueError) as error:
@@ -102,12 +107,20 @@ def _explained(doing: str) -> Iterator[Any]:
         raise TrainerError(f"{doing}: {error}") from error
 
 
-def _stands(out: Path, repo: str, revision: str, prefix: str) -> dict[str, Any] | None:
-    """What was fetched before, where that cannot be another thing today and is unharmed."""
-    if not (out / FETCHED).is_file():
-        return None
-    known = read_json(out / FETCHED)
-    if (known.get("repo"), known.get("prefix")) != (repo, prefix) or not (known.get("commit") == revision or (offline() and known.get("revision") == revision)):
+def _prefix(prefix: str) -> str:
+    return prefix.strip("/") + "/" if prefix.strip("/") else ""
+
+
+def recorded(out: Path, repo: str, prefix: str) -> dict[str, Any]:
+    """What fetch.json says about a folder of that origin; empty where it was not fetched from there."""
+    found = read_json(out / FETCHED) if (out / FETCHED).is_file() else {}
+    return found if (found.get("repo"), found.get("prefix")) == (repo, _prefix(prefix)) else {}
+
+
+def _stands(out: Path, repo: str, revision: str, prefix: str, moved: bool) -> dict[str, Any] | None:
+    """What was fetched before and is unharmed: of this very commit, or of a branch that may have moved since."""
+    known = recorded(out, repo, prefix)
+    if not known or (known.get("commit") != revision and not (moved and known.get("revision") == revision)):
         return None
     try:
         return verify(out, FETCHED)
@@ -141,17 +154,27 @@ def _replace(place: Path, out: Path, names: list[str], record: dict[str, Any]) -
             (out / name).unlink(missing_ok=True)
 
 
-def fetch(repo: str, revision: str, prefix: str, out: Path) -> dict[str, Any]:
-    """Bring a data set of Hugging Face into a folder; what differs from its manifest is refused."""
-    prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-    known = _stands(out, repo, revision, prefix)
+def fetch(repo: str, revision: str, prefix: str, out: Path, keep: bool = False) -> dict[str, Any]:
+    """Bring a data set of Hugging Face into a folder; what differs from its manifest is refused.
+
+    A folder that was fetched before is taken where the commit is the same, where the hub cannot be asked, or with `keep`.
+    """
+    prefix = _prefix(prefix)
+    known = _stands(out, repo, revision, prefix, moved=keep or offline())
     if known is not None:
         return known | {"changed": False}
     doing = f"fetch {repo} at {revision}"
     strange = [] if (out / FETCHED).is_file() else [name for name in (*NAMES, MANIFEST) if (out / name).exists()]
     if strange:
         raise UsageError(f"{doing}: {out} has {', '.join(strange)} and no {FETCHED}, so they were not fetched and are not replaced; give another folder")
-    place, commit = _snapshot(repo, revision, prefix, doing)
+    try:
+        place, commit = _snapshot(repo, revision, prefix, doing)
+    except UnreachableError as error:
+        known = _stands(out, repo, revision, prefix, moved=True)
+        if known is None:
+            raise
+        print(f"{error}; {out} is whole and is taken as it was fetched, at commit {known.get('commit')}", file=sys.stderr, flush=True)
+        return known | {"changed": False}
     missing = [name for name in dataset.FILES if not (place / name).is_file()]
     if missing:
         raise MissingError(f"{doing}: {prefix or 'the repository'} has no {' and no '.join(missing)}")
@@ -167,7 +190,7 @@ def fetch(repo: str, revision: str, prefix: str, out: Path) -> dict[str, Any]:
 def publish(folder: Path, repo: str, revision: str, prefix: str, public: bool, sure: bool) -> dict[str, Any]:
     """Upload a sealed data set as one commit."""
     manifest = verify(folder)
-    prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+    prefix = _prefix(prefix)
     names = [row["path"] for row in manifest["files"] if row["path"] in NAMES] + [MANIFEST]
     size = sum((folder / name).stat().st_size for name in names)
     doing = f"publish {folder} as {repo}"

@@ -55,6 +55,7 @@ NAMES = {
     "HF_DATASET_REVISION": ("main", "its branch, tag or commit"),
     "HF_DATASET_PATH_PREFIX": ("", "its folder inside the repository"),
     "HF_DATASET_CACHE_DIR": ("", "where it is put; WORKSPACE/data/REPOSITORY"),
+    "HF_USE_EXISTING_FETCH_MANIFEST": ("0", "1 takes a folder that was fetched before and agrees with its fetch.json, and does not ask the hub"),
 }
 # Read, told and without effect.
 IDLE = {
@@ -66,7 +67,6 @@ IDLE = {
     "TRAIN_REQUIRE_RUNTIME_SPLICE_CACHE": "encoded positions are always kept and checked",
     "HF_FETCH_LATEST_ALL_DATASETS": "one data set is fetched, the one of HF_DATASET_REPO_ID",
     "HF_DATASET_FETCH_MANIFEST": "the manifest lies in the fetched folder",
-    "HF_USE_EXISTING_FETCH_MANIFEST": "a fetched folder that agrees with its manifest is always taken",
     "HF_DATASET_SCHEMA_FILTER": "the format is told by the first row",
 }
 DATA = ("train.jsonl", "val.jsonl")
@@ -271,7 +271,8 @@ def run(arguments: argparse.Namespace) -> int:
         if fetches:
             from . import hub
 
-            hub.fetch(wish.values["HF_DATASET_REPO_ID"], wish.values["HF_DATASET_REVISION"], wish.values["HF_DATASET_PATH_PREFIX"], wish.train.parent)
+            keep = wish.values["HF_USE_EXISTING_FETCH_MANIFEST"].strip().lower() not in ("", *phase_times.OFF)
+            hub.fetch(wish.values["HF_DATASET_REPO_ID"], wish.values["HF_DATASET_REVISION"], wish.values["HF_DATASET_PATH_PREFIX"], wish.train.parent, keep)
         _prepare(wish)
     began = time.monotonic()
     code = cli.main(words)
