@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chess_trainer import preset
+from chess_trainer import hub, preset
 from chess_trainer.cli import main, parser
 from chess_trainer.errors import MissingError, UsageError
 
@@ -133,3 +135,21 @@ def test_the_trainers_exit_code_comes_through(workspace: Path, monkeypatch: pyte
     assert not (workspace / "runs/small_smoke.pt").exists()
     last = (workspace / "runs/small_smoke/runpod_phase_times.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     assert json.loads(last)["exit_code"] == 65
+
+
+def test_a_fetch_has_the_hubs_names_of_the_container(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def fetch(*words: Any) -> None:
+        seen.append((*words, *(os.environ.get(name) for name in preset.HUB)))
+        raise MissingError("enough")
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    for name in preset.HUB:
+        monkeypatch.setenv(name, "of the test")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    container = {"HF_TOKEN": "of the container", "HF_HUB_OFFLINE": "1", "HF_DATASET_REPO_ID": "me/games", "HF_USE_EXISTING_FETCH_MANIFEST": "1"}
+    monkeypatch.setattr(preset.phase_times, "container_environment", lambda: container | dict(os.environ))
+    assert main(["preset", "--workspace", str(workspace)]) == 66
+    assert seen == [("me/games", "main", "", workspace / "data/me--games", True, "of the container", None, "0")]

@@ -57,6 +57,8 @@ NAMES = {
     "HF_DATASET_CACHE_DIR": ("", "where it is put; WORKSPACE/data/REPOSITORY"),
     "HF_USE_EXISTING_FETCH_MANIFEST": ("0", "1 takes a folder that was fetched before and agrees with its fetch.json, and does not ask the hub"),
 }
+# What the hub's own client reads.
+HUB = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE")
 # Read, told and without effect.
 IDLE = {
     "TRAIN_NUM_WORKERS": "the positions lie in memory, no worker loads them",
@@ -77,7 +79,7 @@ def epilog() -> str:
     rows = [f"  {name:30} {text}{f' ({default})' if default else ''}" for name, (default, text) in NAMES.items()]
     idle = [f"  {name:36} {text}" for name, text in IDLE.items()]
     title = "names in the environment (default in brackets), also those that the container was started with:"
-    return "\n".join([title, *rows, "", "read and told, without effect:", *idle])
+    return "\n".join([title, *rows, f"  {', '.join(HUB)}, for the fetching", "", "read and told, without effect:", *idle])
 
 
 def _number(values: Mapping[str, str], name: str, kind: type[int] | type[float], least: float) -> float:
@@ -243,7 +245,8 @@ def run(arguments: argparse.Namespace) -> int:
     """The command preset."""
     from . import cli
 
-    given = {name: value for name, value in phase_times.container_environment().items() if name in NAMES or name in IDLE}
+    container = phase_times.container_environment()
+    given = {name: value for name, value in container.items() if name in NAMES or name in IDLE}
     try:
         defaults = json.loads(arguments.defaults)
     except ValueError as error:
@@ -271,6 +274,8 @@ def run(arguments: argparse.Namespace) -> int:
         if fetches:
             from . import hub
 
+            # The official client reads them there, and a login does not have those of the container.
+            os.environ.update({name: container[name] for name in HUB if name in container})
             keep = wish.values["HF_USE_EXISTING_FETCH_MANIFEST"].strip().lower() not in ("", *phase_times.OFF)
             hub.fetch(wish.values["HF_DATASET_REPO_ID"], wish.values["HF_DATASET_REVISION"], wish.values["HF_DATASET_PATH_PREFIX"], wish.train.parent, keep)
         _prepare(wish)
