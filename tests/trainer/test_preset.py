@@ -153,3 +153,26 @@ def test_a_fetch_has_the_hubs_names_of_the_container(workspace: Path, monkeypatc
     monkeypatch.setattr(preset.phase_times, "container_environment", lambda: container | dict(os.environ))
     assert main(["preset", "--workspace", str(workspace)]) == 66
     assert seen == [("me/games", "main", "", workspace / "data/me--games", True, "of the container", None, "0")]
+
+
+def test_a_run_that_has_begun_goes_on_with_the_commit_that_it_began_with(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = workspace / "data/me--games"
+    folder.mkdir()
+    (folder / "fetch.json").write_text(json.dumps({"repo": "me/games", "prefix": "", "revision": "main", "commit": "c" * 40}), encoding="utf-8")
+    monkeypatch.setenv("HF_DATASET_REPO_ID", "me/games")
+
+    def fetched() -> str:
+        assert main(["preset", "--workspace", str(workspace), "--dry-run"]) == 0
+        return capsys.readouterr().out
+
+    assert "would fetch me/games at main to" in fetched()
+    saved = workspace / "runs/me--games_smoke/ckpt/last-00000001-abc.pt"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    monkeypatch.setenv("TRAIN_PRESET", "smoke")
+    output = fetched()
+    assert f"would fetch me/games at {'c' * 40} to" in output and "another OUTPUT_PATH or TRAIN_RUN_DIR begins a run with main as it is now" in output
+    monkeypatch.setenv("HF_DATASET_REVISION", "other")
+    assert "would fetch me/games at other to" in fetched()

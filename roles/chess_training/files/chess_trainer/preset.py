@@ -241,6 +241,20 @@ def _deliver(wish: Wish) -> None:
     write_json(wish.metrics, found)
 
 
+def _revision(wish: Wish) -> str:
+    """What to fetch: where the run has begun, the commit that it began with, since a branch may have moved."""
+    from . import hub
+
+    asked = wish.values["HF_DATASET_REVISION"]
+    known = hub.recorded(wish.train.parent, wish.values["HF_DATASET_REPO_ID"], wish.values["HF_DATASET_PATH_PREFIX"])
+    commit = known.get("commit")
+    if not commit or known.get("revision") not in (asked, commit) or hub.COMMIT.fullmatch(asked) or not any((wish.run_dir / "ckpt").glob("*.pt")):
+        return asked
+    how = f"another OUTPUT_PATH or TRAIN_RUN_DIR begins a run with {asked} as it is now"
+    print(f"{wish.run_dir} has checkpoints, so it goes on with the data of {commit}, which was fetched before; {how}", flush=True)
+    return str(commit)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """The command preset."""
     from . import cli
@@ -260,9 +274,10 @@ def run(arguments: argparse.Namespace) -> int:
     fetches = bool(wish.values["HF_DATASET_REPO_ID"]) and not (wish.values["TRAIN_DATASET_DIR"] or wish.values["TRAIN_PATH"])
     told = {"train": wish.train, "val": wish.val, "rows": wish.rows if wish.capped else "all", "model": wish.model, "metrics": wish.metrics}
     print("\n".join(f"{name:8} {value}" for name, value in told.items()) + f"\ncommand  python -m chess_trainer {shlex.join(words)}", flush=True)
+    revision = _revision(wish) if fetches else ""
     if arguments.dry_run:
         if fetches:
-            print(f"would fetch {wish.values['HF_DATASET_REPO_ID']} at {wish.values['HF_DATASET_REVISION']} to {wish.train.parent}", flush=True)
+            print(f"would fetch {wish.values['HF_DATASET_REPO_ID']} at {revision} to {wish.train.parent}", flush=True)
         elif missing := [str(path) for path in (wish.train, wish.val) if not path.is_file()]:
             raise MissingError(f"not there: {', '.join(missing)}")
         elif not wish.capped:
@@ -277,7 +292,7 @@ def run(arguments: argparse.Namespace) -> int:
             # The official client reads them there, and a login does not have those of the container.
             os.environ.update({name: container[name] for name in HUB if name in container})
             keep = wish.values["HF_USE_EXISTING_FETCH_MANIFEST"].strip().lower() not in ("", *phase_times.OFF)
-            hub.fetch(wish.values["HF_DATASET_REPO_ID"], wish.values["HF_DATASET_REVISION"], wish.values["HF_DATASET_PATH_PREFIX"], wish.train.parent, keep)
+            hub.fetch(wish.values["HF_DATASET_REPO_ID"], revision, wish.values["HF_DATASET_PATH_PREFIX"], wish.train.parent, keep)
         _prepare(wish)
     began = time.monotonic()
     code = cli.main(words)
