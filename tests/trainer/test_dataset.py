@@ -181,3 +181,20 @@ def test_a_dry_run_compares_what_is_asked_with_the_data(
         assert text in capsys.readouterr().err
     assert main([*command, "--dry-run=options"]) == 0
     assert main([*command, "--preset", "smoke", "--batch-size", "1", "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--early-stop-patience", "5"], ["early stop can never come: --early-stop-patience 5 needs --evaluations 6 or more"]),
+        (["--early-stop-patience", "5", "--evaluations", "6"], []),
+        (["--schedule", "plateau"], ["lower learning rate can never come: --schedule plateau with --plateau-patience 3 needs --evaluations 5 or more"]),
+        (["--schedule", "plateau", "--plateau-patience", "0"], []),
+    ],
+)
+def test_what_can_never_happen_is_said(
+    write_data: WriteData, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: list[str]
+) -> None:
+    command = ["train", "--data", str(write_data([{"moves": OPEN}])), "--run-dir", str(tmp_path / "run"), "--max-steps", "1", "--batch-size", "1", *words]
+    assert main([*command, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["without_effect"] == [f"{text}, and there are 2" for text in said]

@@ -75,7 +75,7 @@ def _train(arguments: argparse.Namespace) -> int:
         asked = settings.requested(arguments)
         if arguments.dry_run == "all":
             settings.refuse_data(arguments)
-        _emit(asked | {"processes": count})
+        _emit(asked | {"processes": count, "without_effect": settings.without_effect(arguments)})
         return EXIT_OK
     return launch.run(arguments, count) if count > 1 else train.run(arguments)
 

@@ -19,6 +19,8 @@ DATA_FILES = ("train.jsonl", "val.jsonl")
 FIXED = ("preset", "seed", "batch_size", "lr", "min_context", "precision", "eval_positions", "data")
 # The presets with the positions of one step.
 PRESETS = {"smoke": 128, "cpu": 256, "gpu": 4096, "lstm": 2048, "lstm-small": 128}
+# Evaluations before the last one.
+EVALUATIONS = {"smoke": 2, "cpu": 8, "gpu": 20, "lstm": 20, "lstm-small": 2}
 SCHEDULES = ("linear", "plateau")
 PHASES = ("opening", "middlegame", "endgame")
 # These too; a checkpoint from before they could be chosen has the defaults.
@@ -48,6 +50,21 @@ def requested(arguments: argparse.Namespace) -> dict[str, Any]:
     more = ("schedule", "plateau_factor", "plateau_patience", "plateau_threshold", "early_stop_patience", "early_stop_min_delta")
     asked = {name: getattr(arguments, name) for name in names + more} | {"phase_weights": list(arguments.phase_weights)}
     return asked | {"data": data_fingerprints(arguments.data)}
+
+
+def evaluations(arguments: argparse.Namespace) -> int:
+    """How many evaluations there are before the last one."""
+    return EVALUATIONS[arguments.preset] if arguments.evaluations is None else int(arguments.evaluations)
+
+
+def without_effect(arguments: argparse.Namespace) -> list[str]:
+    """What is asked for and can never happen, since the first of the evaluations is always an improvement."""
+    count, found = evaluations(arguments), []
+    if arguments.early_stop_patience > 0 and count <= arguments.early_stop_patience:
+        found.append(("early stop", f"--early-stop-patience {arguments.early_stop_patience}", arguments.early_stop_patience + 1))
+    if arguments.schedule == "plateau" and count < arguments.plateau_patience + 2:
+        found.append(("lower learning rate", f"--schedule plateau with --plateau-patience {arguments.plateau_patience}", arguments.plateau_patience + 2))
+    return [f"{what} can never come: {option} needs --evaluations {least} or more, and there are {count}" for what, option, least in found]
 
 
 def refuse_format(preset: str, form: str) -> None:
