@@ -39,6 +39,7 @@ class Hub:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.seen: list[str] = []
+        self.private = True
         self.keys: set[str | None] = set()
         hub = self
 
@@ -65,7 +66,7 @@ class Hub:
                     self._json(rows)
                 elif self.path.startswith("/api/datasets/me/games"):
                     names = [{"rfilename": name} for name in hub.files]
-                    self._json({"_id": "1", "id": "me/games", "sha": COMMIT, "private": True, "siblings": names, "tags": [], "downloads": 0, "likes": 0})
+                    self._json({"_id": "1", "id": "me/games", "sha": COMMIT, "private": hub.private, "siblings": names, "tags": [], "downloads": 0, "likes": 0})
                 elif self.path.startswith(f"/datasets/me/games/resolve/{COMMIT}/"):
                     self._file(self.path.split(f"/{COMMIT}/")[1])
                 else:
@@ -143,6 +144,10 @@ def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path
     assert sealed.returncode == 0 and json.loads(sealed.stdout)["games"] == 72, sealed.stderr
     done = trainer(hub, tmp_path, *publish)
     assert done.returncode == 2 and "would upload train.jsonl, val.jsonl, manifest.json" in done.stderr and "add --yes" in done.stderr
+    assert "to the private data set me/games, top folder" in done.stderr and not [line for line in hub.seen if line.startswith("POST")]
+    new = trainer(hub, tmp_path, "dataset", "publish", str(games), "--repo", "me/new", "--public")
+    assert "to the public data set, made for it, me/new, top folder" in new.stderr, new.stderr
+    hub.seen.clear()
     done = trainer(hub, tmp_path, *publish, "--yes", HF_HUB_OFFLINE="1")
     assert done.returncode == 2 and "HF_HUB_OFFLINE is set, so nothing is uploaded" in done.stderr and hub.seen == []
     assert trainer(hub, tmp_path, *publish, "--prefix", "sets/a", "--yes").returncode == 0 and hub.keys == {f"Bearer {TOKEN}"}
@@ -160,6 +165,21 @@ def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path
     assert (tmp_path / "out/train.jsonl").read_bytes() == (games / "train.jsonl").read_bytes() and len(hub.seen) == before
     done = trainer(hub, tmp_path, *fetch, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "empty"))
     assert done.returncode == 0 and json.loads(done.stdout)["commit"] == COMMIT and "the hub cannot be reached" in done.stderr, done.stderr
+
+
+@services
+def test_a_public_repository_is_uploaded_to_only_when_that_is_asked_for(hub: Hub, games: Path, tmp_path: Path) -> None:
+    assert trainer(hub, tmp_path, "dataset", "seal", str(games)).returncode == 0
+    hub.private = False
+    publish = ("dataset", "publish", str(games), "--repo", "me/games")
+    for more in ((), ("--yes",)):
+        done = trainer(hub, tmp_path, *publish, *more)
+        assert done.returncode == 2 and "the repository is there and is public, so all can read what is uploaded; add --public" in done.stderr
+    done = trainer(hub, tmp_path, *publish, "--public")
+    assert done.returncode == 2 and "to the public data set me/games, top folder; add --yes" in done.stderr and hub.files == {}
+    assert trainer(hub, tmp_path, *publish, "--public", "--yes").returncode == 0 and len(hub.files) == 3
+    done = trainer(hub, tmp_path, *publish, "--yes", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 1 and done.stderr.startswith("dataset: publish") and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @services

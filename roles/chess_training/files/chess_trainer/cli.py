@@ -192,7 +192,7 @@ def _add_dataset(commands: Any) -> None:
     fetch.set_defaults(run=_dataset_fetch)
     publish = dataset.add_parser("publish", help="upload a sealed data folder to Hugging Face as one commit")
     publish.add_argument("directory", type=Path)
-    publish.add_argument("--public", action="store_true", help="where the repository is made, make it public; private otherwise")
+    publish.add_argument("--public", action="store_true", help="the repository may be public, and is made so where there is none; private otherwise")
     publish.add_argument("--yes", action="store_true", help="do it; without, say what would be uploaded")
     publish.set_defaults(run=_dataset_publish)
     for command in (fetch, publish):

@@ -105,6 +105,11 @@ def _explained(doing: str) -> Iterator[Any]:
         raise TrainerError(f"{doing}: {str(error).splitlines()[0][:200]}") from error
     except OSError as error:
         raise TrainerError(f"{doing}: {error}") from error
+    except Exception as error:
+        # Newer clients let the errors of their HTTP library through, which differs between their versions.
+        if not type(error).__module__.startswith("httpx"):
+            raise
+        raise TrainerError(f"{doing}: the hub cannot be reached: {error}") from error
 
 
 def _prefix(prefix: str) -> str:
@@ -187,6 +192,14 @@ def fetch(repo: str, revision: str, prefix: str, out: Path, keep: bool = False) 
     return verify(out, FETCHED) | {"changed": True}
 
 
+def _private(client: Any, api: Any, repo: str) -> bool | None:
+    """Whether the repository is private; None where there is none that the key may see."""
+    try:
+        return bool(api.repo_info(repo, repo_type="dataset").private)
+    except client.errors.RepositoryNotFoundError:
+        return None
+
+
 def publish(folder: Path, repo: str, revision: str, prefix: str, public: bool, sure: bool) -> dict[str, Any]:
     """Upload a sealed data set as one commit."""
     manifest = verify(folder)
@@ -194,13 +207,17 @@ def publish(folder: Path, repo: str, revision: str, prefix: str, public: bool, s
     names = [row["path"] for row in manifest["files"] if row["path"] in NAMES] + [MANIFEST]
     size = sum((folder / name).stat().st_size for name in names)
     doing = f"publish {folder} as {repo}"
-    if not sure:
-        where = f"{'public' if public else 'private'} data set {repo}, {prefix or 'top folder'}"
-        raise UsageError(f"{doing}: would upload {', '.join(names)} ({size:,} bytes) to the {where}; add --yes to do it")
     if offline():
         raise UsageError(f"{doing}: HF_HUB_OFFLINE is set, so nothing is uploaded")
     with _explained(doing) as client:
         api = client.HfApi()
+        private = _private(client, api, repo)
+        if private is False and not public:
+            raise UsageError(f"{doing}: the repository is there and is public, so all can read what is uploaded; add --public if they may")
+        if not sure:
+            kind = f"{'private' if private else 'public'} data set" if private is not None else f"{'public' if public else 'private'} data set, made for it,"
+            where = f"{kind} {repo}, {prefix or 'top folder'}"
+            raise UsageError(f"{doing}: would upload {', '.join(names)} ({size:,} bytes) to the {where}; add --yes to do it")
         api.create_repo(repo, repo_type="dataset", private=not public, exist_ok=True)
         operations = [client.CommitOperationAdd(prefix + name, str(folder / name)) for name in names]
         done = api.create_commit(repo, operations, commit_message=f"{manifest.get('dataset_name')}: {len(names)} files", repo_type="dataset", revision=revision)
