@@ -143,7 +143,7 @@ def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path
     sealed = trainer(hub, tmp_path, "dataset", "seal", str(games))
     assert sealed.returncode == 0 and json.loads(sealed.stdout)["games"] == 72, sealed.stderr
     done = trainer(hub, tmp_path, *publish)
-    assert done.returncode == 2 and "would upload train.jsonl, val.jsonl, manifest.json" in done.stderr and "add --yes" in done.stderr
+    assert done.returncode == 2 and "would upload train.jsonl, val.jsonl, manifest.json, checksums.sha256 (" in done.stderr and "add --yes" in done.stderr
     assert "to the private data set me/games, top folder" in done.stderr and not [line for line in hub.seen if line.startswith("POST")]
     new = trainer(hub, tmp_path, "dataset", "publish", str(games), "--repo", "me/new", "--public")
     assert "to the public data set, made for it, me/new, top folder" in new.stderr, new.stderr
@@ -151,12 +151,13 @@ def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path
     done = trainer(hub, tmp_path, *publish, "--yes", HF_HUB_OFFLINE="1")
     assert done.returncode == 2 and "HF_HUB_OFFLINE is set, so nothing is uploaded" in done.stderr and hub.seen == []
     assert trainer(hub, tmp_path, *publish, "--prefix", "sets/a", "--yes").returncode == 0 and hub.keys == {f"Bearer {TOKEN}"}
-    assert sorted(hub.files) == ["sets/a/manifest.json", "sets/a/train.jsonl", "sets/a/val.jsonl"]
+    assert sorted(hub.files) == ["sets/a/checksums.sha256", "sets/a/manifest.json", "sets/a/train.jsonl", "sets/a/val.jsonl"]
 
     fetch = ("dataset", "fetch", "--repo", "me/games", "--prefix", "sets/a", "--out", str(tmp_path / "out"))
     done = trainer(hub, tmp_path, *fetch)
     assert done.returncode == 0 and json.loads(done.stdout)["changed"] and json.loads(done.stdout)["commit"] == COMMIT, done.stderr
-    assert all((tmp_path / "out" / name).read_bytes() == (games / name).read_bytes() for name in ("train.jsonl", "val.jsonl", "manifest.json"))
+    names = ("train.jsonl", "val.jsonl", "manifest.json", "checksums.sha256")
+    assert all((tmp_path / "out" / name).read_bytes() == (games / name).read_bytes() for name in names)
     before = len(hub.seen)
     # A commit cannot be another thing tomorrow, and offline nothing may be asked.
     assert json.loads(trainer(hub, tmp_path, *fetch, "--revision", COMMIT).stdout)["changed"] is False
@@ -165,6 +166,12 @@ def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path
     assert (tmp_path / "out/train.jsonl").read_bytes() == (games / "train.jsonl").read_bytes() and len(hub.seen) == before
     done = trainer(hub, tmp_path, *fetch, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "empty"))
     assert done.returncode == 0 and json.loads(done.stdout)["commit"] == COMMIT and "the hub cannot be reached" in done.stderr, done.stderr
+
+
+def test_what_is_sealed_has_its_checksums(games: Path) -> None:
+    hub_module.seal(games)
+    said = subprocess.run(["sha256sum", "--check", "--strict", "checksums.sha256"], cwd=games, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["train.jsonl:", "OK", "val.jsonl:", "OK", "manifest.json:", "OK"]
 
 
 @services
@@ -177,7 +184,7 @@ def test_a_public_repository_is_uploaded_to_only_when_that_is_asked_for(hub: Hub
         assert done.returncode == 2 and "the repository is there and is public, so all can read what is uploaded; add --public" in done.stderr
     done = trainer(hub, tmp_path, *publish, "--public")
     assert done.returncode == 2 and "to the public data set me/games, top folder; add --yes" in done.stderr and hub.files == {}
-    assert trainer(hub, tmp_path, *publish, "--public", "--yes").returncode == 0 and len(hub.files) == 3
+    assert trainer(hub, tmp_path, *publish, "--public", "--yes").returncode == 0 and len(hub.files) == 4
     done = trainer(hub, tmp_path, *publish, "--yes", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 1 and done.stderr.startswith("dataset: publish") and len(done.stderr.splitlines()) == 1, done.stderr
 

@@ -119,7 +119,8 @@ def write(out: Path, games: Iterable[list[str]], recipe: Recipe, source: dict[st
         statistics["files"][name] = _file_statistics(out / name, part)
     write_json(out / "stats.json", statistics)
     # A manifest of other rows would be wrong from here on.
-    (out / "manifest.json").unlink(missing_ok=True)
+    for name in ("manifest.json", "checksums.sha256"):
+        (out / name).unlink(missing_ok=True)
     return statistics
 
 

@@ -184,7 +184,7 @@ def _add_dataset(commands: Any) -> None:
     build.add_argument("--val-fraction", type=_fraction, default=0.1)
     build.add_argument("--min-plies", type=_positive(int), default=10)
     build.set_defaults(run=_dataset_build)
-    seal = dataset.add_parser("seal", help="check a data folder and write its manifest.json with the sha256 of each file")
+    seal = dataset.add_parser("seal", help="check a data folder and write its manifest.json and checksums.sha256")
     seal.add_argument("directory", type=Path)
     seal.set_defaults(run=_dataset_seal)
     fetch = dataset.add_parser("fetch", help="fetch a data set from Hugging Face; HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are respected")

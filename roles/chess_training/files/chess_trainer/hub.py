@@ -19,9 +19,10 @@ from typing import Any
 
 from . import dataset
 from .errors import DataError, MissingError, TrainerError, UsageError
-from .files import read_json, sha256_file, write_json
+from .files import read_json, sha256_file, write_bytes, write_json
 
-MANIFEST, FETCHED = "manifest.json", "fetch.json"
+MANIFEST, FETCHED, CHECKSUMS = "manifest.json", "fetch.json", "checksums.sha256"
+ABOUT = (MANIFEST, CHECKSUMS)
 KIND = "chess-bot-validated-dataset"
 NAMES = (*dataset.FILES, "stats.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -37,7 +38,7 @@ def _files(folder: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def seal(folder: Path) -> dict[str, Any]:
-    """Check a data folder and write its manifest, which is the same for the same files."""
+    """Check a data folder and write its manifest and checksums, which are the same for the same files."""
     code, verdict = dataset.check(folder)
     if code:
         fault = verdict["errors"][0]
@@ -48,6 +49,9 @@ def seal(folder: Path) -> dict[str, Any]:
     manifest |= {"games": verdict["games"], "positions": verdict["positions"], "file_count": len(files)}
     manifest |= {"total_bytes": sum(row["size_bytes"] for row in files), "files": files}
     write_json(folder / MANIFEST, manifest)
+    # For sha256sum --check, and for a remote that the pods pull from.
+    sums = "".join(f"{row['sha256']}  {row['path']}\n" for row in _files(folder, (*NAMES, MANIFEST)))
+    write_bytes(folder / CHECKSUMS, sums.encode())
     return manifest
 
 
@@ -135,7 +139,7 @@ def _stands(out: Path, repo: str, revision: str, prefix: str, moved: bool) -> di
 
 def _snapshot(repo: str, revision: str, prefix: str, doing: str) -> tuple[Path, str]:
     with _explained(doing) as client:
-        wanted = [prefix + name for name in (*NAMES, MANIFEST)]
+        wanted = [prefix + name for name in (*NAMES, *ABOUT)]
         place = Path(client.snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=wanted, local_files_only=offline()))
         return place / prefix, place.name
 
@@ -154,7 +158,7 @@ def _replace(place: Path, out: Path, names: list[str], record: dict[str, Any]) -
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
-    for name in (*NAMES, MANIFEST):
+    for name in (*NAMES, *ABOUT):
         if name not in names:
             (out / name).unlink(missing_ok=True)
 
@@ -169,7 +173,7 @@ def fetch(repo: str, revision: str, prefix: str, out: Path, keep: bool = False) 
     if known is not None:
         return known | {"changed": False}
     doing = f"fetch {repo} at {revision}"
-    strange = [] if (out / FETCHED).is_file() else [name for name in (*NAMES, MANIFEST) if (out / name).exists()]
+    strange = [] if (out / FETCHED).is_file() else [name for name in (*NAMES, *ABOUT) if (out / name).exists()]
     if strange:
         raise UsageError(f"{doing}: {out} has {', '.join(strange)} and no {FETCHED}, so they were not fetched and are not replaced; give another folder")
     try:
@@ -186,7 +190,7 @@ def fetch(repo: str, revision: str, prefix: str, out: Path, keep: bool = False) 
     sealed = (place / MANIFEST).is_file()
     if sealed:
         verify(place)
-    files = _files(place, (*NAMES, MANIFEST))
+    files = _files(place, (*NAMES, *ABOUT))
     about = {"repo": repo, "revision": revision, "commit": commit if COMMIT.fullmatch(commit) else None, "prefix": prefix, "sealed": sealed}
     _replace(place, out, [row["path"] for row in files], {"schema_version": 1, **about, "files": files})
     return verify(out, FETCHED) | {"changed": True}
@@ -204,7 +208,7 @@ def publish(folder: Path, repo: str, revision: str, prefix: str, public: bool, s
     """Upload a sealed data set as one commit."""
     manifest = verify(folder)
     prefix = _prefix(prefix)
-    names = [row["path"] for row in manifest["files"] if row["path"] in NAMES] + [MANIFEST]
+    names = [row["path"] for row in manifest["files"] if row["path"] in NAMES] + [name for name in ABOUT if (folder / name).is_file()]
     size = sum((folder / name).stat().st_size for name in names)
     doing = f"publish {folder} as {repo}"
     if offline():
