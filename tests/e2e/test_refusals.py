@@ -57,6 +57,7 @@ CASES = [
     Case("data-empty", ("train.jsonl: ",), {"dataset_dir": "{data}/empty"}),
     Case("data-broken-row", ("train.jsonl, line 3: ",), {"dataset_dir": "{data}/broken"}),
     Case("data-illegal-move", ("val.jsonl, line 2: ", "e2e5"), {"dataset_dir": "{data}/illegal"}, playbook="cycle.yml"),
+    Case("batch-too-large", ("cannot be done as asked", "fewer than one batch of 999999; give a smaller --batch-size"), {"train_batch_size": 999999}),
     Case("run-id-path", ("run_id '../outside' is not a safe file name",), {"run_id": "../outside"}, playbook="cycle.yml"),
     Case("run-id-blank", ("run_id 'two words' is not a safe file name",), {"run_id": "two words"}),
     Case("foreign-run-folder", ("belongs to runpod at https://api.runpod.io/v2, not to runpod at http://127.0.0.1",), {"run_id": "elsewhere"}),

@@ -130,3 +130,19 @@ def test_another_archive_than_the_known_one_is_refused(tmp_path: Path, capsys: p
     archive.write_bytes(b"something else")
     code = main(["dataset", "build", "--out", str(tmp_path / "out"), "--from-gnuchess-book", "--source", str(archive)])
     assert code == 65 and "sha256 is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mirrors", "line"),
+    [
+        ([], "deb-src [trusted=yes] http://deb.debian.org/debian bookworm main"),
+        (["https://mirror.example/debian"], "deb-src https://mirror.example/debian bookworm main"),
+    ],
+)
+def test_a_machine_without_debians_sources_asks_debian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mirrors: list[str], line: str) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(build, "_mirrors", lambda: mirrors)
+    monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(build, "_apt", lambda folder, *words: asked.append(words))
+    assert build.fetch_gnuchess_book(tmp_path, lambda text: None) == tmp_path / build.GNUCHESS_ARCHIVE
+    assert (tmp_path / "sources.list").read_text(encoding="utf-8") == line + "\n" and [words[0] for words in asked] == ["update", "source"]

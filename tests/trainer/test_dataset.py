@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from chess_trainer import dataset
+from chess_trainer.cli import main
 
 from .conftest import ROLE, WriteData, spliced_rows
 
@@ -155,3 +157,44 @@ sys.exit(main(["dataset", "check", sys.argv[1]]))
     result = subprocess.run(command, cwd=ROLE / "files", capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "text"),
+    [
+        (spliced_rows(OPEN), ["--preset", "lstm", "--batch-size", "1"], "the preset lstm reads the moves of whole games, the data are spliced rows"),
+        ([{"moves": OPEN}] * 3, ["--preset", "gpu"], "fewer than one batch of 4096; give a smaller --batch-size"),
+        ([{"moves": OPEN}], ["--batch-size", "6", "--min-context", "1"], "train.jsonl has 5 positions, fewer than one batch of 6"),
+        (spliced_rows(OPEN, first=3), ["--batch-size", "4"], "train.jsonl has 3 positions, fewer than one batch of 4"),
+    ],
+)
+def test_a_dry_run_compares_what_is_asked_with_the_data(
+    write_data: WriteData, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[Any], words: list[str], text: str
+) -> None:
+    folder = write_data(rows, rows)
+    command = ["train", "--data", str(folder), "--run-dir", str(tmp_path / "run"), "--max-steps", "1", *words]
+    assert main([*command, "--dry-run"]) == 2
+    assert text in capsys.readouterr().err
+    # The training itself says the same; data that are elsewhere are not compared.
+    if importlib.util.find_spec("torch"):
+        assert main([*command, "--device", "cpu", "--cache-dir", str(tmp_path / "cache")]) == 2
+        assert text in capsys.readouterr().err
+    assert main([*command, "--dry-run=options"]) == 0
+    assert main([*command, "--preset", "smoke", "--batch-size", "1", "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--early-stop-patience", "5"], ["early stop can never come: --early-stop-patience 5 needs --evaluations 6 or more"]),
+        (["--early-stop-patience", "5", "--evaluations", "6"], []),
+        (["--schedule", "plateau"], ["lower learning rate can never come: --schedule plateau with --plateau-patience 3 needs --evaluations 5 or more"]),
+        (["--schedule", "plateau", "--plateau-patience", "0"], []),
+    ],
+)
+def test_what_can_never_happen_is_said(
+    write_data: WriteData, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: list[str]
+) -> None:
+    command = ["train", "--data", str(write_data([{"moves": OPEN}])), "--run-dir", str(tmp_path / "run"), "--max-steps", "1", "--batch-size", "1", *words]
+    assert main([*command, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["without_effect"] == [f"{text}, and there are 2" for text in said]

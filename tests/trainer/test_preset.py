@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chess_trainer import preset
+from chess_trainer import hub, preset
 from chess_trainer.cli import main, parser
 from chess_trainer.errors import MissingError, UsageError
 
@@ -58,6 +60,12 @@ def test_each_name_is_heard_from_the_environment_and_from_the_role(workspace: Pa
         parser().parse_args(words)
 
 
+@pytest.mark.parametrize("given", [{"TRAIN_SECONDS": "90"}, {"TRAIN_EXTRA_ARGS": "--max-steps 9"}])
+def test_another_budget_than_epochs_leaves_the_evaluations_to_the_preset(workspace: Path, given: dict[str, str]) -> None:
+    words = preset.resolve(given, {}, workspace).arguments([])
+    assert "--evaluations" not in words and "--max-epochs" not in words
+
+
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [
@@ -68,6 +76,9 @@ def test_each_name_is_heard_from_the_environment_and_from_the_role(workspace: Pa
         ({"TRAIN_MAX_TRAIN_ROWS": "1.5"}, UsageError, "TRAIN_MAX_TRAIN_ROWS=1.5"),
         ({"TRAIN_MAX_TOTAL_ROWS": "1"}, UsageError, "leaves no row"),
         ({"TRAIN_EXTRA_ARGS": "--lr '1"}, UsageError, "TRAIN_EXTRA_ARGS cannot be split"),
+        ({"TRAIN_EXTRA_ARGS": "--lr 0.1 --run-dir=/x"}, UsageError, "--run-dir=/x among the extra options.*set TRAIN_RUN_DIR"),
+        ({"TRAIN_EXTRA_ARGS": "--dat /x"}, UsageError, "--data is not to be given there; set TRAIN_DATASET_DIR"),
+        ({"TRAIN_EXTRA_ARGS": "--dry-run"}, UsageError, "--dry-run is not to be given there"),
         ({"TRAIN_PATH": "/x"}, UsageError, "TRAIN_PATH and VAL_PATH go together"),
         ({"OUTPUT_PATH": "/x/model"}, UsageError, "does not end in .pt"),
     ],
@@ -124,3 +135,44 @@ def test_the_trainers_exit_code_comes_through(workspace: Path, monkeypatch: pyte
     assert not (workspace / "runs/small_smoke.pt").exists()
     last = (workspace / "runs/small_smoke/runpod_phase_times.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     assert json.loads(last)["exit_code"] == 65
+
+
+def test_a_fetch_has_the_hubs_names_of_the_container(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def fetch(*words: Any) -> None:
+        seen.append((*words, *(os.environ.get(name) for name in preset.HUB)))
+        raise MissingError("enough")
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    for name in preset.HUB:
+        monkeypatch.setenv(name, "of the test")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    container = {"HF_TOKEN": "of the container", "HF_HUB_OFFLINE": "1", "HF_DATASET_REPO_ID": "me/games", "HF_USE_EXISTING_FETCH_MANIFEST": "1"}
+    monkeypatch.setattr(preset.phase_times, "container_environment", lambda: container | dict(os.environ))
+    assert main(["preset", "--workspace", str(workspace)]) == 66
+    assert seen == [("me/games", "main", "", workspace / "data/me--games", True, "of the container", None, "0")]
+
+
+def test_a_run_that_has_begun_goes_on_with_the_commit_that_it_began_with(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = workspace / "data/me--games"
+    folder.mkdir()
+    (folder / "fetch.json").write_text(json.dumps({"repo": "me/games", "prefix": "", "revision": "main", "commit": "c" * 40}), encoding="utf-8")
+    monkeypatch.setenv("HF_DATASET_REPO_ID", "me/games")
+
+    def fetched() -> str:
+        assert main(["preset", "--workspace", str(workspace), "--dry-run"]) == 0
+        return capsys.readouterr().out
+
+    assert "would fetch me/games at main to" in fetched()
+    saved = workspace / "runs/me--games_smoke/ckpt/last-00000001-abc.pt"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    monkeypatch.setenv("TRAIN_PRESET", "smoke")
+    output = fetched()
+    assert f"would fetch me/games at {'c' * 40} to" in output and "another OUTPUT_PATH or TRAIN_RUN_DIR begins a run with main as it is now" in output
+    monkeypatch.setenv("HF_DATASET_REVISION", "other")
+    assert "would fetch me/games at other to" in fetched()

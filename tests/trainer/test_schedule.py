@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,6 +63,27 @@ def test_a_run_with_plateaus_and_an_early_stop_resumes_bit_for_bit(small_data: P
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert main(command(small_data, tmp_path / "resumed", *words, "--max-steps", "201")) == 0
     assert json.loads((tmp_path / "resumed/manifest.json").read_bytes())["steps"] == manifest["steps"]
+
+
+def test_evaluations_leave_half_of_a_budget_of_time_to_the_steps(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    step, evaluate = trainer.Trainer._step, trainer.Trainer.evaluate
+
+    def slow_step(self: trainer.Trainer) -> None:
+        clock.now += 0.1
+        step(self)
+
+    def slow_evaluate(self: trainer.Trainer, exact: bool) -> dict[str, float]:
+        clock.now += 5.0
+        return evaluate(self, exact)
+
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(trainer.Trainer, "_step", slow_step)
+    monkeypatch.setattr(trainer.Trainer, "evaluate", slow_evaluate)
+    assert main(command(small_data, tmp_path, "--max-seconds", "20", "--evaluations", "39")) == 0
+    kinds = [row["kind"] for row in history(tmp_path)]
+    steps = json.loads((tmp_path / "manifest.json").read_bytes())["steps"]
+    assert kinds.count("eval") == 2 and 95 <= steps <= 105
 
 
 def test_another_schedule_cannot_go_on(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
     count = launch.processes(arguments)
     if arguments.dry_run:
-        _emit(settings.requested(arguments) | {"processes": count})
+        asked = settings.requested(arguments)
+        if arguments.dry_run == "all":
+            settings.refuse_data(arguments)
+        _emit(asked | {"processes": count, "without_effect": settings.without_effect(arguments)})
         return EXIT_OK
     return launch.run(arguments, count) if count > 1 else train.run(arguments)
 
@@ -181,7 +184,7 @@ def _add_dataset(commands: Any) -> None:
     build.add_argument("--val-fraction", type=_fraction, default=0.1)
     build.add_argument("--min-plies", type=_positive(int), default=10)
     build.set_defaults(run=_dataset_build)
-    seal = dataset.add_parser("seal", help="check a data folder and write its manifest.json with the sha256 of each file")
+    seal = dataset.add_parser("seal", help="check a data folder and write its manifest.json and checksums.sha256")
     seal.add_argument("directory", type=Path)
     seal.set_defaults(run=_dataset_seal)
     fetch = dataset.add_parser("fetch", help="fetch a data set from Hugging Face; HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are respected")
@@ -189,7 +192,7 @@ def _add_dataset(commands: Any) -> None:
     fetch.set_defaults(run=_dataset_fetch)
     publish = dataset.add_parser("publish", help="upload a sealed data folder to Hugging Face as one commit")
     publish.add_argument("directory", type=Path)
-    publish.add_argument("--public", action="store_true", help="where the repository is made, make it public; private otherwise")
+    publish.add_argument("--public", action="store_true", help="the repository may be public, and is made so where there is none; private otherwise")
     publish.add_argument("--yes", action="store_true", help="do it; without, say what would be uploaded")
     publish.set_defaults(run=_dataset_publish)
     for command in (fetch, publish):
@@ -202,7 +205,8 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     train.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and val.jsonl")
     train.add_argument("--run-dir", type=Path, required=True)
-    train.add_argument("--dry-run", action="store_true", help="check what is asked and the data folder, and write nothing; wants no PyTorch")
+    dry = "check what is asked against the data and write nothing; wants no PyTorch. With options: the options alone, for data that are elsewhere"
+    train.add_argument("--dry-run", nargs="?", const="all", choices=("all", "options"), help=dry)
     train.add_argument("--preset", choices=PRESETS, default="smoke")
     train.add_argument("--seed", type=_count, default=7)
     budget = train.add_mutually_exclusive_group()

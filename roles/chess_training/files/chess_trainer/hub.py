@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,17 @@ from typing import Any
 
 from . import dataset
 from .errors import DataError, MissingError, TrainerError, UsageError
-from .files import read_json, sha256_file, write_json
+from .files import read_json, sha256_file, write_bytes, write_json
 
-MANIFEST, FETCHED = "manifest.json", "fetch.json"
+MANIFEST, FETCHED, CHECKSUMS = "manifest.json", "fetch.json", "checksums.sha256"
+ABOUT = (MANIFEST, CHECKSUMS)
 KIND = "chess-bot-validated-dataset"
 NAMES = (*dataset.FILES, "stats.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class UnreachableError(MissingError):
+    """The hub does not answer, or may not be asked."""
 
 
 def _files(folder: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -32,7 +38,7 @@ def _files(folder: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def seal(folder: Path) -> dict[str, Any]:
-    """Check a data folder and write its manifest, which is the same for the same files."""
+    """Check a data folder and write its manifest and checksums, which are the same for the same files."""
     code, verdict = dataset.check(folder)
     if code:
         fault = verdict["errors"][0]
@@ -43,6 +49,9 @@ def seal(folder: Path) -> dict[str, Any]:
     manifest |= {"games": verdict["games"], "positions": verdict["positions"], "file_count": len(files)}
     manifest |= {"total_bytes": sum(row["size_bytes"] for row in files), "files": files}
     write_json(folder / MANIFEST, manifest)
+    # For sha256sum --check, and for a remote that the pods pull from.
+    sums = "".join(f"{row['sha256']}  {row['path']}\n" for row in _files(folder, (*NAMES, MANIFEST)))
+    write_bytes(folder / CHECKSUMS, sums.encode())
     return manifest
 
 
@@ -93,21 +102,34 @@ def _explained(doing: str) -> Iterator[Any]:
     except errors.LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE is set and the cache does not hold it; fetch it once without"
         why = why if offline() else "the hub cannot be reached and the cache does not hold it"
-        raise MissingError(f"{doing}: {why}") from error
+        raise UnreachableError(f"{doing}: {why}") from error
     except errors.OfflineModeIsEnabled as error:
         raise UsageError(f"{doing}: HF_HUB_OFFLINE is set, so the hub is not asked") from error
     except (errors.HfHubHTTPError, ValueError) as error:
         raise TrainerError(f"{doing}: {str(error).splitlines()[0][:200]}") from error
     except OSError as error:
         raise TrainerError(f"{doing}: {error}") from error
+    except Exception as error:
+        # Newer clients let the errors of their HTTP library through, which differs between their versions.
+        if not type(error).__module__.startswith("httpx"):
+            raise
+        raise TrainerError(f"{doing}: the hub cannot be reached: {error}") from error
 
 
-def _stands(out: Path, repo: str, revision: str, prefix: str) -> dict[str, Any] | None:
-    """What was fetched before, where that cannot be another thing today and is unharmed."""
-    if not (out / FETCHED).is_file():
-        return None
-    known = read_json(out / FETCHED)
-    if (known.get("repo"), known.get("prefix")) != (repo, prefix) or not (known.get("commit") == revision or (offline() and known.get("revision") == revision)):
+def _prefix(prefix: str) -> str:
+    return prefix.strip("/") + "/" if prefix.strip("/") else ""
+
+
+def recorded(out: Path, repo: str, prefix: str) -> dict[str, Any]:
+    """What fetch.json says about a folder of that origin; empty where it was not fetched from there."""
+    found = read_json(out / FETCHED) if (out / FETCHED).is_file() else {}
+    return found if (found.get("repo"), found.get("prefix")) == (repo, _prefix(prefix)) else {}
+
+
+def _stands(out: Path, repo: str, revision: str, prefix: str, moved: bool) -> dict[str, Any] | None:
+    """What was fetched before and is unharmed: of this very commit, or of a branch that may have moved since."""
+    known = recorded(out, repo, prefix)
+    if not known or (known.get("commit") != revision and not (moved and known.get("revision") == revision)):
         return None
     try:
         return verify(out, FETCHED)
@@ -117,56 +139,89 @@ def _stands(out: Path, repo: str, revision: str, prefix: str) -> dict[str, Any] 
 
 def _snapshot(repo: str, revision: str, prefix: str, doing: str) -> tuple[Path, str]:
     with _explained(doing) as client:
-        wanted = [prefix + name for name in (*NAMES, MANIFEST)]
+        wanted = [prefix + name for name in (*NAMES, *ABOUT)]
         place = Path(client.snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=wanted, local_files_only=offline()))
         return place / prefix, place.name
 
 
-def fetch(repo: str, revision: str, prefix: str, out: Path) -> dict[str, Any]:
-    """Bring a data set of Hugging Face into a folder; what differs from its manifest is refused."""
-    prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-    known = _stands(out, repo, revision, prefix)
+def _replace(place: Path, out: Path, names: list[str], record: dict[str, Any]) -> None:
+    """Put files in the place of those that were fetched before; on a full disk these stay as they are."""
+    out.mkdir(parents=True, exist_ok=True)
+    partials = {name: out / f".{name}.{os.getpid()}.tmp" for name in names}
+    try:
+        for name, partial in partials.items():
+            shutil.copyfile(place / name, partial)
+        # First, so that files that are only half of them in place are known to be ours.
+        write_json(out / FETCHED, record)
+        for name, partial in partials.items():
+            os.replace(partial, out / name)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+    for name in (*NAMES, *ABOUT):
+        if name not in names:
+            (out / name).unlink(missing_ok=True)
+
+
+def fetch(repo: str, revision: str, prefix: str, out: Path, keep: bool = False) -> dict[str, Any]:
+    """Bring a data set of Hugging Face into a folder; what differs from its manifest is refused.
+
+    A folder that was fetched before is taken where the commit is the same, where the hub cannot be asked, or with `keep`.
+    """
+    prefix = _prefix(prefix)
+    known = _stands(out, repo, revision, prefix, moved=keep or offline())
     if known is not None:
         return known | {"changed": False}
     doing = f"fetch {repo} at {revision}"
-    place, commit = _snapshot(repo, revision, prefix, doing)
+    strange = [] if (out / FETCHED).is_file() else [name for name in (*NAMES, *ABOUT) if (out / name).exists()]
+    if strange:
+        raise UsageError(f"{doing}: {out} has {', '.join(strange)} and no {FETCHED}, so they were not fetched and are not replaced; give another folder")
+    try:
+        place, commit = _snapshot(repo, revision, prefix, doing)
+    except UnreachableError as error:
+        known = _stands(out, repo, revision, prefix, moved=True)
+        if known is None:
+            raise
+        print(f"{error}; {out} is whole and is taken as it was fetched, at commit {known.get('commit')}", file=sys.stderr, flush=True)
+        return known | {"changed": False}
     missing = [name for name in dataset.FILES if not (place / name).is_file()]
     if missing:
         raise MissingError(f"{doing}: {prefix or 'the repository'} has no {' and no '.join(missing)}")
     sealed = (place / MANIFEST).is_file()
     if sealed:
         verify(place)
-    files = _files(place, (*NAMES, MANIFEST))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / FETCHED).unlink(missing_ok=True)
-    for name in (*NAMES, MANIFEST):
-        (out / name).unlink(missing_ok=True)
-    for row in files:
-        partial = out / f".{row['path']}.{os.getpid()}.tmp"
-        try:
-            shutil.copyfile(place / row["path"], partial)
-            os.replace(partial, out / row["path"])
-        finally:
-            partial.unlink(missing_ok=True)
+    files = _files(place, (*NAMES, *ABOUT))
     about = {"repo": repo, "revision": revision, "commit": commit if COMMIT.fullmatch(commit) else None, "prefix": prefix, "sealed": sealed}
-    write_json(out / FETCHED, {"schema_version": 1, **about, "files": files})
+    _replace(place, out, [row["path"] for row in files], {"schema_version": 1, **about, "files": files})
     return verify(out, FETCHED) | {"changed": True}
+
+
+def _private(client: Any, api: Any, repo: str) -> bool | None:
+    """Whether the repository is private; None where there is none that the key may see."""
+    try:
+        return bool(api.repo_info(repo, repo_type="dataset").private)
+    except client.errors.RepositoryNotFoundError:
+        return None
 
 
 def publish(folder: Path, repo: str, revision: str, prefix: str, public: bool, sure: bool) -> dict[str, Any]:
     """Upload a sealed data set as one commit."""
     manifest = verify(folder)
-    prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-    names = [row["path"] for row in manifest["files"] if row["path"] in NAMES] + [MANIFEST]
+    prefix = _prefix(prefix)
+    names = [row["path"] for row in manifest["files"] if row["path"] in NAMES] + [name for name in ABOUT if (folder / name).is_file()]
     size = sum((folder / name).stat().st_size for name in names)
     doing = f"publish {folder} as {repo}"
-    if not sure:
-        where = f"{'public' if public else 'private'} data set {repo}, {prefix or 'top folder'}"
-        raise UsageError(f"{doing}: would upload {', '.join(names)} ({size:,} bytes) to the {where}; add --yes to do it")
     if offline():
         raise UsageError(f"{doing}: HF_HUB_OFFLINE is set, so nothing is uploaded")
     with _explained(doing) as client:
         api = client.HfApi()
+        private = _private(client, api, repo)
+        if private is False and not public:
+            raise UsageError(f"{doing}: the repository is there and is public, so all can read what is uploaded; add --public if they may")
+        if not sure:
+            kind = f"{'private' if private else 'public'} data set" if private is not None else f"{'public' if public else 'private'} data set, made for it,"
+            where = f"{kind} {repo}, {prefix or 'top folder'}"
+            raise UsageError(f"{doing}: would upload {', '.join(names)} ({size:,} bytes) to the {where}; add --yes to do it")
         api.create_repo(repo, repo_type="dataset", private=not public, exist_ok=True)
         operations = [client.CommitOperationAdd(prefix + name, str(folder / name)) for name in names]
         done = api.create_commit(repo, operations, commit_message=f"{manifest.get('dataset_name')}: {len(names)} files", repo_type="dataset", revision=revision)

@@ -18,11 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import phase_times
+from . import phase_times, settings
 from .errors import MissingError, UsageError
 from .files import read_json, write_bytes, write_json
 from .settings import PRESETS
 
+# Options of the trainer that are not to be given among the extra words, and what to give instead.
+OURS = {
+    "--data": "set TRAIN_DATASET_DIR, or TRAIN_PATH and VAL_PATH",
+    "--run-dir": "set TRAIN_RUN_DIR",
+    "--dry-run": "type train_baseline_preset.sh --dry-run",
+}
 NAMES = {
     "TRAIN_DATASET_DIR": ("", "folder with train.jsonl and val.jsonl; else the last one below WORKSPACE/data that has both"),
     "TRAIN_PATH": ("", "the training rows, together with VAL_PATH, instead of a folder"),
@@ -34,7 +40,7 @@ NAMES = {
     "TRAIN_BATCH_SIZE": ("", "positions of one step over all processes; the preset's"),
     "TRAIN_NPROC_PER_NODE": ("auto", "processes; auto is one for each GPU"),
     "TRAIN_EPOCHS": ("40", "passes over the data"),
-    "TRAIN_SECONDS": ("", "a budget of time instead of TRAIN_EPOCHS"),
+    "TRAIN_SECONDS": ("", "a budget of time instead of TRAIN_EPOCHS, with the preset's evaluations instead of one for each epoch"),
     "TRAIN_SEED": ("7", "of the first weights and the order of the positions"),
     "TRAIN_PHASE_WEIGHT_OPENING": ("1.0", "weight of the loss of a position in the opening"),
     "TRAIN_PHASE_WEIGHT_MIDDLEGAME": ("1.0", "the same in the middlegame"),
@@ -44,12 +50,15 @@ NAMES = {
     "TRAIN_MAX_VAL_ROWS": ("0", "the same for the validation rows"),
     "TRAIN_MAX_TOTAL_ROWS": ("0", "a cap of both together, shared in the proportion that they have"),
     "TRAIN_BEST_CHECKPOINT_OUT": ("", "also put the model there"),
-    "TRAIN_EXTRA_ARGS": ("", "more options of `python -m chess_trainer train`; they win"),
+    "TRAIN_EXTRA_ARGS": ("", f"more options of `python -m chess_trainer train`; they win; not {', '.join(OURS)}"),
     "HF_DATASET_REPO_ID": ("", "fetch the data set of this repository of Hugging Face first, unless a folder or files are named"),
     "HF_DATASET_REVISION": ("main", "its branch, tag or commit"),
     "HF_DATASET_PATH_PREFIX": ("", "its folder inside the repository"),
     "HF_DATASET_CACHE_DIR": ("", "where it is put; WORKSPACE/data/REPOSITORY"),
+    "HF_USE_EXISTING_FETCH_MANIFEST": ("0", "1 takes a folder that was fetched before and agrees with its fetch.json, and does not ask the hub"),
 }
+# What the hub's own client reads.
+HUB = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE")
 # Read, told and without effect.
 IDLE = {
     "TRAIN_NUM_WORKERS": "the positions lie in memory, no worker loads them",
@@ -60,7 +69,6 @@ IDLE = {
     "TRAIN_REQUIRE_RUNTIME_SPLICE_CACHE": "encoded positions are always kept and checked",
     "HF_FETCH_LATEST_ALL_DATASETS": "one data set is fetched, the one of HF_DATASET_REPO_ID",
     "HF_DATASET_FETCH_MANIFEST": "the manifest lies in the fetched folder",
-    "HF_USE_EXISTING_FETCH_MANIFEST": "a fetched folder that agrees with its manifest is always taken",
     "HF_DATASET_SCHEMA_FILTER": "the format is told by the first row",
 }
 DATA = ("train.jsonl", "val.jsonl")
@@ -71,7 +79,7 @@ def epilog() -> str:
     rows = [f"  {name:30} {text}{f' ({default})' if default else ''}" for name, (default, text) in NAMES.items()]
     idle = [f"  {name:36} {text}" for name, text in IDLE.items()]
     title = "names in the environment (default in brackets), also those that the container was started with:"
-    return "\n".join([title, *rows, "", "read and told, without effect:", *idle])
+    return "\n".join([title, *rows, f"  {', '.join(HUB)}, for the fetching", "", "read and told, without effect:", *idle])
 
 
 def _number(values: Mapping[str, str], name: str, kind: type[int] | type[float], least: float) -> float:
@@ -115,17 +123,21 @@ class Wish:
             extra = [*shlex.split(values["TRAIN_EXTRA_ARGS"]), *more]
         except ValueError as error:
             raise UsageError(f"TRAIN_EXTRA_ARGS cannot be split into words: {error}") from error
+        for word in extra:
+            name = next((name for name in OURS if name.startswith(word.partition("=")[0]) and word[2:3] not in ("", "=")), None)
+            if name is not None:
+                raise UsageError(f"{word} among the extra options: {name} is not to be given there; {OURS[name]}")
         weights = ",".join(f"{phase}={_number(values, f'TRAIN_PHASE_WEIGHT_{phase.upper()}', float, 0):g}" for phase in ("opening", "middlegame", "endgame"))
-        budget = ["--max-epochs", values["TRAIN_EPOCHS"]]
+        evaluations = max(0, int(_number(values, "TRAIN_EPOCHS", int, 1)) - 1)
+        budget = ["--max-epochs", values["TRAIN_EPOCHS"], "--evaluations", str(evaluations)]
         if values["TRAIN_SECONDS"]:
             _number(values, "TRAIN_SECONDS", float, 1)
             budget = ["--max-seconds", values["TRAIN_SECONDS"]]
         if any(word.startswith("--max-") for word in extra):
             budget = []
-        evaluations = max(0, int(_number(values, "TRAIN_EPOCHS", int, 1)) - 1)
         _number(values, "TRAIN_SEED", int, 0), _number(values, "TRAIN_RUNTIME_MIN_CONTEXT", int, 0)
         words = ["train", "--data", str(self.data), "--run-dir", str(self.run_dir), "--preset", self.preset, "--seed", values["TRAIN_SEED"], *budget]
-        words += ["--evaluations", str(evaluations), "--processes", values["TRAIN_NPROC_PER_NODE"], "--min-context", values["TRAIN_RUNTIME_MIN_CONTEXT"]]
+        words += ["--processes", values["TRAIN_NPROC_PER_NODE"], "--min-context", values["TRAIN_RUNTIME_MIN_CONTEXT"]]
         words += ["--schedule", "plateau", "--early-stop-patience", "8", "--early-stop-min-delta", "0.002", "--phase-weights", weights]
         if values["TRAIN_BATCH_SIZE"]:
             _number(values, "TRAIN_BATCH_SIZE", int, 1)
@@ -229,11 +241,26 @@ def _deliver(wish: Wish) -> None:
     write_json(wish.metrics, found)
 
 
+def _revision(wish: Wish) -> str:
+    """What to fetch: where the run has begun, the commit that it began with, since a branch may have moved."""
+    from . import hub
+
+    asked = wish.values["HF_DATASET_REVISION"]
+    known = hub.recorded(wish.train.parent, wish.values["HF_DATASET_REPO_ID"], wish.values["HF_DATASET_PATH_PREFIX"])
+    commit = known.get("commit")
+    if not commit or known.get("revision") not in (asked, commit) or hub.COMMIT.fullmatch(asked) or not any((wish.run_dir / "ckpt").glob("*.pt")):
+        return asked
+    how = f"another OUTPUT_PATH or TRAIN_RUN_DIR begins a run with {asked} as it is now"
+    print(f"{wish.run_dir} has checkpoints, so it goes on with the data of {commit}, which was fetched before; {how}", flush=True)
+    return str(commit)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """The command preset."""
     from . import cli
 
-    given = {name: value for name, value in phase_times.container_environment().items() if name in NAMES or name in IDLE}
+    container = phase_times.container_environment()
+    given = {name: value for name, value in container.items() if name in NAMES or name in IDLE}
     try:
         defaults = json.loads(arguments.defaults)
     except ValueError as error:
@@ -241,24 +268,31 @@ def run(arguments: argparse.Namespace) -> int:
     wish = resolve(given, defaults, arguments.workspace.absolute())
     words = wish.arguments(arguments.more)
     # A bad word ends here, before anything is fetched or written.
-    cli.parser().parse_args(words)
+    asked = cli.parser().parse_args(words)
     for name in sorted(set(given) & set(IDLE)):
         print(f"{name} is without effect: {IDLE[name]}", flush=True)
     fetches = bool(wish.values["HF_DATASET_REPO_ID"]) and not (wish.values["TRAIN_DATASET_DIR"] or wish.values["TRAIN_PATH"])
     told = {"train": wish.train, "val": wish.val, "rows": wish.rows if wish.capped else "all", "model": wish.model, "metrics": wish.metrics}
     print("\n".join(f"{name:8} {value}" for name, value in told.items()) + f"\ncommand  python -m chess_trainer {shlex.join(words)}", flush=True)
+    revision = _revision(wish) if fetches else ""
     if arguments.dry_run:
         if fetches:
-            print(f"would fetch {wish.values['HF_DATASET_REPO_ID']} at {wish.values['HF_DATASET_REVISION']} to {wish.train.parent}", flush=True)
+            print(f"would fetch {wish.values['HF_DATASET_REPO_ID']} at {revision} to {wish.train.parent}", flush=True)
         elif missing := [str(path) for path in (wish.train, wish.val) if not path.is_file()]:
             raise MissingError(f"not there: {', '.join(missing)}")
+        elif not wish.capped:
+            settings.requested(asked)
+            settings.refuse_data(asked)
         return 0
     times = phase_times.PhaseTimes.of("runpod_train_preset", wish.run_dir / phase_times.NAME, wish.run_dir.name)
     with times.phase("resolve_dataset_paths", lambda error: getattr(error, "exit_code", 1)):
         if fetches:
             from . import hub
 
-            hub.fetch(wish.values["HF_DATASET_REPO_ID"], wish.values["HF_DATASET_REVISION"], wish.values["HF_DATASET_PATH_PREFIX"], wish.train.parent)
+            # The official client reads them there, and a login does not have those of the container.
+            os.environ.update({name: container[name] for name in HUB if name in container})
+            keep = wish.values["HF_USE_EXISTING_FETCH_MANIFEST"].strip().lower() not in ("", *phase_times.OFF)
+            hub.fetch(wish.values["HF_DATASET_REPO_ID"], revision, wish.values["HF_DATASET_PATH_PREFIX"], wish.train.parent, keep)
         _prepare(wish)
     began = time.monotonic()
     code = cli.main(words)

@@ -153,6 +153,15 @@ class RowReader:
             yield current
 
 
+def count(path: Path, min_context: int) -> tuple[str, int]:
+    """The format of a file, and how many of its positions have so many moves before them; no move is played."""
+    reader, found = RowReader(path), 0
+    for game in reader.games():
+        plies = range(len(game.moves)) if game.samples is None else game.samples
+        found += sum(1 for ply in plies if ply >= min_context)
+    return reader.format or "", found
+
+
 def _joins(game: Game, moves: list[str]) -> bool:
     shorter = min(len(game.moves), len(moves))
     return game.moves[:shorter] == moves[:shorter]

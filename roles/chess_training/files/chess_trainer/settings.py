@@ -12,12 +12,15 @@ from typing import Any
 
 from .errors import MissingError, UsageError
 from .files import read_json, sha256_file
+from .rows import SPLICED, count
 
 DATA_FILES = ("train.jsonl", "val.jsonl")
 # A run that goes on must agree in these; the budget may be another one.
 FIXED = ("preset", "seed", "batch_size", "lr", "min_context", "precision", "eval_positions", "data")
 # The presets with the positions of one step.
 PRESETS = {"smoke": 128, "cpu": 256, "gpu": 4096, "lstm": 2048, "lstm-small": 128}
+# Evaluations before the last one.
+EVALUATIONS = {"smoke": 2, "cpu": 8, "gpu": 20, "lstm": 20, "lstm-small": 2}
 SCHEDULES = ("linear", "plateau")
 PHASES = ("opening", "middlegame", "endgame")
 # These too; a checkpoint from before they could be chosen has the defaults.
@@ -47,6 +50,40 @@ def requested(arguments: argparse.Namespace) -> dict[str, Any]:
     more = ("schedule", "plateau_factor", "plateau_patience", "plateau_threshold", "early_stop_patience", "early_stop_min_delta")
     asked = {name: getattr(arguments, name) for name in names + more} | {"phase_weights": list(arguments.phase_weights)}
     return asked | {"data": data_fingerprints(arguments.data)}
+
+
+def evaluations(arguments: argparse.Namespace) -> int:
+    """How many evaluations there are before the last one."""
+    return EVALUATIONS[arguments.preset] if arguments.evaluations is None else int(arguments.evaluations)
+
+
+def without_effect(arguments: argparse.Namespace) -> list[str]:
+    """What is asked for and can never happen, since the first of the evaluations is always an improvement."""
+    count, found = evaluations(arguments), []
+    if arguments.early_stop_patience > 0 and count <= arguments.early_stop_patience:
+        found.append(("early stop", f"--early-stop-patience {arguments.early_stop_patience}", arguments.early_stop_patience + 1))
+    if arguments.schedule == "plateau" and count < arguments.plateau_patience + 2:
+        found.append(("lower learning rate", f"--schedule plateau with --plateau-patience {arguments.plateau_patience}", arguments.plateau_patience + 2))
+    return [f"{what} can never come: {option} needs --evaluations {least} or more, and there are {count}" for what, option, least in found]
+
+
+def refuse_format(preset: str, form: str) -> None:
+    """Refuse data that a preset cannot read."""
+    if preset.startswith("lstm") and form == SPLICED:
+        raise UsageError(f"the preset {preset} reads the moves of whole games, the data are spliced rows; give rows with 'moves', or another preset")
+
+
+def refuse_positions(batch_size: int, positions: int) -> None:
+    """Refuse data that do not fill a batch."""
+    if positions < batch_size:
+        raise UsageError(f"train.jsonl has {positions} positions, fewer than one batch of {batch_size}; give a smaller --batch-size or more data")
+
+
+def refuse_data(arguments: argparse.Namespace) -> None:
+    """Compare the data with what is asked, as the training will before its first step."""
+    form, positions = count(arguments.data / DATA_FILES[0], min(arguments.min_context, 255))
+    refuse_format(arguments.preset, form)
+    refuse_positions(arguments.batch_size or PRESETS[arguments.preset], positions)
 
 
 def disagreement(before: dict[str, Any], now: dict[str, Any]) -> str | None:

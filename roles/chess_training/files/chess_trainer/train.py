@@ -18,7 +18,6 @@ from . import phase_times, settings
 from .errors import EXIT_OK, DivergedError, StoppedError, TrainerError, UsageError
 from .files import sha256_file, write_json
 from .progress import Progress, duration, now
-from .rows import SPLICED
 from .signals import StopRequest
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from .trainer import Plan, Trainer
 
 LAUNCHER = "CHESS_TRAINER_OUTCOMES"
-EVALUATIONS = {"smoke": 2, "cpu": 8, "gpu": 20, "lstm": 20, "lstm-small": 2}
 
 
 @contextmanager
@@ -76,7 +74,7 @@ def _plan(arguments: argparse.Namespace, positions: int) -> Plan:
         lr=arguments.lr or preset.lr,
         max_seconds=arguments.max_seconds,
         max_steps=arguments.max_epochs * max(1, positions // batch_size) if arguments.max_epochs else arguments.max_steps,
-        evaluations=EVALUATIONS[arguments.preset] if arguments.evaluations is None else arguments.evaluations,
+        evaluations=settings.evaluations(arguments),
         checkpoint_seconds=arguments.checkpoint_seconds,
         stop_after_steps=arguments.stop_after_steps,
         schedule=Schedule(arguments.schedule == "plateau", *plateau, arguments.early_stop_patience, arguments.early_stop_min_delta),
@@ -188,8 +186,7 @@ class Run:
         chosen = runtime.choose(self.arguments, team)
         plan = _plan(self.arguments, len(train))
         context = getattr(plan.preset.shape, "context", 0)
-        if context and train.info["format"] == SPLICED:
-            raise UsageError(f"the preset {self.arguments.preset} reads the moves of whole games; give data in a format with 'moves'")
+        settings.refuse_format(self.arguments.preset, train.info["format"])
         torch.manual_seed(plan.seed)
 
         def tick(share: float) -> None:
@@ -263,6 +260,8 @@ def run_locked(arguments: argparse.Namespace, request: dict[str, Any]) -> int:
             progress.update("done", "done already", 1.0, **manifest["metrics"])
             progress.say(f"the run in {arguments.run_dir} is done already: {manifest['steps']} steps")
             return EXIT_OK
+        for text in settings.without_effect(arguments):
+            progress.say(text)
         return Run(arguments, request, progress, stop).train()
     except TrainerError as error:
         progress.update("stopped" if isinstance(error, StoppedError) else "failed", str(error), progress.fraction)

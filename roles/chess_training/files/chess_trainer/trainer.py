@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import artifact, checkpoint, metrics
+from . import artifact, checkpoint, metrics, settings
 from .cache import Positions
 from .errors import DivergedError, StoppedError, UsageError
 from .files import write_bytes
@@ -55,6 +55,10 @@ class Plan:
         """The share of the budget that is used."""
         return step / self.max_steps if self.max_steps else elapsed / (self.max_seconds or 1.0)
 
+    def due(self, fraction: float) -> int:
+        """How many evaluations should have been by then; one that makes up for several counts as all of them."""
+        return min(self.evaluations, int(fraction * (self.evaluations + 1) + 1e-9))
+
     def learning_rate(self, fraction: float, step: int, scale: float) -> float:
         """Linear warm-up, then linear decay to zero at the end of the budget, or what the plateaus have left."""
         return self.lr * min(1.0, (step + 1) / self.preset.warmup_steps) * (scale if self.schedule.plateau else max(0.0, 1.0 - fraction))
@@ -86,8 +90,7 @@ class Batches:
     """This process's parts of batches in a seeded order; where it stands is two numbers."""
 
     def __init__(self, positions: Positions, plan: Plan, device: torch.device, team: Team) -> None:
-        if len(positions) < plan.batch_size:
-            raise UsageError(f"train.jsonl has {len(positions)} positions, fewer than one batch of {plan.batch_size}; give a smaller --batch-size")
+        settings.refuse_positions(plan.batch_size, len(positions))
         if plan.batch_size % team.size:
             raise UsageError(f"batches of {plan.batch_size} cannot be shared by {team.size} processes; give a --batch-size that {team.size} divides")
         target = device if self._fits(positions, device) else torch.device("cpu")
@@ -240,9 +243,12 @@ class Trainer:
                 raise StoppedError(f"stopped by {self.stop.name or 'request'} at step {self.step}; saved {path.name}; run the same command again to go on")
             self._step()
             self._agree()
-            if self._agreed.fraction >= (self.evaluated + 1) / (self.plan.evaluations + 1) and self.evaluated < self.plan.evaluations:
+            before = self._agreed.fraction
+            if self.plan.due(before) > self.evaluated:
                 self._evaluate_between()
                 self._agree()
+                # An evaluation uses up a budget of time; at least as much of it goes into steps before the next one.
+                self.evaluated = max(self.evaluated, self.plan.due(2 * self._agreed.fraction - before))
             if self._agreed.save:
                 self._sync()
                 self.save(fixed)
@@ -308,7 +314,7 @@ class Trainer:
 
     def _evaluate_between(self) -> None:
         self._sync()
-        self.evaluated += 1
+        self.evaluated = self.plan.due(self._agreed.fraction)
         if not self.team.leads:
             return
         found = self.evaluate(exact=False)
