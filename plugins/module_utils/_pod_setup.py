@@ -179,15 +179,20 @@ def typed_values(text: str) -> list[str]:
     return [value for value in text.split("\x1e") if value]
 
 
+def _names_in(value: str) -> list[str]:
+    """The variables of one -e; a file and YAML are Ansible's to read."""
+    if value.startswith("{"):
+        return re.findall(r"(?:^\{|,)\s*[\"']?([A-Za-z0-9_]+)[\"']?\s*:", value)
+    return [] if value.startswith(("@", "[")) else re.findall(r"(?:^|\s)([A-Za-z0-9_]+)=", value)
+
+
 def refuse_misspelt(setup: Setup) -> None:
     """A variable of a role that no role has would be passed over without a word."""
     defaults = list(setup.collection.glob("roles/*/defaults/main.yml"))
     known = [name for path in defaults for name in re.findall(r"(?m)^([a-z0-9_]+):", path.read_text(encoding="utf-8"))]
     roles = tuple(f"{path.parent.parent.name}_" for path in defaults)
     for value in setup.extra:
-        # A file, JSON and YAML are Ansible's to read.
-        pairs = [] if value.startswith(("@", "{", "[")) else re.findall(r"(?:^|\s)([A-Za-z0-9_]+)=", value)
-        for name in pairs:
+        for name in _names_in(value):
             if name.startswith(roles) and name not in known:
                 near = difflib.get_close_matches(name, known, 1)
                 raise SetupError(f"set -e {name}: no role has such a variable{f'; {near[0]} was meant, perhaps' if near else ''}")

@@ -26,7 +26,7 @@ from ._errors import UsageError
 from ._job_runner import process_started
 from ._shell_env import MARKER, SYSTEM_BASHRC, SYSTEM_PROFILE
 
-SCHEMA = 5
+SCHEMA = 6
 FOLDER = ".podcycle/receipts"
 PARTS = ".podcycle/stack/parts.json"
 # Python and git write into these when they only read.
@@ -123,7 +123,8 @@ def sign(workspace: Path, name: str, wanted: dict[str, Any], machine: dict[str, 
     if wanted.get("shell"):
         paths += shell_files(str(workspace))
         blocks = shared_shell_files(os.path.expanduser("~"))
-        trees.append(f"{workspace}/.podcycle/env.d")
+        # Its own part of the environment: that of another role may change and this one stands.
+        paths += sorted(str(path) for path in (workspace / ".podcycle/env.d").glob(f"*-{name}.sh"))
     for path in (*paths, *trees):
         if not os.path.isabs(path):
             raise UsageError(f"sign for {name}: {path!r} is no absolute path")

@@ -88,6 +88,15 @@ class TorchEnv:
         record = self.record()
         return record is not None and record.get("fingerprint") == self.wish.fingerprint() and record.get("driver") == self.driver.version
 
+    def works(self, *, write: bool) -> bool:
+        """Whether torch imports and computes now: the stamp vouches for torch's own files, and not for all that it imports."""
+        try:
+            self._verify(write=write)
+        except NotVerified as error:
+            self.notes.append(error.message)
+            return False
+        return True
+
     def sound(self) -> bool:
         return is_sound(self.wish.venv)
 
@@ -108,10 +117,10 @@ class TorchEnv:
         proven = f", proven under driver {driver}" if driver else ""
         return f"torch {fingerprint.get('torch')} ({fingerprint.get('backend')}){more} in {self.wish.venv}{python}{proven}"
 
-    def make(self, uv: Uv) -> dict[str, Any]:
+    def make(self, uv: Uv, *, broken: bool = False) -> dict[str, Any]:
         """Bring the venv to the wish; the stamp goes before anything is touched and comes last, so that a half-made venv never looks whole."""
         with locked(self.wish.venv):
-            if self.satisfied():
+            if self.satisfied() and not broken:
                 return self.record() or {}
             fresh = not self._starts() or self._other_python()
             self._resolve(uv, fresh=fresh)
@@ -185,9 +194,11 @@ class TorchEnv:
 
     def _bring(self, uv: Uv, *, fresh: bool) -> dict[str, Any]:
         """In place as long as the interpreter starts: people install packages of their own into this environment."""
+        there = (read_stamp(self.wish.venv) or {}).get("fingerprint") or {}
+        if fresh or (there.get("torch"), there.get("backend")) != (self.wish.version, self.wish.backend):
+            self._room()
         if fresh:
             self._keep_list(uv)
-            self._room()
             self._create(uv)
         self._install(uv)
         self._mend(uv)
@@ -310,10 +321,10 @@ class TorchEnv:
     def _environment(self) -> dict[str, str]:
         return uv_environment(self.wish.cache_dir)
 
-    def _verify(self) -> dict[str, Any]:
+    def _verify(self, *, write: bool = True) -> dict[str, Any]:
         """Import and compute in a new interpreter, which also writes the byte code of the modules that an import of torch needs."""
         started = time.monotonic()
-        done = run_program([str(self.python), "-I", "-c", VERIFY], self._environment(), timeout=300)
+        done = run_program([str(self.python), *([] if write else ["-B"]), "-I", "-c", VERIFY], self._environment(), timeout=300)
         self.seconds["verify"] = _since(started)
         try:
             proof = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None

@@ -82,6 +82,11 @@ options:
     description:
       - Exact version of C(uv). Any recent enough one when not given.
     type: str
+  verify:
+    description:
+      - Import torch in a fresh interpreter also where the stamp vouches for its files, and repair what does not import.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Can run in check mode and return what it would do without changing anything.
@@ -254,7 +259,10 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
     )
     env = TorchEnv(wish, driver)
     env.preflight()
+    broken = False
     if env.satisfied():
+        broken = params["verify"] and not env.works(write=not check_mode)
+    if env.satisfied() and not broken:
         return False, describe(env, env.record() or {}, None), {"before": "", "after": ""}
     diff = env.diff()
     if check_mode:
@@ -263,7 +271,7 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
     started = time.monotonic()
     uv = find_uv(bin_dir, wanted, cache_dir) or install_uv(bin_dir, wanted)
     env.seconds["uv"] = round(time.monotonic() - started, 2)
-    record = env.make(uv)
+    record = env.make(uv, broken=broken)
     keep_uv(uv, cache_dir)
     keep_byte_code(env.wish.venv, cache_dir)
     return True, describe(env, record, uv), diff
@@ -284,6 +292,7 @@ def main() -> None:
             "index_url": {"type": "str"},
             "cache_dir": {"type": "path"},
             "uv_version": {"type": "str"},
+            "verify": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -516,10 +516,15 @@ json.dump(about, open({str(tmp_path / "seen")!r}, "w"))
 
 @pytest.mark.parametrize(
     ("typed", "near"),
-    [("pytorch_bakend=cpu", "pytorch_backend"), ("stack=cpu node_group=me node_extra_package=jq", "node_extra_packages"), ("cuda13_xyzzy=1", "")],
+    [
+        ("pytorch_bakend=cpu", "pytorch_backend"),
+        ("stack=cpu node_group=me node_extra_package=jq", "node_extra_packages"),
+        ('{"stack": "cpu", "pytorch_bakend": 1}', "pytorch_backend"),
+        ("cuda13_xyzzy=1", ""),
+    ],
 )
 def test_a_misspelt_variable_is_refused_before_anything_is_fetched(unpacked: Path, tmp_path: Path, typed: str, near: str) -> None:
-    setup = pod_state.Setup(tmp_path, {"variables": {}}, 0.0, extra=["node_tailscale_auth_key=node_x=1", '{"pytorch_bakend": 1}', typed])
+    setup = pod_state.Setup(tmp_path, {"variables": {}}, 0.0, extra=["node_tailscale_auth_key=node_x=1", '{"node_environment": {"node_x": "1"}}', typed])
     setup.collection.parent.mkdir(parents=True)
     setup.collection.symlink_to(unpacked / "ansible_collections/podcycle/gpu")
     with pytest.raises(pod_setup.SetupError, match=f"no role has such a variable{f'; {near} was meant' if near else ''}"):
