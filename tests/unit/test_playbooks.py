@@ -40,6 +40,19 @@ def tasks_of(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield from tasks_of(task.get(part) or [])
 
 
+def test_a_limit_of_time_for_a_transfer_reaches_the_program_that_copies() -> None:
+    """The module's own limit is an hour; what the user allows must not end there."""
+    limited = []
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        for play in yaml.safe_load(path.read_text(encoding="utf-8")):
+            for task in tasks_of(play.get("tasks") or []):
+                given = task.get("podcycle.gpu.transfer") or task.get("podcycle.gpu.remote_files")
+                if given and not given.get("probe"):
+                    assert "transfer_timeout_seconds" in str(given.get("timeout")), f"{path.name}: {task['name']}"
+                    limited.append(path.name)
+    assert sorted({*limited}) == ["collect.yml", "push.yml", "stop.yml"]
+
+
 # Questions, and what only passes the word on.
 UNCHANGING = {"ansible.builtin.set_fact", "ansible.builtin.include_tasks", "ansible.builtin.fail", "ansible.builtin.assert", "ansible.builtin.debug"}
 
