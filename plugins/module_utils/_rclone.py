@@ -98,9 +98,9 @@ class Rclone:
         if not self.there():
             raise StateError(f"the program rclone is not installed, and {self.remote} is reached by it", hint="install it: apt-get install rclone")
 
-    def look(self) -> dict[str, int] | None:
-        """Size by path of every file below the remote; None where it has no such folder. Raises when it does not answer."""
-        words = ["lsjson", "--recursive", "--files-only", "--no-mimetype", "--no-modtime", self.remote]
+    def look(self, deep: bool) -> dict[str, int] | None:
+        """Size by path of every file below the remote, or of those at its top alone; None where it has no such folder. Raises when it does not answer."""
+        words = ["lsjson", *(["--recursive"] if deep else []), "--files-only", "--no-mimetype", "--no-modtime", self.remote]
         done = self._run([*words, "--contimeout", "10s", "--timeout", "20s", "--retries", "1", "--low-level-retries", "2"], _LOOK_SECONDS)
         if done.returncode == _NO_FOLDER:
             return None
@@ -155,7 +155,8 @@ def exchange(rclone: Rclone, args: Mapping[str, Any], check: bool) -> dict[str, 
     """Bring what differs over and compare; the module's result."""
     pull, folder = args["direction"] == "pull", Path(args["path"])
     patterns, exclude, most = args["patterns"], args["exclude"], args["max_bytes"]
-    listed = rclone.look()
+    # What is pushed is compared by name; whatever else was ever stored there need not be listed.
+    listed = rclone.look(deep=pull)
     refused: list[dict[str, str]] = []
     if pull:
         if listed is None:
