@@ -280,6 +280,8 @@ class ActionModule(ActionBase):
             "--no-links",
             "--no-devices",
             "--no-specials",
+            # Only what differs by checksum is listed; rsync would leave out what has the same size and time.
+            "--ignore-times",
             f"--partial-dir={RSYNC_PARTIAL}",
             "--protect-args",
             "--stats",
