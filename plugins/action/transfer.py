@@ -195,7 +195,8 @@ class ActionModule(ActionBase):
     def _rsync(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> tuple[bool, int | None]:
         """Bring the files over; whether the pod has an rsync, and the bytes of content that really travelled in the last try."""
         command = self._command(args, local, there, task_vars)
-        listing = "\n".join(row["path"] for row in rows) + "\n"
+        # Without a folder before it, a name that begins with # or ; is a comment to rsync.
+        listing = "".join(f"./{row['path']}\n" for row in rows)
         meter = self._meter(args, rows, task_vars)
         said = ""
 
