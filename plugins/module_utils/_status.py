@@ -66,6 +66,20 @@ def pod_status(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "lines": lines(result)}
 
 
+def note_silence(status: dict[str, Any], seen: dict[str, float], now: float, limit: float) -> None:
+    """Count pods whose job cannot be read as stalled too: out of reach, stopped, or without one. `seen` keeps the last sign of life of each."""
+    for row in status["pods"]:
+        if row["job"]:
+            seen[row["stamp"]] = now - (row["job"]["silent_seconds"] if row["job"]["state"] in LIVE else 0.0)
+            continue
+        silent = now - seen.setdefault(row["stamp"], now)
+        if limit and silent > limit:
+            name = f"{row['run_id']}-{row['index']}"
+            why = row["trouble"] or (f"the pod is {row['state']}" if row["state"] != model.RUNNING else "no job has been started on it")
+            status["stalled"].append(name)
+            status["lines"].append(f"{name}: no job could be seen for {silent:.0f} s: {why}")
+
+
 def _row(row: Mapping[str, Any], lease: Lease, pod: Pod | None, now: datetime) -> dict[str, Any]:
     left = (lease.deadline - now).total_seconds() if lease.deadline else None
     return {

@@ -54,7 +54,9 @@ options:
     type: bool
     default: false
   stall_seconds:
-    description: A job that has shown no sign of life for longer is stalled, by the pod's own clock; never when V(0).
+    description:
+      - A job that has shown no sign of life for longer is stalled, by the pod's own clock; never when V(0).
+      - With O(watch), so is a pod whose job could not be read for longer, because it is out of reach, stopped, or has none.
     type: float
     default: 900.0
 """
@@ -124,13 +126,18 @@ pods:
       sample: []
     trouble: {description: Why the pod could not be asked., type: str, returned: always, sample: SSH did not answer in time}
 stalled:
-  description: Pods, as run and place, whose jobs are stalled.
+  description: Pods, as run and place, whose jobs are stalled, or could not be read for that long.
   type: list
   elements: str
   returned: success
   sample: []
 ended:
   description: Whether there is a job on every pod and all of them have ended.
+  type: bool
+  returned: success
+  sample: false
+seen:
+  description: Whether an earlier look of the same task saw a pod.
   type: bool
   returned: success
   sample: false

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.podcycle.gpu.plugins.action import pod_status
 from ansible_collections.podcycle.gpu.plugins.module_utils import _status
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import MARK, latest_command, parse_poll
@@ -122,6 +123,33 @@ def test_a_job_without_a_sign_of_life_is_stalled_and_jobs_that_ended_are_not(loo
     done = {**silent, "state": "failed"}
     over = look(said(done), said(done), stall_seconds=60)
     assert over["ended"] and over["stalled"] == [] and not look(said(done), "Connection refused")["ended"]
+
+
+def test_a_watched_pod_whose_job_cannot_be_read_stalls(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of reach, or without a job: silence since it was last seen, or since the watch began."""
+    quiet = {**STATUS, "heartbeat_at": "2026-11-01T10:00:11Z"}
+    empty = f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n".encode()
+    answers = [(said(quiet), empty), ("Connection refused", empty), ("Connection refused", empty), ("Connection refused", empty)]
+    now, asked = [100.0], []
+
+    def given(options: dict[str, Any]) -> Any:
+        asked.append(now[0])
+        return look(*answers[len(asked) - 1], stall_seconds=options["stall_seconds"])
+
+    monkeypatch.setattr(pod_status, "pod_status", given)
+    monkeypatch.setattr(pod_status.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pod_status.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    options = {"watch": 20.0, "watch_limit": 0.0, "until_ended": True, "stall_seconds": 45.0, "ssh_timeout": 10.0}
+    found = pod_status.ActionModule._look(options)
+    # The first was silent for 10 s already when it was last seen.
+    assert asked == [100.0, 120.0, 140.0] and found["stalled"] == ["r1-0"] and not found["ended"] and found["seen"]
+    assert found["lines"][-1] == "r1-0: no job could be seen for 50 s: Connection refused"
+    asked.clear()
+    now[0] = 100.0
+    answers[1:] = [(said(), empty)] * 3
+    found = pod_status.ActionModule._look(options)
+    assert asked == [100.0, 120.0, 140.0, 160.0] and found["stalled"] == ["r1-1"]
+    assert found["lines"][-1] == "r1-1: no job could be seen for 60 s: no job has been started on it"
 
 
 SERVICES = {
