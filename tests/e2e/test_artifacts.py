@@ -243,7 +243,7 @@ def through_a_remote(world: Any, pod: Pod) -> None:
     assert "s3:chess/none lacks train.jsonl, val.jsonl" in lacking.flat
     assert "1 files differ from checksums.sha256, the first is val.jsonl" in spoilt.flat
     assert hashlib.sha256((pod.folder / "workspace" / "data" / "cut" / "train.jsonl").read_bytes()).hexdigest() == sums["train.jsonl"]
-    told = re.findall(r"STORED (\w+ \d+) .*(nothing read back|what was read back)\.", stored.text)
+    told = re.findall(r"STORED (\w+ \d+) [^.]*(nothing read back|what was read back)\.", stored.flat)
     assert told == [("True 1", "what was read back"), ("False 0", "nothing read back")]
     assert (bucket / "stored" / "a").read_bytes() == (world.path / "odd" / "a").read_bytes() and not (bucket / "stored" / "tmp").exists()
     assert [one["id"] for one in world.live()] == [pod.id], "nothing was rented for a remote that does not answer"
