@@ -24,6 +24,7 @@ SPEC = {
     "run_id": {"type": "str"},
     "create": {"type": "bool", "default": True},
     "lock": {"type": "bool", "default": True},
+    "take_over": {"type": "bool", "default": False},
     "whole_cycle": {"type": "bool", "default": False},
     "rehearsal": {"type": "bool", "default": False},
     "artifacts_dir": {"type": "path", "default": "artifacts"},
@@ -76,7 +77,8 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             there = folder.path.is_dir()
             return {"changed": not there, "run": _facts(args, run_id, folder, resumed=there, public_key="ssh-ed25519 made-when-renting")}
-        before = session.state.take_run(run_id, playbook_process()) if args["lock"] else None
+        take = session.state.wrest_run if args["take_over"] else session.state.take_run
+        before = take(run_id, playbook_process()) if args["lock"] else None
         resumed = folder.create(session.cloud.name, session.cloud.endpoint)
         public_key = make_key(session.state.run_dir(run_id) / "id_ed25519", f"podcycle-{run_id}")
         complete = folder.complete() and not any(lease.open for lease in session.ledger.of_run(run_id))
