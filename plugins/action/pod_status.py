@@ -20,7 +20,7 @@ display = Display()
 SPEC = {
     **cloud_spec(),
     "run_id": {"type": "str"},
-    "workspace": {"type": "str", "default": "/workspace"},
+    "workspace": {"type": "str"},
     "ssh": {"type": "bool", "default": True},
     "ssh_timeout": {"type": "float", "default": 10.0},
     "watch": {"type": "float", "default": 0.0},

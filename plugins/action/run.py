@@ -17,7 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import CO
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_run_id, utc_now
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import RunFolder
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session, open_state
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session, open_state, remember_workspace
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import make_key
 
 SPEC = {
@@ -27,6 +27,7 @@ SPEC = {
     "take_over": {"type": "bool", "default": False},
     "whole_cycle": {"type": "bool", "default": False},
     "rehearsal": {"type": "bool", "default": False},
+    "workspace": {"type": "str", "default": "/workspace"},
     "artifacts_dir": {"type": "path", "default": "artifacts"},
     "cloud": {"type": "str", "default": "runpod"},
     "api_key": {"type": "str", "no_log": True},
@@ -80,6 +81,8 @@ class ActionModule(ActionBase):
         take = session.state.wrest_run if args["take_over"] else session.state.take_run
         before = take(run_id, playbook_process()) if args["lock"] else None
         resumed = folder.create(session.cloud.name, session.cloud.endpoint)
+        if args["create"] and args["lock"]:
+            remember_workspace(session.state, run_id, args["workspace"])
         public_key = make_key(session.state.run_dir(run_id) / "id_ed25519", f"podcycle-{run_id}")
         complete = folder.complete() and not any(lease.open for lease in session.ledger.of_run(run_id))
         last = folder.events()[-1:]

@@ -30,9 +30,10 @@ options:
     description: Only pods of this run.
     type: str
   workspace:
-    description: Folder on the pods below which the runs keep their jobs; C({pod_id}) in it stands for the id of each pod.
+    description:
+      - Folder on the pods below which the runs keep their jobs; C({pod_id}) in it stands for the id of each pod.
+      - When it is not given, the one that M(podcycle.gpu.run) made the run with, else C(/workspace).
     type: str
-    default: /workspace
   ssh:
     description: Whether to ask the pods themselves.
     type: bool

@@ -49,6 +49,12 @@ options:
     description: Whether the inventory is one of a rehearsal cloud; an endpoint that does not fit is refused.
     type: bool
     default: false
+  workspace:
+    description:
+      - Folder on the pods below which the run keeps its jobs; C({pod_id}) in it stands for the id of each pod.
+      - Remembered when O(create=true), so that M(podcycle.gpu.pod_status) and M(podcycle.gpu.pod_logs) look there.
+    type: str
+    default: /workspace
   artifacts_dir:
     description: Where run folders are kept.
     type: path

@@ -47,8 +47,11 @@ def test_a_stalled_training_is_seen_collected_and_ended_by_whoever_watches(world
     for pid in trainers(world.workspace(pod_id)):
         os.kill(pid, signal.SIGSTOP)
 
-    short = world.play("playbooks/watch.yml", run_id="stalled", on_stall="terminate", stall_seconds=900, watch=1, max_watch_seconds=2)
-    assert short.code == 2 and "watched run stalled for max_watch_seconds=2 and its jobs have not ended" in short.flat, short.text
+    # Without being told, it looks for the job in the workspace that the run was begun with.
+    quick = {"on_stall": "terminate", "stall_seconds": 900, "watch": 1, "max_watch_seconds": 2, "workspace": ""}
+    short = world.play("playbooks/watch.yml", run_id="stalled", **quick)
+    assert short.code == 2 and "train: running" in short.flat, short.text
+    assert "watched run stalled for max_watch_seconds=2 and its jobs have not ended" in short.flat, short.text
     run.process.send_signal(signal.SIGSTOP)
     deaf = world.play("playbooks/watch.yml", run_id="stalled", stall_seconds=5, watch=1)
     assert deaf.code == 2 and "stalled-0 showed no sign of life for 5 s; done about it: nothing" in deaf.flat, deaf.text

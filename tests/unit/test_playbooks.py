@@ -61,7 +61,7 @@ def pod(index: int, state: str) -> dict[str, Any]:
     ("seen", "said"),
     [
         ({"pods": [pod(0, "succeeded")], "ended": True}, ""),
-        ({"pods": [pod(0, "succeeded"), pod(1, "failed"), pod(2, "lost")], "ended": True}, "the job train of r1-1: failed, the job train of r1-2: lost; see why:"),
+        ({"pods": [pod(0, "succeeded"), pod(1, "failed"), pod(2, "lost")], "ended": True}, "the job train of r1-1: failed, the job train of r1-2: lost; see"),
         ({"pods": [pod(0, "running")]}, "watched run r1 for max_watch_seconds=9 and its jobs have not ended"),
         ({"pods": []}, "watch run r1: it has no pod, so there is nothing to watch; see what is rented:"),
         ({"pods": [], "seen": True}, "run r1 has no pod any more, and the end of its jobs was not seen; see how it went:"),

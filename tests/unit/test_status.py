@@ -18,7 +18,9 @@ from ansible_collections.podcycle.gpu.plugins.action import pod_status
 from ansible_collections.podcycle.gpu.plugins.module_utils import _status
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import MARK, latest_command, parse_poll
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import remember_workspace
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
 from support.harness import FULL
 
 STATUS = {"state": "running", "started_at": "2026-11-01T10:00:00Z", "runner_started": 77, "progress": {"summary": "epoch 1/1  ETA 0:40\x1b[2J"}}
@@ -57,6 +59,7 @@ def look(rehearsal: Any, make_engine: Callable[..., Engine], make_wish: Callable
         return found
 
     looked.pods = pods  # type: ignore[attr-defined]
+    looked.state = engine.state.path  # type: ignore[attr-defined]
     return looked
 
 
@@ -96,6 +99,13 @@ def test_a_workspace_may_depend_on_the_pod(look: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(_status, "latest_command", lambda jobs, size: asked.append(jobs) or "true")
     look(said(), said(), workspace="/pods/{pod_id}/workspace")
     assert sorted(asked) == sorted(f"/pods/{pod}/workspace/runs/r1/jobs" for pod in look.pods)
+    asked.clear()
+    look(said(), said())
+    assert asked == ["/workspace/runs/r1/jobs"] * 2
+    asked.clear()
+    remember_workspace(StateDir(look.state), "r1", "/opt/{pod_id}")
+    look(said(), said())
+    assert sorted(asked) == sorted(f"/opt/{pod}/runs/r1/jobs" for pod in look.pods), "the workspace that the run was begun with"
 
 
 def test_the_last_job_is_the_one_that_started_last(tmp_path: Path) -> None:
