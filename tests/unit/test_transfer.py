@@ -145,3 +145,32 @@ def test_rsync_brings_what_differs_whatever_its_time_and_name(tmp_path: Path, mo
     found, sent = action._rsync(args, here, str(there), [{**FILE, "path": name} for name in names], {"ansible_host": "203.0.113.7"})
     assert found and sent == 3 * len(names)
     assert {path.relative_to(dest).as_posix(): path.read_bytes() for path in dest.rglob("*") if path.is_file()} == dict.fromkeys(names, b"new")
+
+
+@pytest.mark.parametrize("direction", ["push", "pull"])
+def test_the_gateway_tells_how_far_it_is_within_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str) -> None:
+    """What is there of one file counts on after those before it."""
+    told: list[int] = []
+    monkeypatch.setattr(Meter, "seen", lambda self, done: told.append(done))
+
+    class Link:
+        transport = "podcycle.gpu.runpod_gateway"
+
+        def put_watched(self, here: str, there: str, moved: Callable[[int], None]) -> None:
+            moved(1)
+            moved(3)
+
+        def fetch_bounded(self, there: str, here: str, most: int, moved: Callable[[int], None]) -> None:
+            Path(here).write_bytes(b"abc")
+            self.put_watched(here, there, moved)
+
+    action = object.__new__(ActionModule)
+    action._connection = Link()
+    action._low_level_execute_command = lambda command, sudoable: {"rc": 0}  # type: ignore[method-assign]
+    names = ["a.pt", "b/c.pt"]
+    if direction == "push":
+        (tmp_path / "b").mkdir()
+        for name in names:
+            (tmp_path / name).write_bytes(b"abc")
+    assert action._gateway({**ARGS, "direction": direction}, tmp_path, ARGS["src"], [{**FILE, "path": name} for name in names], {}) == 6
+    assert told == [1, 3, 4, 6]
