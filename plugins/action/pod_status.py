@@ -13,14 +13,14 @@ from ansible.utils.display import Display
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
-from ansible_collections.podcycle.gpu.plugins.module_utils._status import pod_status
+from ansible_collections.podcycle.gpu.plugins.module_utils._status import note_silence, pod_status
 
 display = Display()
 
 SPEC = {
     **cloud_spec(),
     "run_id": {"type": "str"},
-    "workspace": {"type": "str", "default": "/workspace"},
+    "workspace": {"type": "str"},
     "ssh": {"type": "bool", "default": True},
     "ssh_timeout": {"type": "float", "default": 10.0},
     "watch": {"type": "float", "default": 0.0},
@@ -46,8 +46,10 @@ class ActionModule(ActionBase):
         if min(args["watch"], args["watch_limit"], args["stall_seconds"]) < 0 or args["ssh_timeout"] < 1:
             raise UsageError("watch, watch_limit and stall_seconds are seconds from 0 on, ssh_timeout seconds from 1 on")
         began = time.monotonic()
+        seen: dict[str, float] = {}
         while True:
-            found = pod_status(args)
+            found = {**pod_status(args), "seen": bool(seen)}
+            note_silence(found, seen, time.monotonic(), args["stall_seconds"])
             over = not found["pods"] or (args["watch_limit"] and time.monotonic() - began + args["watch"] > args["watch_limit"])
             if not args["watch"] or over or (args["until_ended"] and (found["ended"] or found["stalled"])):
                 return found

@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import guarded
-from ansible_collections.podcycle.gpu.plugins.module_utils._rclone import Rclone, is_local, read_remote, settings_of
+from ansible_collections.podcycle.gpu.plugins.module_utils._rclone import Rclone, is_local, read_remote, settings_of, variables_of
 
 
 class ActionModule(ActionBase):
@@ -44,6 +44,6 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def _describe(name: str, settings: dict[str, str]) -> None:
-        variable = f"RCLONE_CONFIG_{name.upper()}_TYPE"
-        if name and not any(key.endswith("_TYPE") for key in settings):
+        variable = f"{variables_of(name)}TYPE"
+        if name and variable not in settings:
             raise errors.UsageError(f"nothing in the environment describes the remote {name}: to a pod", hint=f"export {variable}=s3, and what else it needs")

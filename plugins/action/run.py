@@ -17,15 +17,17 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import CO
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_run_id, utc_now
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import RunFolder
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session, open_state
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session, open_state, remember_workspace
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import make_key
 
 SPEC = {
     "run_id": {"type": "str"},
     "create": {"type": "bool", "default": True},
     "lock": {"type": "bool", "default": True},
+    "take_over": {"type": "bool", "default": False},
     "whole_cycle": {"type": "bool", "default": False},
     "rehearsal": {"type": "bool", "default": False},
+    "workspace": {"type": "str", "default": "/workspace"},
     "artifacts_dir": {"type": "path", "default": "artifacts"},
     "cloud": {"type": "str", "default": "runpod"},
     "api_key": {"type": "str", "no_log": True},
@@ -76,8 +78,11 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             there = folder.path.is_dir()
             return {"changed": not there, "run": _facts(args, run_id, folder, resumed=there, public_key="ssh-ed25519 made-when-renting")}
-        before = session.state.take_run(run_id, playbook_process()) if args["lock"] else None
+        take = session.state.wrest_run if args["take_over"] else session.state.take_run
+        before = take(run_id, playbook_process()) if args["lock"] else None
         resumed = folder.create(session.cloud.name, session.cloud.endpoint)
+        if args["create"] and args["lock"]:
+            remember_workspace(session.state, run_id, args["workspace"])
         public_key = make_key(session.state.run_dir(run_id) / "id_ed25519", f"podcycle-{run_id}")
         complete = folder.complete() and not any(lease.open for lease in session.ledger.of_run(run_id))
         last = folder.events()[-1:]

@@ -134,7 +134,7 @@ class ActionModule(ActionBase):
     def _send(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> tuple[str, int | None]:
         """How the files went over, and how many bytes of content really travelled."""
         if self._through_gateway:
-            return "gateway", self._gateway(args, local, there, rows)
+            return "gateway", self._gateway(args, local, there, rows, task_vars)
         if shutil.which("rsync") is None:
             display.display("  rsync is not installed here: the files go one by one through scp")
         else:
@@ -195,7 +195,8 @@ class ActionModule(ActionBase):
     def _rsync(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> tuple[bool, int | None]:
         """Bring the files over; whether the pod has an rsync, and the bytes of content that really travelled in the last try."""
         command = self._command(args, local, there, task_vars)
-        listing = "\n".join(row["path"] for row in rows) + "\n"
+        # Without a folder before it, a name that begins with # or ; is a comment to rsync.
+        listing = "".join(f"./{row['path']}\n" for row in rows)
         meter = self._meter(args, rows, task_vars)
         said = ""
 
@@ -247,9 +248,10 @@ class ActionModule(ActionBase):
     def _through_gateway(self) -> bool:
         return str(self._connection.transport).endswith("runpod_gateway")
 
-    def _gateway(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]]) -> int:
+    def _gateway(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> int:
         """One file after the other through the connection itself, which knows no rsync; each goes on where an earlier try ended."""
         root = there.rstrip("/")
+        meter, done = self._meter(args, rows, task_vars), 0
         pairs = [(local / row["path"], f"{root}/{row['path']}", row["size"]) for row in rows]
         if args["direction"] == "push":
             folders = sorted({remote.rpartition("/")[0] for _here, remote, _size in pairs})
@@ -257,7 +259,8 @@ class ActionModule(ActionBase):
             modes: dict[str, list[str]] = {}
             for here, remote, size in pairs:
                 display.display(f"  through the gateway: {clean_name(remote)} ({size} bytes)")
-                self._connection.put_file(str(here), remote)
+                self._connection.put_watched(str(here), remote, partial(meter.after, done))
+                done += size
                 modes.setdefault(f"{here.stat().st_mode & 0o777:o}", []).append(remote)
             for mode, remotes in modes.items():
                 self._low_level_execute_command(f"chmod {mode} -- {shlex.join(remotes)}", sudoable=True)
@@ -265,7 +268,8 @@ class ActionModule(ActionBase):
             for here, remote, size in pairs:
                 display.display(f"  through the gateway: {clean_name(remote)} ({size} bytes)")
                 here.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._connection.fetch_bounded(remote, str(here), size + SLACK_BYTES)
+                self._connection.fetch_bounded(remote, str(here), size + SLACK_BYTES, partial(meter.after, done))
+                done += size
                 here.chmod(0o600)
         return sum(size for _here, _remote, size in pairs)
 
@@ -280,6 +284,8 @@ class ActionModule(ActionBase):
             "--no-links",
             "--no-devices",
             "--no-specials",
+            # Only what differs by checksum is listed; rsync would leave out what has the same size and time.
+            "--ignore-times",
             f"--partial-dir={RSYNC_PARTIAL}",
             "--protect-args",
             "--stats",

@@ -90,6 +90,7 @@ options:
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
@@ -160,10 +161,14 @@ class Connection(ConnectionBase):
 
     def put_file(self, in_path: str, out_path: str) -> None:
         super().put_file(in_path, out_path)
+        self.put_watched(in_path, out_path)
+
+    def put_watched(self, in_path: str, out_path: str, moved: Callable[[int], None] = lambda have: None) -> None:
+        """The same, and `moved` is told how many bytes are there."""
         display.vvv(f"PUT THROUGH GATEWAY {in_path} TO {out_path}", host=self._host)
         try:
             with open(to_bytes(in_path, errors="surrogate_or_strict"), "rb") as source:
-                self._open_link.put(source, os.fstat(source.fileno()).st_size, out_path)
+                self._open_link.put(source, os.fstat(source.fileno()).st_size, out_path, moved)
         except FileNotFoundError as err:
             raise AnsibleFileNotFound(f"file or module does not exist: {in_path}") from err
         except PodcycleError as err:
@@ -173,11 +178,11 @@ class Connection(ConnectionBase):
         super().fetch_file(in_path, out_path)
         self.fetch_bounded(in_path, out_path)
 
-    def fetch_bounded(self, in_path: str, out_path: str, most_bytes: int | None = None) -> None:
-        """The same, for a file that may not be larger than its pod declared."""
+    def fetch_bounded(self, in_path: str, out_path: str, most_bytes: int | None = None, moved: Callable[[int], None] = lambda have: None) -> None:
+        """The same, for a file that may not be larger than its pod declared; `moved` is told how many bytes are here."""
         display.vvv(f"FETCH THROUGH GATEWAY {in_path} TO {out_path}", host=self._host)
         try:
-            self._open_link.fetch(in_path, Path(out_path), most_bytes)
+            self._open_link.fetch(in_path, Path(out_path), most_bytes, moved)
         except PodcycleError as err:
             raise self._failure(err) from err
 

@@ -40,6 +40,10 @@ class Meter:
             self._say(f"{self.label}: {100 * done // max(self.total, 1)}% of {size(self.total)}, {size(rate)}/s, {rest}")
             self._at, self._then = now, done
 
+    def after(self, before: int, done: int) -> None:
+        """The same for one of several files, after so many bytes of others."""
+        self.seen(before + done)
+
 
 def span(seconds: float) -> str:
     whole = int(seconds + 0.5)

@@ -15,7 +15,7 @@ import hashlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -133,7 +133,7 @@ class Session(Lines):
             )
         return Finished(status, stdout, stderr)
 
-    def put(self, source: BinaryIO, size: int, partial: str, dest: str) -> int:
+    def put(self, source: BinaryIO, size: int, partial: str, dest: str, moved: Callable[[int], None] = lambda have: None) -> int:
         """Bring a file there; answers how many of its bytes were there already. What is there of it is kept when the session ends."""
         with self._working():
             there, known = self._open(partial)
@@ -141,7 +141,7 @@ class Session(Lines):
             if there > 0 and not start:
                 self._open(partial, "new")
             if size == 0 or start < size:
-                self._deliver([Part.of_file("f", source, size, start)], "", "", 0)
+                self._deliver([Part.of_file("f", source, size, start, moved)], "", "", 0)
             target = Part.of("a", _path(dest))
             words = self._deliver([target], f"T {target.size} {size} {self.digest_of(source, size)}", "T", 0)
             if words[0] != "0":
@@ -260,6 +260,7 @@ class Session(Lines):
                     raise Damaged
                 part, have, size, sent = under_way.popleft()
                 part.have = have
+                part.moved(have)
                 waiting -= size
                 self.pace.good(size, time.monotonic() - sent)
             elif ordered and answer in ("O", "T") and words[1:3] != words[3:5] and words[1:2] != words[2:3]:

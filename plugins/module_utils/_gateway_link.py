@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -90,7 +91,7 @@ class Link:
             self.drop()
             raise
 
-    def put(self, source: BinaryIO, size: int, dest: str) -> None:
+    def put(self, source: BinaryIO, size: int, dest: str, moved: Callable[[int], None] = lambda have: None) -> None:
         """Bring a file there, going on where an earlier try ended."""
         content = hashlib.sha256()
         while block := source.read(1 << 20):
@@ -98,25 +99,25 @@ class Link:
         partial = f"{dest}.{content.hexdigest()[:12]}.part"
         for turn in range(RECONNECTIONS + 1):
             try:
-                self.session().put(source, size, partial, dest)
+                self.session().put(source, size, partial, dest, moved)
                 return
             except SessionLost:
                 self.drop()
                 if turn == RECONNECTIONS:
                     raise
 
-    def fetch(self, source: str, dest: Path, most_bytes: int | None = None) -> None:
+    def fetch(self, source: str, dest: Path, most_bytes: int | None = None, moved: Callable[[int], None] = lambda have: None) -> None:
         """Bring a file here, going on where an earlier try ended."""
         for turn in range(RECONNECTIONS + 1):
             try:
-                self._fetch(source, dest, most_bytes)
+                self._fetch(source, dest, most_bytes, moved)
                 return
             except SessionLost:
                 self.drop()
                 if turn == RECONNECTIONS:
                     raise
 
-    def _fetch(self, source: str, dest: Path, most_bytes: int | None) -> None:
+    def _fetch(self, source: str, dest: Path, most_bytes: int | None, moved: Callable[[int], None]) -> None:
         session = self.session()
         size, known = session.look(source)
         if most_bytes is not None and size > most_bytes:
@@ -128,6 +129,7 @@ class Link:
             stream.seek(have)
             for content in session.read(have, size):
                 stream.write(content)
+                moved(stream.tell())
             stream.flush()
             if session.digest_of(stream, size) != known:
                 partial.unlink()

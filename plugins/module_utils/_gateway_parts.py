@@ -110,15 +110,17 @@ class Part:
     size: int
     read: Callable[[int, int], bytes]
     have: int = 0
+    # Told how much has been confirmed.
+    moved: Callable[[int], None] = lambda have: None
 
     @classmethod
     def of(cls, slot: str, content: bytes) -> Part:
         return cls(slot, len(content), lambda start, length: content[start : start + length])
 
     @classmethod
-    def of_file(cls, slot: str, stream: BinaryIO, size: int, have: int) -> Part:
+    def of_file(cls, slot: str, stream: BinaryIO, size: int, have: int, moved: Callable[[int], None]) -> Part:
         def read(start: int, length: int) -> bytes:
             stream.seek(start)
             return stream.read(length)
 
-        return cls(slot, size, read, have)
+        return cls(slot, size, read, have, moved)

@@ -28,6 +28,16 @@ _NO_FOLDER = 3
 _REMOTE = re.compile(r"(?P<name>[A-Za-z0-9_][A-Za-z0-9_.+@-]*|:(?P<backend>[a-z0-9]+)):(?P<path>[^\n]*)\Z")
 _HARMLESS = re.compile(r"_(TYPE|PROVIDER|REGION|ENDPOINT|ENV_AUTH|VENDOR|LOCATION_CONSTRAINT|ACL|STORAGE_CLASS|REMOTE|URL|HOST|PORT)\Z")
 
+# Options of rclone's backends whose names end as the variable does that makes a remote.
+_OPTION_TYPES = {
+    "box": ("BOX_SUB_TYPE",),
+    "chunker": ("HASH_TYPE",),
+    "local": ("TIME_TYPE",),
+    "onedrive": ("DRIVE_TYPE", "HASH_TYPE", "LINK_TYPE"),
+    "sftp": ("SHELL_TYPE",),
+    "swift": ("ENDPOINT_TYPE",),
+}
+
 
 def read_remote(remote: str) -> tuple[str, str]:
     """Name and backend (one of them empty) of `name:path` or `:backend:path`; UsageError for anything else."""
@@ -41,15 +51,24 @@ def read_remote(remote: str) -> tuple[str, str]:
     return ("" if backend else found["name"]), backend
 
 
+def variables_of(name: str) -> str:
+    """How the names of the variables begin that describe a remote."""
+    return f"RCLONE_CONFIG_{re.sub('[^A-Za-z0-9]', '_', name).upper()}_"
+
+
 def settings_of(remote: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Those of rclone's variables that describe this remote, and the remotes that it stands on; no others leave the controller."""
     name, backend = read_remote(remote)
     if backend:
         return {key: value for key, value in environment.items() if key.startswith(f"RCLONE_{backend.upper()}_")}
+    typed = [key for key in environment if re.match(r"RCLONE_CONFIG_.+_TYPE\Z", key)]
     found: dict[str, str] = {}
     for _depth in range(5):
-        prefix = f"RCLONE_CONFIG_{re.sub('[^A-Za-z0-9]', '_', name).upper()}_"
-        found |= {key: value for key, value in environment.items() if key.startswith(prefix)}
+        prefix = variables_of(name)
+        own = (f"{prefix}{option}" for option in ("TYPE", *_OPTION_TYPES.get(environment.get(f"{prefix}TYPE", ""), ())))
+        # A remote s3_backup is another one than s3.
+        others = tuple(key[: -len("TYPE")] for key in {*typed}.difference(own) if key.startswith(prefix))
+        found |= {key: value for key, value in environment.items() if key.startswith(prefix) and not key.startswith(others)}
         name = environment.get(f"{prefix}REMOTE", "").partition(":")[0]
         if not name:
             break
@@ -79,9 +98,9 @@ class Rclone:
         if not self.there():
             raise StateError(f"the program rclone is not installed, and {self.remote} is reached by it", hint="install it: apt-get install rclone")
 
-    def look(self) -> dict[str, int] | None:
-        """Size by path of every file below the remote; None where it has no such folder. Raises when it does not answer."""
-        words = ["lsjson", "--recursive", "--files-only", "--no-mimetype", "--no-modtime", self.remote]
+    def look(self, deep: bool) -> dict[str, int] | None:
+        """Size by path of every file below the remote, or of those at its top alone; None where it has no such folder. Raises when it does not answer."""
+        words = ["lsjson", *(["--recursive"] if deep else []), "--files-only", "--no-mimetype", "--no-modtime", self.remote]
         done = self._run([*words, "--contimeout", "10s", "--timeout", "20s", "--retries", "1", "--low-level-retries", "2"], _LOOK_SECONDS)
         if done.returncode == _NO_FOLDER:
             return None
@@ -136,7 +155,8 @@ def exchange(rclone: Rclone, args: Mapping[str, Any], check: bool) -> dict[str, 
     """Bring what differs over and compare; the module's result."""
     pull, folder = args["direction"] == "pull", Path(args["path"])
     patterns, exclude, most = args["patterns"], args["exclude"], args["max_bytes"]
-    listed = rclone.look()
+    # What is pushed is compared by name; whatever else was ever stored there need not be listed.
+    listed = rclone.look(deep=pull)
     refused: list[dict[str, str]] = []
     if pull:
         if listed is None:
@@ -199,4 +219,4 @@ def _verify_pushed(rclone: Rclone, sent: list[str], files: list[dict[str, Any]])
         wrong = [path for path in sent if stored.get(path) != local.get(path)]
         if wrong:
             raise CloudError(f"{len(wrong)} files in {rclone.remote} differ from what was sent, the first is {wrong[0]}", hint="run the stage again")
-    return "sha256 of what was read back"
+    return "sha256 of what was read back" if sent else "the checksum that both sides know, else size; nothing was sent, and nothing read back"

@@ -18,7 +18,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import C
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, StateError, UsageError, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
-from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir, default_state_dir
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir, default_state_dir, write_atomic
 
 
 def cloud_spec() -> dict[str, dict[str, Any]]:
@@ -59,6 +59,20 @@ def open_session(options: Mapping[str, Any], environ: Mapping[str, str] | None =
     cloud = open_cloud(options, environ)
     state = open_state(options, environ)
     return Session(cloud, Ledger(state, cloud.name, cloud.endpoint, str(options.get("account") or "default")), state)
+
+
+def remember_workspace(state: StateDir, run_id: str, workspace: str) -> None:
+    """So that whoever looks at the run's pods later need not be told."""
+    if workspace_of_run(state, run_id) != workspace:
+        write_atomic(state.run_dir(run_id) / "workspace", f"{workspace}\n")
+
+
+def workspace_of_run(state: StateDir, run_id: str) -> str:
+    """The folder that the run was begun with, or /workspace."""
+    try:
+        return (state.path / "runs" / run_id / "workspace").read_text(encoding="utf-8").strip() or "/workspace"
+    except (OSError, ValueError):
+        return "/workspace"
 
 
 @contextmanager

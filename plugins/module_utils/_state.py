@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import socket
 import stat
 import tempfile
@@ -186,6 +187,23 @@ class StateDir:
             self._write_holder(run_id, holder)
             return None if before == holder else before
 
+    def wrest_run(self, run_id: str, holder: ProcessId, seconds: float = 30.0) -> ProcessId | None:
+        """The same, but a process of this machine that drives the run is interrupted first, as by Ctrl-C; StateError when it goes on for so long."""
+        with self.lock(f"run-{check_run_id(run_id)}"):
+            before = self.run_holder(run_id)
+            drives = before is not None and before != holder and not before.keeper and before.host == socket.gethostname() and before.alive
+            if drives:
+                # Before it ends, so that the keeper sees a controller that lives all the while.
+                self._write_holder(run_id, holder)
+        if before is None or not drives:
+            return self.take_run(run_id, holder)
+        try:
+            _interrupt(before, run_id, seconds)
+        except BaseException:
+            self.leave_run(run_id, holder, before)
+            raise
+        return before
+
     def leave_run(self, run_id: str, holder: ProcessId, before: ProcessId | None) -> None:
         """Leave a run as it was before `holder` took it, if `holder` still has it: whoever comes next is not refused."""
         with self.lock(f"run-{check_run_id(run_id)}"):
@@ -213,6 +231,23 @@ class StateDir:
             return None
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise StateError(f"cannot read the run lock {path}: {err}", hint="remove the file if no ansible-playbook runs for this run_id") from err
+
+
+def _interrupt(driver: ProcessId, run_id: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    try:
+        os.kill(driver.pid, signal.SIGINT)
+    except ProcessLookupError:
+        return
+    except PermissionError as err:
+        raise StateError(f"run {run_id} is being driven by {driver}, which belongs to another user", hint=f"have it ended: kill -INT {driver.pid}") from err
+    while driver.alive:
+        if time.monotonic() >= end:
+            raise StateError(
+                f"run {run_id} is being driven by {driver}, which was interrupted and still runs after {seconds:.0f} s",
+                hint=f"end it, then type the same again: kill {driver.pid}",
+            )
+        time.sleep(0.05)
 
 
 def _flock(handle: int, path: Path, timeout_seconds: float) -> None:

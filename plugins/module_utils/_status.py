@@ -21,7 +21,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import EN
 from ansible_collections.podcycle.gpu.plugins.module_utils._leases import audit
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session, workspace_of_run
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
 from ansible_collections.podcycle.gpu.plugins.module_utils._table import columns
 
@@ -66,6 +66,20 @@ def pod_status(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "lines": lines(result)}
 
 
+def note_silence(status: dict[str, Any], seen: dict[str, float], now: float, limit: float) -> None:
+    """Count pods whose job cannot be read as stalled too: out of reach, stopped, or without one. `seen` keeps the last sign of life of each."""
+    for row in status["pods"]:
+        if row["job"]:
+            seen[row["stamp"]] = now - (row["job"]["silent_seconds"] if row["job"]["state"] in LIVE else 0.0)
+            continue
+        silent = now - seen.setdefault(row["stamp"], now)
+        if limit and silent > limit:
+            name = f"{row['run_id']}-{row['index']}"
+            why = row["trouble"] or (f"the pod is {row['state']}" if row["state"] != model.RUNNING else "no job has been started on it")
+            status["stalled"].append(name)
+            status["lines"].append(f"{name}: no job could be seen for {silent:.0f} s: {why}")
+
+
 def _row(row: Mapping[str, Any], lease: Lease, pod: Pod | None, now: datetime) -> dict[str, Any]:
     left = (lease.deadline - now).total_seconds() if lease.deadline else None
     return {
@@ -92,8 +106,9 @@ def links(pod: Pod) -> list[str]:
 
 def _ask(session: Session, lease: Lease, pod: Pod, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the pod itself says: its GPUs, its services and its last job."""
-    places = shlex.quote(f"{workspace_of(lease, options)}/.podcycle/services/services.json")
-    command = f"{_GPUS}; echo {_BREAK}; head -c 20000 {places} 2>/dev/null; echo; echo {_SERVICES}; {latest_command(jobs_dir(lease, options), _LOG_BYTES)}"
+    places = shlex.quote(f"{workspace_of(session, lease, options)}/.podcycle/services/services.json")
+    latest = latest_command(jobs_dir(session, lease, options), _LOG_BYTES)
+    command = f"{_GPUS}; echo {_BREAK}; head -c 20000 {places} 2>/dev/null; echo; echo {_SERVICES}; {latest}"
     said, trouble = ask(session, lease, pod, command, float(options.get("ssh_timeout") or 10))
     gpus, mark, rest = said.partition(_BREAK + "\n")
     told, second, job = rest.partition(_SERVICES + "\n")
@@ -130,12 +145,12 @@ def _tunnel(port: int, session: Session, lease: Lease, pod: Pod) -> str | None:
     return f"ssh -N -L {port}:127.0.0.1:{port} {way}"
 
 
-def workspace_of(lease: Lease, options: Mapping[str, Any]) -> str:
-    return str(options.get("workspace") or "/workspace").replace("{pod_id}", lease.pod_id or "")
+def workspace_of(session: Session, lease: Lease, options: Mapping[str, Any]) -> str:
+    return str(options.get("workspace") or workspace_of_run(session.state, lease.stamp.run_id)).replace("{pod_id}", lease.pod_id or "")
 
 
-def jobs_dir(lease: Lease, options: Mapping[str, Any]) -> str:
-    return f"{workspace_of(lease, options)}/runs/{lease.stamp.run_id}/jobs"
+def jobs_dir(session: Session, lease: Lease, options: Mapping[str, Any]) -> str:
+    return f"{workspace_of(session, lease, options)}/runs/{lease.stamp.run_id}/jobs"
 
 
 def _access(session: Session, lease: Lease) -> SshAccess:
@@ -195,7 +210,7 @@ def _logs(session: Session, lease: Lease, pod: Pod, options: Mapping[str, Any]) 
             row["troubles"][source] = str(err)
             continue
         # 200 bytes a line, as logs go.
-        command = latest_command(jobs_dir(lease, options), 200 * options["tail"])
+        command = latest_command(jobs_dir(session, lease, options), 200 * options["tail"])
         said, trouble = ask(session, lease, pod, command, 10.0) if pod.state == model.RUNNING else ("", f"the pod is {pod.state}")
         name, _newline, poll = said.partition("\n")
         look = parse_poll(poll)

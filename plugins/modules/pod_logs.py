@@ -32,9 +32,10 @@ options:
     type: int
     default: 40
   workspace:
-    description: Folder on the pods below which the runs keep their jobs; C({pod_id}) in it stands for the id of each pod.
+    description:
+      - Folder on the pods below which the runs keep their jobs; C({pod_id}) in it stands for the id of each pod.
+      - When it is not given, the one that M(podcycle.gpu.run) made the run with, else C(/workspace).
     type: str
-    default: /workspace
 """
 
 EXAMPLES = r"""
@@ -87,7 +88,7 @@ def main() -> None:
             "run_id": {"type": "str"},
             "sources": {"type": "list", "elements": "str", "choices": _SOURCES, "default": _SOURCES},
             "tail": {"type": "int", "default": 40},
-            "workspace": {"type": "str", "default": "/workspace"},
+            "workspace": {"type": "str"},
         },
         supports_check_mode=True,
     )

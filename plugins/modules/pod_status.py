@@ -30,9 +30,10 @@ options:
     description: Only pods of this run.
     type: str
   workspace:
-    description: Folder on the pods below which the runs keep their jobs; C({pod_id}) in it stands for the id of each pod.
+    description:
+      - Folder on the pods below which the runs keep their jobs; C({pod_id}) in it stands for the id of each pod.
+      - When it is not given, the one that M(podcycle.gpu.run) made the run with, else C(/workspace).
     type: str
-    default: /workspace
   ssh:
     description: Whether to ask the pods themselves.
     type: bool
@@ -54,7 +55,9 @@ options:
     type: bool
     default: false
   stall_seconds:
-    description: A job that has shown no sign of life for longer is stalled, by the pod's own clock; never when V(0).
+    description:
+      - A job that has shown no sign of life for longer is stalled, by the pod's own clock; never when V(0).
+      - With O(watch), so is a pod whose job could not be read for longer, because it is out of reach, stopped, or has none.
     type: float
     default: 900.0
 """
@@ -124,13 +127,18 @@ pods:
       sample: []
     trouble: {description: Why the pod could not be asked., type: str, returned: always, sample: SSH did not answer in time}
 stalled:
-  description: Pods, as run and place, whose jobs are stalled.
+  description: Pods, as run and place, whose jobs are stalled, or could not be read for that long.
   type: list
   elements: str
   returned: success
   sample: []
 ended:
   description: Whether there is a job on every pod and all of them have ended.
+  type: bool
+  returned: success
+  sample: false
+seen:
+  description: Whether an earlier look of the same task saw a pod.
   type: bool
   returned: success
   sample: false

@@ -35,6 +35,12 @@ options:
     description: Whether this ansible-playbook is to drive the run; without it, one that another process drives can be looked at, or its job cancelled.
     type: bool
     default: true
+  take_over:
+    description:
+      - With O(lock), interrupt the ansible-playbook that drives the run on this machine, as Ctrl-C does, and wait up to 30 seconds until it has ended.
+      - One on another machine, and a keeper that gives the pods back, are left alone, and the run is refused.
+    type: bool
+    default: false
   whole_cycle:
     description: Whether the whole cycle follows.
     type: bool
@@ -43,6 +49,12 @@ options:
     description: Whether the inventory is one of a rehearsal cloud; an endpoint that does not fit is refused.
     type: bool
     default: false
+  workspace:
+    description:
+      - Folder on the pods below which the run keeps its jobs; C({pod_id}) in it stands for the id of each pod.
+      - Remembered when O(create=true), so that M(podcycle.gpu.pod_status) and M(podcycle.gpu.pod_logs) look there.
+    type: str
+    default: /workspace
   artifacts_dir:
     description: Where run folders are kept.
     type: path

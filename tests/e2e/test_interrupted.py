@@ -39,21 +39,31 @@ def test_killed_controller_and_rerun(world: Any) -> None:
 
 
 def test_a_stalled_training_is_seen_collected_and_ended_by_whoever_watches(world: Any, wait_until: Any) -> None:
-    """The controller is gone and the trainer hangs: what is finished comes home, the pod goes, and the watch says so with its status."""
+    """The trainer hangs while its controller waits: that one is interrupted, what is finished comes home, the pod goes, and the watch says so."""
     run = world.begin("cycle.yml", run_id="stalled", train_seconds=300)
     run.says("[stalled-0] train:")
     pod_id = training(world, "stalled")
     wait_until(lambda: world.checkpointed("stalled", pod_id), 60, "a checkpoint")
-    run.process.kill()
-    run.end()
     for pid in trainers(world.workspace(pod_id)):
         os.kill(pid, signal.SIGSTOP)
 
+    # Without being told, it looks for the job in the workspace that the run was begun with.
+    quick = {"on_stall": "terminate", "stall_seconds": 900, "watch": 1, "max_watch_seconds": 2, "workspace": ""}
+    short = world.play("playbooks/watch.yml", run_id="stalled", **quick)
+    assert short.code == 2 and "train: running" in short.flat, short.text
+    assert "watched run stalled for max_watch_seconds=2 and its jobs have not ended" in short.flat, short.text
+    run.process.send_signal(signal.SIGSTOP)
+    deaf = world.play("playbooks/watch.yml", run_id="stalled", stall_seconds=5, watch=1)
+    assert deaf.code == 2 and "stalled-0 showed no sign of life for 5 s; done about it: nothing" in deaf.flat, deaf.text
+    run.process.send_signal(signal.SIGCONT)
     seen = world.play("playbooks/watch.yml", run_id="stalled", on_stall="collect-terminate", stall_seconds=5, watch=1)
     assert seen.code == 2, seen.text
+    assert run.end(5).code == 99, run.text
     assert "stalled-0 showed no sign of life for 5 s; done about it: collect, terminate" in seen.flat
     assert list((world.run_dir("stalled") / "collected").rglob("last-*.pt")), seen.text
     world.nothing_bills()
+    none = world.play("playbooks/watch.yml", run_id="stalled", on_stall="terminate", watch=1)
+    assert none.code == 2 and "watch run stalled: it has no pod, so there is nothing to watch" in none.flat, none.text
 
 
 def test_interrupt_then_keeper_gives_back(world: Any, wait_until: Any) -> None:

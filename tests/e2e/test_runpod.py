@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -47,12 +49,16 @@ def test_a_cycle_through_the_gateway_only(world: Any) -> None:
 
 
 def test_a_cycle_from_a_template_stores_its_artifacts(world: Any) -> None:
-    """What the template says becomes of the pod, and what was collected stands in the store when the pod is gone."""
+    """What the template says becomes of the pod, which pulls its data itself; what was collected stands in the store when the pod is gone."""
     saved = {"template_name": "for-cycles", "template_image": "runpod/base:7", "template_disk_gib": 33, "template_env": {"FROM": "template"}}
     assert world.play("playbooks/template.yml", **saved).ok().recap("localhost")["changed"] == 1
     store = world.path / "store"
+    remote = world.dataset(world.path / "remote", val=9)
     variables = {"run_id": "templated", "runpod": {"template": "for-cycles"}, "artifacts_remote": f":local:{store}"}
+    variables |= {"data_remote": f":local:{remote}", "dataset_dir": ""}
     env = {"PATH": f"{Path(rclone()).parent}:{world.environment()['PATH']}"}
+    world.play("playbooks/start.yml", env=env, **variables).ok()
+    shutil.copy(rclone(), world.cloud_dir / "pods" / world.pod_ids("templated")[0] / "bin" / "rclone")
     done = world.play("cycle.yml", seconds=300, env=env, **variables).ok()
     (pod,) = world.control("GET", "/pods")["pods"]
     made = next(entry["body"] for entry in world.posts() if entry["path"] == "/v2/pods")
@@ -61,6 +67,8 @@ def test_a_cycle_from_a_template_stores_its_artifacts(world: Any) -> None:
     collected = world.run_dir("templated") / "collected"
     files = {path.relative_to(collected) for path in collected.rglob("*") if path.is_file()}
     assert files and all((store / "templated" / name).read_bytes() == (collected / name).read_bytes() for name in files)
+    same = next(check for check in world.read("templated", "local_validation/validation.json")["checks"] if check["name"] == "same_data")
+    assert same["ok"] and hashlib.sha256((remote / "val.jsonl").read_bytes()).hexdigest() in same["detail"], same
     told = [(event["phase"], event.get("message", "")) for event in world.events("templated") if event["status"] == "ok"]
     assert {phase for phase, message in told if "/s by " in message} == {"push", "collect", "store"}, told
     world.nothing_bills()

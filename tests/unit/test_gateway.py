@@ -226,7 +226,9 @@ def test_files_arrive_whole_and_keep_their_place(make: Make, tmp_path: Path) -> 
     content = os.urandom(100_000)
     dest = tmp_path / "a folder" / "ünder 'quotes' $HOME"
     dest.parent.mkdir()
-    assert session.put(io.BytesIO(content), len(content), f"{dest}.part", str(dest)) == 0
+    told: list[int] = []
+    assert session.put(io.BytesIO(content), len(content), f"{dest}.part", str(dest), told.append) == 0
+    assert told == sorted(told) and len(told) > 3 and told[-1] == len(content)
     assert dest.read_bytes() == content and [path.name for path in dest.parent.iterdir()] == [dest.name]
     dest.chmod(0o640)
     assert session.put(io.BytesIO(b""), 0, f"{dest}.part", str(dest)) == 0

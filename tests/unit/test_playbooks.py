@@ -40,6 +40,47 @@ def tasks_of(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield from tasks_of(task.get(part) or [])
 
 
+def test_a_limit_of_time_for_a_transfer_reaches_the_program_that_copies() -> None:
+    """The module's own limit is an hour; what the user allows must not end there."""
+    limited = []
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        for play in yaml.safe_load(path.read_text(encoding="utf-8")):
+            for task in tasks_of(play.get("tasks") or []):
+                given = task.get("podcycle.gpu.transfer") or task.get("podcycle.gpu.remote_files")
+                if given and not given.get("probe"):
+                    assert "transfer_timeout_seconds" in str(given.get("timeout")), f"{path.name}: {task['name']}"
+                    limited.append(path.name)
+    assert sorted({*limited}) == ["collect.yml", "push.yml", "stop.yml"]
+
+
+def pod(index: int, state: str) -> dict[str, Any]:
+    return {"run_id": "r1", "index": index, "job": {"name": "train", "state": state}}
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({"pods": [pod(0, "succeeded")], "ended": True}, ""),
+        ({"pods": [pod(0, "succeeded"), pod(1, "failed"), pod(2, "lost")], "ended": True}, "the job train of r1-1: failed, the job train of r1-2: lost; see"),
+        ({"pods": [pod(0, "running")]}, "watched run r1 for max_watch_seconds=9 and its jobs have not ended"),
+        ({"pods": []}, "watch run r1: it has no pod, so there is nothing to watch; see what is rented:"),
+        ({"pods": [], "seen": True}, "run r1 has no pod any more, and the end of its jobs was not seen; see how it went:"),
+        ({"pods": [pod(0, "running")], "stalled": ["r1-0"]}, "r1-0 showed no sign of life for 900 s; done about it: nothing; stop: not done: because"),
+    ],
+)
+def test_a_watch_says_how_it_ended(tmp_path: Path, seen: dict[str, Any], said: str) -> None:
+    """It ends well only when every job has succeeded."""
+    judge = yaml.safe_load((ROOT / "playbooks/watch.yml").read_text(encoding="utf-8"))[-1]
+    seen = {"ended": False, "stalled": [], "seen": False, **seen}
+    known = {"watch_seen": seen, "watch_stalled": seen["stalled"], "watch_plan": [], "watch_undone": "; stop: not done: because"}
+    book = tmp_path / "judge.yml"
+    book.write_text(json.dumps([{**judge, "vars": {**known, "run_id": "r1", "max_watch_seconds": 9}}]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", str(book)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+    text = " ".join(done.stdout.split())
+    assert done.returncode == (2 if said else 0) and said in text and text.count("fatal: ") == bool(said), done.stdout + done.stderr
+
+
 # Questions, and what only passes the word on.
 UNCHANGING = {"ansible.builtin.set_fact", "ansible.builtin.include_tasks", "ansible.builtin.fail", "ansible.builtin.assert", "ansible.builtin.debug"}
 

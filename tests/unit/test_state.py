@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,43 @@ def test_a_live_process_keeps_its_run_and_a_dead_one_is_told(tmp_path: Path) -> 
     assert state.take_run("r1", me) == other
     child.wait()
     assert state.run_holder("r1") == me
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_driver_on_this_machine_is_interrupted_before_its_run_is_taken(tmp_path: Path, deaf: bool) -> None:
+    """It has ended when the run is another's; one that does not end keeps it."""
+    words = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN)" if deaf else "import time"
+    driver = subprocess.Popen([sys.executable, "-c", f"{words}; print('up', flush=True); time.sleep(60)"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        state, me, other = StateDir(tmp_path / "state").open(), ProcessId.of(os.getpid()), ProcessId.of(driver.pid)
+        assert me is not None and other is not None and driver.stdout is not None and driver.stdout.readline() == b"up\n"
+        state.take_run("r1", other)
+        if deaf:
+            with pytest.raises(StateError, match=f"driven by process {driver.pid} on .*, which was interrupted and still runs after 0 s; end it, then type"):
+                state.wrest_run("r1", me, 0.3)
+            assert state.run_holder("r1") == other and other.alive
+        else:
+            assert state.wrest_run("r1", me) == other and state.run_holder("r1") == me and not other.alive
+            assert state.wrest_run("r1", me) is None, "its own holder may take it again"
+    finally:
+        driver.kill()
+        driver.communicate()
+
+
+def test_a_driver_elsewhere_and_a_keeper_are_left_alone(tmp_path: Path) -> None:
+    state, me = StateDir(tmp_path / "state").open(), ProcessId.of(os.getpid())
+    assert me is not None
+    for other, words in ((ProcessId("elsewhere", os.getppid(), 1), "driven by"), (replace(parent(), keeper=True), "given back by its keeper")):
+        state.take_run(f"r{other.keeper:d}", other)
+        with pytest.raises(StateError, match=words):
+            state.wrest_run(f"r{other.keeper:d}", me)
+        assert state.run_holder(f"r{other.keeper:d}") == other and parent().alive
+
+
+def parent() -> ProcessId:
+    found = ProcessId.of(os.getppid())
+    assert found is not None
+    return found
 
 
 def test_a_recycled_process_id_is_another_process(tmp_path: Path) -> None:

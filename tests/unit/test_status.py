@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.podcycle.gpu.plugins.action import pod_status
 from ansible_collections.podcycle.gpu.plugins.module_utils import _status
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import MARK, latest_command, parse_poll
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import remember_workspace
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
 from support.harness import FULL
 
 STATUS = {"state": "running", "started_at": "2026-11-01T10:00:00Z", "runner_started": 77, "progress": {"summary": "epoch 1/1  ETA 0:40\x1b[2J"}}
@@ -56,6 +59,7 @@ def look(rehearsal: Any, make_engine: Callable[..., Engine], make_wish: Callable
         return found
 
     looked.pods = pods  # type: ignore[attr-defined]
+    looked.state = engine.state.path  # type: ignore[attr-defined]
     return looked
 
 
@@ -95,6 +99,13 @@ def test_a_workspace_may_depend_on_the_pod(look: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(_status, "latest_command", lambda jobs, size: asked.append(jobs) or "true")
     look(said(), said(), workspace="/pods/{pod_id}/workspace")
     assert sorted(asked) == sorted(f"/pods/{pod}/workspace/runs/r1/jobs" for pod in look.pods)
+    asked.clear()
+    look(said(), said())
+    assert asked == ["/workspace/runs/r1/jobs"] * 2
+    asked.clear()
+    remember_workspace(StateDir(look.state), "r1", "/opt/{pod_id}")
+    look(said(), said())
+    assert sorted(asked) == sorted(f"/opt/{pod}/runs/r1/jobs" for pod in look.pods), "the workspace that the run was begun with"
 
 
 def test_the_last_job_is_the_one_that_started_last(tmp_path: Path) -> None:
@@ -122,6 +133,33 @@ def test_a_job_without_a_sign_of_life_is_stalled_and_jobs_that_ended_are_not(loo
     done = {**silent, "state": "failed"}
     over = look(said(done), said(done), stall_seconds=60)
     assert over["ended"] and over["stalled"] == [] and not look(said(done), "Connection refused")["ended"]
+
+
+def test_a_watched_pod_whose_job_cannot_be_read_stalls(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of reach, or without a job: silence since it was last seen, or since the watch began."""
+    quiet = {**STATUS, "heartbeat_at": "2026-11-01T10:00:11Z"}
+    empty = f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n".encode()
+    answers = [(said(quiet), empty), ("Connection refused", empty), ("Connection refused", empty), ("Connection refused", empty)]
+    now, asked = [100.0], []
+
+    def given(options: dict[str, Any]) -> Any:
+        asked.append(now[0])
+        return look(*answers[len(asked) - 1], stall_seconds=options["stall_seconds"])
+
+    monkeypatch.setattr(pod_status, "pod_status", given)
+    monkeypatch.setattr(pod_status.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pod_status.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    options = {"watch": 20.0, "watch_limit": 0.0, "until_ended": True, "stall_seconds": 45.0, "ssh_timeout": 10.0}
+    found = pod_status.ActionModule._look(options)
+    # The first was silent for 10 s already when it was last seen.
+    assert asked == [100.0, 120.0, 140.0] and found["stalled"] == ["r1-0"] and not found["ended"] and found["seen"]
+    assert found["lines"][-1] == "r1-0: no job could be seen for 50 s: Connection refused"
+    asked.clear()
+    now[0] = 100.0
+    answers[1:] = [(said(), empty)] * 3
+    found = pod_status.ActionModule._look(options)
+    assert asked == [100.0, 120.0, 140.0, 160.0] and found["stalled"] == ["r1-1"]
+    assert found["lines"][-1] == "r1-1: no job could be seen for 60 s: no job has been started on it"
 
 
 SERVICES = {

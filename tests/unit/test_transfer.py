@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,3 +118,59 @@ def test_a_pod_that_falls_silent_ends_the_transfer(tmp_path: Path, monkeypatch: 
     with pytest.raises(errors.WaitTimeout, match=r"rsync took longer than 1 s; run the stage again; it goes on where it was"):
         action._rsync(args, tmp_path / "here", ARGS["src"], [FILE], {"ansible_host": "203.0.113.7", "inventory_hostname": "pod"})
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="no rsync here")
+@pytest.mark.parametrize("direction", ["push", "pull"])
+def test_rsync_brings_what_differs_whatever_its_time_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str) -> None:
+    """A file of the same size and time with other content, and names that a list of rsync takes for comments."""
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text('#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"\n', encoding="utf-8")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ssh.parent), prepend=":")
+    source, dest = tmp_path / "from", tmp_path / "to"
+    names = ["same.bin", "#1.pt", ";2.pt", "deep/# 3", " 4"]
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(b"new")
+    dest.mkdir()
+    (dest / "same.bin").write_bytes(b"old")
+    for folder in (source, dest):
+        os.utime(folder / "same.bin", (1_000_000_000, 1_000_000_000))
+    action = object.__new__(ActionModule)
+    action._templar = type("Plain", (), {"template": staticmethod(lambda value: value)})()
+    args = {**ARGS, "direction": direction, "timeout": 20, "tries": 1, "bandwidth_limit_kib_s": 0}
+    here, there = (dest, source) if direction == "pull" else (source, dest)
+    found, sent = action._rsync(args, here, str(there), [{**FILE, "path": name} for name in names], {"ansible_host": "203.0.113.7"})
+    assert found and sent == 3 * len(names)
+    assert {path.relative_to(dest).as_posix(): path.read_bytes() for path in dest.rglob("*") if path.is_file()} == dict.fromkeys(names, b"new")
+
+
+@pytest.mark.parametrize("direction", ["push", "pull"])
+def test_the_gateway_tells_how_far_it_is_within_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str) -> None:
+    """What is there of one file counts on after those before it."""
+    told: list[int] = []
+    monkeypatch.setattr(Meter, "seen", lambda self, done: told.append(done))
+
+    class Link:
+        transport = "podcycle.gpu.runpod_gateway"
+
+        def put_watched(self, here: str, there: str, moved: Callable[[int], None]) -> None:
+            moved(1)
+            moved(3)
+
+        def fetch_bounded(self, there: str, here: str, most: int, moved: Callable[[int], None]) -> None:
+            Path(here).write_bytes(b"abc")
+            self.put_watched(here, there, moved)
+
+    action = object.__new__(ActionModule)
+    action._connection = Link()
+    action._low_level_execute_command = lambda command, sudoable: {"rc": 0}  # type: ignore[method-assign]
+    names = ["a.pt", "b/c.pt"]
+    if direction == "push":
+        (tmp_path / "b").mkdir()
+        for name in names:
+            (tmp_path / name).write_bytes(b"abc")
+    assert action._gateway({**ARGS, "direction": direction}, tmp_path, ARGS["src"], [{**FILE, "path": name} for name in names], {}) == 6
+    assert told == [1, 3, 4, 6]
