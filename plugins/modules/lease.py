@@ -31,7 +31,8 @@ options:
     default: released
   select:
     description:
-      - Leases that are V(over), V(all) open leases that no live controller drives, or V(every) open lease, those in use too.
+      - Leases that are V(over), V(all) open leases that no live controller drives, or V(every) open lease, those in use too; runs that are renting
+        then rent no more.
     type: str
     choices: [over, all, every]
     default: over
