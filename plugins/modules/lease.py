@@ -17,11 +17,14 @@ description:
 extends_documentation_fragment:
   - podcycle.gpu.cloud
   - podcycle.gpu.attributes
+  - podcycle.gpu.attributes.action
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: none
+  action:
+    support: full
 author: podcycle.gpu contributors (@podcycle)
 options:
   state:
