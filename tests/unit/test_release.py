@@ -102,6 +102,18 @@ def test_trouble_at_the_reading_back_is_no_proof(engine: Engine, rehearsal: Any,
     assert len([path for method, path in rehearsal.writes() if method == "DELETE" and pod.id in path]) >= 2
 
 
+def test_a_locked_pod_is_not_asked_again_and_again(engine: Engine, rehearsal: Any, make_wish: MakeWish, clock: Any) -> None:
+    pod = rent(engine, make_wish())
+    client = HttpClient(rehearsal.url, FULL, "runpod")
+    client.patch(f"/pods/{pod.id}", {"locked": True})
+    began = clock.now
+    (slot,) = engine.release_run("r1")
+    assert isinstance(slot.error, errors.StillAlive) and "it is locked" in str(slot.error) and f"unlock {pod.id} in the provider's console" in str(slot.error)
+    assert clock.now == began and len([path for method, path in rehearsal.writes() if method == "DELETE" and pod.id in path]) == 1
+    client.patch(f"/pods/{pod.id}", {"locked": False})
+    assert engine.release_run("r1")[0].error is None and rehearsal.pods() == []
+
+
 def test_a_key_that_may_not_write_says_where_to_end_the_pod(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish) -> None:
     pod = rent(make_engine(), make_wish())
     weak = make_engine("rpa_rehearsal_readonly")
