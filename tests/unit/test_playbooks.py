@@ -211,6 +211,20 @@ def test_a_quick_launch_asks_for_the_memory_that_was_named(tmp_path: Path, envir
     assert f"asks for {least}." in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(("key", "read"), [("ok", True), ("fail", False)])
+def test_the_regression_reads_the_account_with_whatever_key_the_doctor_found(tmp_path: Path, key: str, read: bool) -> None:
+    """The keyring and .env.runpod count too."""
+    play = yaml.safe_load((ROOT / "playbooks/regression.yml").read_text(encoding="utf-8"))[0]
+    live, judge = (task for task in play["tasks"] if task["name"] in ("Read the live account", "Judge"))
+    checks = [{"name": "key", "status": key}, {"name": "API", "status": "ok"}]
+    tasks = [{"ansible.builtin.debug": {"msg": "reads"}, "when": live["when"]}, judge]
+    variables = {**play["vars"], "regression_doctor": {"checks": checks}, "cloud_api_key": "" if read else "k" * 20}
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": tasks}]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml")]
+    done = subprocess.run(command, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60)
+    assert ("reads" in done.stdout) is read and done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_remedy_names_the_inventory_that_was_typed() -> None:
     """The default inventory is the rehearsal: without a name the remedy would look there."""
     told = {"msg": "pod x is there; ansible-playbook playbooks/reap.yml", "checks": [{"remedy": "ansible-playbook playbooks/stop.yml -e run_id=r1"}], "n": 1}
