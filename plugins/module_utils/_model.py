@@ -144,6 +144,8 @@ class Offer:
     cloud_type: str = "secure"
     spot: bool = False
     availability: str = "unknown"
+    # Live, where it was asked for: high, medium, low, none.
+    stock: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {
