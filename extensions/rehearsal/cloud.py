@@ -28,6 +28,7 @@ from rehearsal.store import Store
 from rehearsal.times import javascript_date, now
 
 LOOPBACK = "127.0.0.1"
+_CREDIT_LOOK_SECONDS = 0.5
 DICE = random.SystemRandom()
 
 
@@ -41,6 +42,8 @@ class Timings:
     ssh: float = 0.7
     stop_grace: float = 0.5
     preempt_grace: float = 5.0
+    # Between the stop of pods that nobody pays for and their end.
+    debt_grace: float = 20.0
 
 
 class NoCapacityError(Exception):
@@ -71,6 +74,7 @@ class Cloud:
         self._pod_keys = {pod.pod_key: Key(f"pod:{pod.id}", pod.account, True, True, pod.id) for pod in self.pods.values() if pod.status != "TERMINATED"}
         self.logs = LogBook()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._creditor: asyncio.Task[None] | None = None
         self.gateway_port: int | None = None
         self.at_reset: list[Callable[[], None]] = []
 
@@ -93,6 +97,26 @@ class Cloud:
     def broke(self) -> bool:
         """Summing up the meter of ten thousand pods takes a while; nobody spends the credit of the start."""
         return self.belongings.credit != CREDIT and self.balance() <= 0
+
+    def save_credit(self, credit: str) -> None:
+        """What the account has paid in; from now on it is looked whether it is spent."""
+        self.belongings.credit = credit
+        self.belongings.save()
+        self.watch_credit()
+
+    def watch_credit(self) -> None:
+        if self._creditor is not None:
+            self._creditor.cancel()
+        self._creditor = asyncio.get_running_loop().create_task(self._collect_debts()) if self.belongings.credit != CREDIT else None
+
+    async def _collect_debts(self) -> None:
+        """At zero RunPod stops every pod, and a while later removes it, whatever lies on it."""
+        while not self.broke():
+            await asyncio.sleep(_CREDIT_LOOK_SECONDS)
+        await asyncio.gather(*(self.stop(pod, "Exited by Runpod", 0.0) for pod in list(self.pods.values()) if pod.status in LIVE))
+        await asyncio.sleep(self.timings.debt_grace / self.time_scale)
+        for pod in list(self.pods.values()):
+            await self.remove(pod)
 
     def pods_with_volume(self, volume_id: str) -> list[Pod]:
         return [pod for pod in self.pods.values() if pod.status != "TERMINATED" and (pod.network or {}).get("volumeId") == volume_id]
@@ -261,6 +285,7 @@ class Cloud:
         for volume in list(self.belongings.volumes.values()):
             self.drop_volume(volume)
         self.belongings.clear()
+        self.watch_credit()
         self.store.clear()
         self.meter.clear()
         self.faults.clear()
@@ -278,6 +303,7 @@ class Cloud:
 
     async def wake(self) -> None:
         """After a restart of the server: go on where the records say, and see which pods still live."""
+        self.watch_credit()
         for pod in list(self.pods.values()):
             if pod.status not in LIVE or pod.host_down:
                 continue

@@ -204,9 +204,8 @@ class Control:
         return JSONResponse({"ok": True, "sold_out": market.sold_out})
 
     async def set_account(self, request: Request) -> Response:
-        """{"credit": "5.00"}: what the account has paid in; without money nothing is rented."""
-        self.cloud.belongings.credit = format(Decimal(str((await read_object(request))["credit"])), "f")
-        self.cloud.belongings.save()
+        """{"credit": "5.00"}: what the account has paid in; without money nothing is rented, and pods are stopped, then removed."""
+        self.cloud.save_credit(format(Decimal(str((await read_object(request))["credit"])), "f"))
         return JSONResponse({"credit": self.cloud.belongings.credit, "balance": format(self.cloud.balance(), "f")})
 
     async def set_time_scale(self, request: Request) -> Response:

@@ -12,6 +12,7 @@ from ansible.release import __version__ as ansible_version
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._doctor import examine
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 
 SPEC = cloud_spec()
 
@@ -24,5 +25,5 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        result.update(guarded(lambda: examine(checked(SPEC, self._task.args), ansible_version)))
+        result.update(with_inventory(guarded(lambda: examine(checked(SPEC, self._task.args), ansible_version))))
         return result

@@ -17,6 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import CO
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import ensure_keeper
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec, open_state
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 
 display = Display()
 
@@ -40,7 +41,7 @@ class ActionModule(ActionBase):
                 result.update(kept)
                 return result
         with told(args.get("progress_file")):
-            result.update(self._execute_module(module_args=args, task_vars=task_vars))
+            result.update(with_inventory(self._execute_module(module_args=args, task_vars=task_vars)))
         if not self._task.check_mode and args.get("state", "running") == "running":
             for pod in result.get("pods") or ():
                 for note in pod.get("notes") or ():

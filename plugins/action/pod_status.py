@@ -14,6 +14,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import ch
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
 from ansible_collections.podcycle.gpu.plugins.module_utils._status import note_silence, pod_status
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 
 display = Display()
 
@@ -38,7 +39,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        result.update(guarded(lambda: self._look(checked(SPEC, self._task.args))))
+        result.update(with_inventory(guarded(lambda: self._look(checked(SPEC, self._task.args)))))
         return result
 
     @staticmethod

@@ -19,6 +19,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_r
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import RunFolder
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session, open_state, remember_workspace
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import make_key
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 
 SPEC = {
     "run_id": {"type": "str"},
@@ -52,7 +53,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        result.update(guarded(lambda: self._open(checked(SPEC, self._task.args))))
+        result.update(with_inventory(guarded(lambda: self._open(checked(SPEC, self._task.args)))))
         return result
 
     def _open(self, args: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible import constants as C
 from ansible import context
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
@@ -19,6 +18,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import ch
 from ansible_collections.podcycle.gpu.plugins.module_utils._report import choose_ending, cost_document, observations, summarise, terminal_lines
 from ansible_collections.podcycle.gpu.plugins.module_utils._report_html import page
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import inventories
 
 display = Display()
 
@@ -35,12 +35,6 @@ SPEC = {
 }
 
 
-def relative(path: str) -> str:
-    """A path as short as a person would type it."""
-    short = os.path.relpath(path) if path.startswith("/") else path
-    return path if short.startswith("..") else short
-
-
 def _private(option: str) -> bool:
     """The run id stands behind every command of ours anyway; a key must not be repeated."""
     return option.startswith(("run_id=", "on_end=", "cloud=")) or any(word in option.lower() for word in ("key", "secret", "token", "password"))
@@ -48,8 +42,7 @@ def _private(option: str) -> bool:
 
 def typed(cli: Any) -> Callable[..., str]:
     """How a person who typed this command would type another playbook of ours."""
-    given = [str(item) for item in cli.get("inventory") or ()]
-    inventories = "" if given == list(C.DEFAULT_HOST_LIST) else "".join(f" -i {shlex.quote(relative(item))}" for item in given)
+    inventory = inventories(cli)
     first = str((cli.get("args") or ("",))[0])
     given_options = [str(item) for item in cli.get("extra_vars") or () if not _private(str(item))]
     options = "".join(f" -e {shlex.quote(item)}" for item in given_options)
@@ -59,8 +52,8 @@ def typed(cli: Any) -> Callable[..., str]:
         if name == "cycle" and os.environ.get("PODCYCLE_TYPED") == "make cycle":
             return f"make cycle ARGS={shlex.quote(words.strip())}" if words else "make cycle"
         if first.startswith("podcycle.gpu."):
-            return f"ansible-playbook{inventories} podcycle.gpu.{name}{words}"
-        return f"ansible-playbook{inventories} {'cycle.yml' if name == 'cycle' else f'playbooks/{name}.yml'}{words}"
+            return f"ansible-playbook{inventory} podcycle.gpu.{name}{words}"
+        return f"ansible-playbook{inventory} {'cycle.yml' if name == 'cycle' else f'playbooks/{name}.yml'}{words}"
 
     return command
 

@@ -11,6 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
 from ansible_collections.podcycle.gpu.plugins.module_utils._verify import verify
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 
 SPEC = {**cloud_spec(), "run_dir": {"type": "path", "required": True}, "require_gone": {"type": "bool", "default": True}}
 
@@ -23,5 +24,5 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        result.update(guarded(lambda: verify(checked(SPEC, self._task.args))))
+        result.update(with_inventory(guarded(lambda: verify(checked(SPEC, self._task.args)))))
         return result

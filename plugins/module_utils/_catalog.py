@@ -129,8 +129,20 @@ def fetch(cloud: Cloud) -> Catalog:
     prices: dict[str, dict[str, Decimal]] = {}
     for offer in cloud.offers(1, spot=False, options={"cloud_type": "any"}):
         prices.setdefault(offer.gpu, {})[offer.cloud_type] = offer.usd_per_hour
-    rows = tuple(Row(gpu, prices.get(gpu.id, {})) for gpu in sorted(cloud.gpu_types(), key=lambda gpu: gpu.id))
-    return Catalog(cloud.name, model.utc_now().strftime("%Y-%m-%d"), f"{cloud.endpoint}/catalog/gpus", rows)
+    source = f"{cloud.endpoint}/catalog/gpus"
+    try:
+        for (gpu, kind), (spot, _stock) in cloud.live_prices(1).items():
+            if spot:
+                prices.setdefault(gpu, {})[f"{kind}_spot"] = spot
+    except errors.CloudError:
+        # Without the right to ask for them an old price tells more than none.
+        old = shipped(cloud.name)
+        for row in old.rows:
+            prices.setdefault(row.gpu.id, {}).update({kind: price for kind, price in row.prices.items() if kind.endswith("_spot")})
+        source += f"; spot prices as of {old.as_of} from {old.source}"
+    types = sorted(cloud.gpu_types(), key=lambda gpu: gpu.id)
+    rows = tuple(Row(gpu, prices.get(gpu.id, {})) for gpu in types)
+    return Catalog(cloud.name, model.utc_now().strftime("%Y-%m-%d"), source, rows)
 
 
 def refresh(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:

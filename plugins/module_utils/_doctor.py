@@ -140,11 +140,13 @@ def _money(cloud: Cloud) -> Iterator[Check]:
     try:
         account = cloud.account()
     except errors.PodcycleError as err:
-        yield Check("balance", WARN, err.message, err.hint or "")
+        yield Check("GraphQL", WARN, err.message, err.hint or "look into the provider's console")
+        yield Check("balance", WARN, "not told: only GraphQL tells it", "see GraphQL, or look into the provider's console")
         return
     if account is None:
         yield Check("balance", WARN, f"{cloud.name} does not tell it", "look into the provider's console")
         return
+    yield Check("GraphQL", OK, "the key may ask it: spot pods, live prices and the balance")
     left = account.hours_left
     low = left is not None and left < _LEAST_HOURS or account.balance_usd <= 0
     at = f", {model.usd(account.burn_usd_per_hour)} $/h being spent, {left:.1f} h left" if left is not None else ", nothing is being spent"

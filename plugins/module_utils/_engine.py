@@ -9,6 +9,7 @@ for the stamp and adopt. Groups are one call with a thread for each pod. How pod
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -27,6 +28,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._ready import Readine
 from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import wait_for
 
 Answer = TypeVar("Answer")
+_RENT_AGAIN = "no other is rented in its place; to rent after all, type the same command again"
 
 
 @dataclass
@@ -35,11 +37,14 @@ class Engine(Desk):
 
     planned: list[Offer] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    # When this renting began: an end that was asked for later is meant for it.
+    began: float = 0.0
 
     # ---- renting ----------------------------------------------------------------------------
 
     def rent(self, wish: PodWish, *, check_mode: bool) -> list[Slot]:
         """Bring `wish.count` pods to running; errors of single pods stand in their slots."""
+        self.began = time.time()
         wish = model.check_wish(self.cloud.prepare(model.check_wish(wish)))
         slots = [Slot(index) for index in range(wish.count)]
         if check_mode:
@@ -140,6 +145,8 @@ class Engine(Desk):
                 slot.after = self._ready(wish).wait_ready(lease, pod)
                 return
             except (errors.WaitTimeout, errors.PodFailed) as err:
+                if self.ledger.lease(lease.stamp).given_back:
+                    raise errors.PodFailed(f"pod {pod.id} was given back by another command while it was starting", hint=_RENT_AGAIN) from err
                 self.notify(f"pod {pod.id}: {err.message}; giving it back")
                 self.release(lease)
                 slot.notes.append(f"pod {pod.id} was given back: {err.message}")
@@ -176,6 +183,10 @@ class Engine(Desk):
             deadline = model.utc_now() + timedelta(seconds=wish.lease.seconds)
             lease = self.ledger.begin(wish.run_id, wish.name, slot.index, self.cloud.key_id, facts, deadline)
             self.ledger.write(lease.stamp, "attempt", gpu=offer.gpu, region=offer.region, usd_per_hour=str(offer.usd_per_hour))
+            # Behind the intent: whoever ends the run and then reads the ledger finds it.
+            if self.state.ended(wish.run_id, self.ledger.path.stem, self.began):
+                self.ledger.write(lease.stamp, "void", proof="never sent")
+                raise errors.PodFailed(f"run {wish.run_id} was ended by another command while it was renting", hint=_RENT_AGAIN)
             self.notify(f"renting {offer.gpu_count} x {offer.gpu_name} on {self.cloud.name} at {model.usd(offer.usd_per_hour)} $/h")
             try:
                 pod = self.cloud.create(wish, lease.stamp, offer)

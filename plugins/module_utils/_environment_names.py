@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,11 +42,22 @@ def _cloud_type(text: str) -> str:
     return "any" if text.lower() == "all" else text.lower()
 
 
+class _Secret(ValueError):
+    """What is wrong with a value that is not to be printed."""
+
+
 def _pairs(text: str) -> dict[str, str]:
-    """Words of NAME=VALUE, as a shell splits them."""
-    pairs = dict(word.partition("=")[::2] for word in text.split())
-    if not all(re.match(r"[A-Za-z_][A-Za-z0-9_]*\Z", name) for name in pairs) or any("=" not in word for word in text.split()):
-        raise ValueError("words of NAME=VALUE")
+    """Words of NAME=VALUE, as a shell splits them; they may be secrets, so what is refused is not quoted."""
+    try:
+        words = shlex.split(text)
+    except ValueError as err:
+        raise _Secret(f"cannot be split into words of NAME=VALUE: {str(err).lower()}") from None
+    pairs = {}
+    for number, word in enumerate(words, 1):
+        name, equals, value = word.partition("=")
+        if not equals or not re.match(r"[A-Za-z_][A-Za-z0-9_]*\Z", name):
+            raise _Secret(f"must be words of NAME=VALUE, and word {number} of {len(words)} is none")
+        pairs[name] = value
     return pairs
 
 
@@ -77,6 +89,8 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         try:
             value = read(text)
+        except _Secret as err:
+            raise UsageError(f"the environment variable {name} {err}", hint=f"mend it (quotes hold spaces, as in A=\"x y\"), or: unset {name}") from None
         except ValueError as err:
             raise UsageError(f"the environment variable {name} is {clean_text(text, 60)!r}; it must be {err}", hint=f"mend it, or: unset {name}") from err
         group, _dot, key = variable.rpartition(".")

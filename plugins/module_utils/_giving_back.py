@@ -124,6 +124,9 @@ class Desk:
                     f"pod {pod.id} could not be given back: {err}", hint=f"end it in the provider's console: {pod.id}", pod_id=pod.id
                 ) from err
             except errors.CloudError as err:
+                if isinstance(err, errors.Conflict) and "locked" in err.message.lower():
+                    hint = f"unlock {pod.id} in the provider's console, then type the same again; until then it goes on costing"
+                    raise errors.StillAlive(f"pod {pod.id} could not be given back, it is locked: {err.message}", hint=hint, pod_id=pod.id) from err
                 trouble = err.message
             try:
                 seen = self.cloud.get(pod.id)

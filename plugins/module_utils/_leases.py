@@ -126,23 +126,31 @@ def reap(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
 
 
 def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    every = options["select"] == "every"
+    warnings = _end_runs(session, options) if every and not check_mode else []
     found = audit(session, options.get("run_id"))
     everything = options["select"] == "all"
     gone = _said_to_be_gone(session, found, options)
     slots = [
         Slot(found.leases[row["stamp"]].stamp.index, lease=found.leases[row["stamp"]], notes=[row["why"]])
         for row in found.rows
-        if row["over"] or row["stamp"] in gone or options["select"] == "every" or (everything and not _driven(session, found.leases[row["stamp"]]))
+        if row["over"] or row["stamp"] in gone or every or (everything and not _driven(session, found.leases[row["stamp"]]))
     ]
     slots += [
         Slot(pod.stamp.index if pod.stamp else -1, before=pod, notes=["its stamp is ours, the ledger does not know it"]) for pod in _by_stamp(found, options)
     ]
     kept = [row for row in found.rows if not any(slot.lease is not None and str(slot.lease.stamp) == row["stamp"] for slot in slots)]
-    warnings: list[str] = []
     if not check_mode:
         desk = Desk(session.cloud, session.ledger, session.state, gone=gone)
         each(slots, lambda slot: _end(desk, slot))
-        warnings = take_back(options, session, lent(session)) if session.cloud.name == "runpod" else []
+        if every:
+            # What was being rented when the first look was taken.
+            failed_already = {str(slot.lease.stamp) for slot in slots if slot.lease is not None and slot.error is not None}
+            late = [lease for stamp, lease in audit(session, options.get("run_id")).leases.items() if stamp not in failed_already]
+            slots += each([Slot(lease.stamp.index, lease=lease, notes=["it was being rented"]) for lease in late], lambda slot: _end(desk, slot))
+        # A run that is driven may be waiting for capacity, and its next pod needs the key; an ended one rents no more.
+        over = {run_id for run_id in lent(session) if every or not _driven_run(session, run_id)}
+        warnings += take_back(options, session, over) if session.cloud.name == "runpod" else []
     result = {
         "changed": bool(slots),
         "owner": session.state.owner,
@@ -177,8 +185,31 @@ def _said_to_be_gone(session: Session, found: Audit, options: Mapping[str, Any])
     return frozenset(gone)
 
 
+def _end_runs(session: Session, options: Mapping[str, Any]) -> list[str]:
+    """What is renting now shall not rent anew in place of what is given back; the runs that could not be told, in sentences."""
+    rented = {lease.stamp.run_id for lease in session.ledger.leases() if lease.open}
+    runs = rented | {path.parent.name for path in (session.state.path / "runs").glob("*/controller.json")}
+    troubles = []
+    for run_id in sorted(runs):
+        if options.get("run_id") not in (None, run_id):
+            continue
+        # A full disk too: the pods are to be given back all the same.
+        try:
+            if run_id not in rented and not _driven_run(session, run_id):
+                continue
+            session.state.end_run(run_id, session.ledger.path.stem)
+        except (errors.PodcycleError, OSError) as err:
+            told = err.message if isinstance(err, errors.PodcycleError) else err.strerror
+            troubles.append(f"run {run_id} could not be told that it is ended: {told}; if it is renting, it may rent again: end its ansible-playbook")
+    return troubles
+
+
 def _driven(session: Session, lease: Lease) -> bool:
-    holder = session.state.run_holder(lease.stamp.run_id)
+    return _driven_run(session, lease.stamp.run_id)
+
+
+def _driven_run(session: Session, run_id: str) -> bool:
+    holder = session.state.run_holder(run_id)
     return holder is not None and holder.alive
 
 

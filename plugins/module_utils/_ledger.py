@@ -69,6 +69,8 @@ class Lease:
     region: str | None = None
     marks: dict[str, Any] = field(default_factory=dict)
     wish: dict[str, Any] = field(default_factory=dict)
+    # Somebody asked for its end, whoever that was.
+    given_back: bool = False
 
     @property
     def open(self) -> bool:
@@ -264,6 +266,7 @@ def fold(events: Iterable[dict[str, Any]], into: dict[str, Lease] | None = None)
 def _apply(lease: Lease, kind: str, data: dict[str, Any], moment: datetime) -> None:
     lease.last_event = kind
     lease.state = _AFTER.get(kind, lease.state)
+    lease.given_back = lease.given_back or kind == "releasing"
     if kind == "attempt":
         lease.sent_at = moment
     if kind in ("attempt", "leased"):

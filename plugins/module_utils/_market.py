@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, podcycle.gpu contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rank and filter offers: the user's preferences first, then price, availability and memory."""
+"""Rank and filter offers: the user's preferences first, then price, memory and stock."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, 
 
 # Availability is a hint only: NONE may hide a data center that has some, HIGH is no promise.
 _AVAILABILITY = {"high": 0, "medium": 0, "low": 1, "unknown": 1, "none": 2}
+_STOCK = {"high": 0, "medium": 1, "low": 2, "none": 4}
 
 
 def rank(offers: Sequence[Offer]) -> list[Offer]:
-    """Cheapest first among those that seem to be there; more memory breaks a tie."""
-    return sorted(offers, key=lambda offer: (_AVAILABILITY.get(offer.availability, 1) == 2, offer.usd_per_hour, -offer.vram_gib, offer.gpu_name))
+    """Cheapest first among those that seem to be there; more memory breaks a tie, then more stock."""
+
+    def key(offer: Offer) -> tuple[object, ...]:
+        stock = _STOCK.get(offer.stock or offer.availability, 3)
+        return (_AVAILABILITY.get(offer.availability, 1) == 2, offer.usd_per_hour, -offer.vram_gib, stock, offer.gpu_name)
+
+    return sorted(offers, key=key)
 
 
 def choose(offers: Sequence[Offer], wish: PodWish, cloud: str) -> list[Offer]:

@@ -23,6 +23,8 @@ STARTING, RUNNING, STOPPED, FAILED, GONE, UNKNOWN = "starting", "running", "stop
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}\Z")
 POD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\Z")
+# From 1 to 65535.
+PORT = re.compile(r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])/(tcp|http)\Z")
 GROUP_NAME = re.compile(r"[a-z0-9]{1,20}\Z")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
@@ -142,6 +144,8 @@ class Offer:
     cloud_type: str = "secure"
     spot: bool = False
     availability: str = "unknown"
+    # Live, where it was asked for: high, medium, low, none.
+    stock: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -295,8 +299,8 @@ def check_wish(wish: PodWish) -> PodWish:
     if wish.max_usd_per_hour is not None and wish.max_usd_per_hour <= 0:
         raise UsageError(f"max_usd_per_hour is {wish.max_usd_per_hour}; it must be above 0")
     for port in wish.ports:
-        if not re.match(r"([1-9][0-9]{0,4})/(tcp|http)\Z", port):
-            raise UsageError(f"port {clean_text(port, 20)!r} must look like 22/tcp or 8888/http")
+        if not PORT.match(port):
+            raise UsageError(f"port {clean_text(port, 20)!r} must look like 22/tcp or 8888/http, and its number lie between 1 and 65535")
     if wish.options.get("ssh_via") == "direct" and wish.ports and "22/tcp" not in wish.ports:
         raise UsageError(f"ports are {', '.join(wish.ports)}; without 22/tcp there is no direct SSH: add it, or set ssh_via to gateway")
     if (wish.volume_gib or wish.options.get("network_volume")) and not re.match(r"/[A-Za-z0-9._/-]{1,100}\Z", wish.volume_path):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -37,6 +38,7 @@ def list_offers(options: Mapping[str, Any]) -> dict[str, Any]:
         except CloudError as err:
             # The catalog's prices stand without it.
             warnings = [f"no live stock and no spot prices: {err}"]
+        listed = [replace(offer, stock=live.get((offer.gpu, offer.cloud_type), (None, ""))[1]) for offer in listed]
     wish = PodWish(
         run_id="offers",
         name="pod",

@@ -220,6 +220,24 @@ class StateDir:
                 raise
             path.unlink()
 
+    def end_run(self, run_id: str, account: str) -> None:
+        """Whoever works on the run now rents nothing more for it in this account; whoever begins later may."""
+        holder = self.run_holder(run_id)
+        told = {"at": time.time(), "holder": holder.to_dict() if holder else None}
+        write_atomic(self.run_dir(run_id) / f"ended-{account}.json", json.dumps(told) + "\n")
+
+    def ended(self, run_id: str, account: str, since: float) -> bool:
+        """Whether the run was ended while its holder had it, or after `since`."""
+        path = self.path / "runs" / run_id / f"ended-{account}.json"
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            holder = ProcessId.from_dict(told["holder"]) if told["holder"] else None
+            return float(told["at"]) >= since or (holder is not None and holder == self.run_holder(run_id))
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            raise StateError(f"cannot read whether run {run_id} was ended: {path}: {err}", hint="remove the file, then type the same again") from err
+
     def _write_holder(self, run_id: str, holder: ProcessId) -> None:
         write_atomic(self.run_dir(run_id) / "controller.json", json.dumps({**holder.to_dict(), "since": rfc3339(utc_now())}) + "\n")
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._account import Desk, create_once, find_own, open_desk, trying
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_account import CATALOG_LIMIT, SOURCES, RunPodAccount, Template
 from ansible_collections.podcycle.gpu.plugins.module_utils._secrets import looks_secret
@@ -121,8 +122,8 @@ def check_wish(options: Mapping[str, Any]) -> dict[str, Any]:
     if "registry" in wanted:
         wanted["registry"] = wanted["registry"] or None
     for port in wanted.get("ports", ()):
-        if not re.match(r"([1-9]\d{0,4})/(tcp|http)\Z", port):
-            raise errors.UsageError(f"port {errors.clean_text(port, 40)!r} is not a number and a protocol", hint="such as 22/tcp or 8888/http")
+        if not model.PORT.match(port):
+            raise errors.UsageError(f"port {errors.clean_text(port, 40)!r} is not a number from 1 to 65535 and a protocol", hint="such as 22/tcp or 8888/http")
     for version in wanted.get("cuda_versions", ()):
         if not re.match(r"\d+\.\d+\Z", version):
             raise errors.UsageError(f"CUDA version {errors.clean_text(version, 40)!r} is not one", hint="such as '12.8'")

@@ -33,11 +33,12 @@ def verify(options: Mapping[str, Any]) -> dict[str, Any]:
     path = Path(options["run_dir"]).expanduser()
     if not (path / "run.json").is_file():
         raise errors.UsageError(f"{path} is no folder of a run: it has no run.json", hint="they lie in artifacts/cycles/")
-    found = [*_folder(path)]
+    found, rehearsal = [*_folder(path)], False
     if options.get("require_gone", True):
-        found += _gone(path, open_session(options))
+        session = open_session(options)
+        found, rehearsal = [*found, *_gone(path, session)], session.rehearsal
     rows = columns([("ok" if one.ok else "FAIL", one.name, one.found) for one in found])
-    return {"changed": False, "ok": all(one.ok for one in found), "findings": [asdict(one) for one in found], "lines": rows}
+    return {"changed": False, "ok": all(one.ok for one in found), "findings": [asdict(one) for one in found], "lines": rows, "rehearsal": rehearsal}
 
 
 def _folder(path: Path) -> Iterator[Finding]:
@@ -96,13 +97,22 @@ def _gone(path: Path, session: Session) -> Iterator[Finding]:
     """By id, one pod after the other: a listing proves nothing."""
     told = _json(path / "provision.json")
     run_id, ids = str(told.get("run_id") or path.name), [str(pod["id"]) for pod in _rows(told, "pods") if pod.get("id")]
-    if told.get("cloud") not in (None, session.cloud.name):
-        other = errors.clean_text(told["cloud"], 30)
-        yield Finding("pods gone", False, f"the run was on {other}, and {session.cloud.name} was asked: type -e cloud={other}")
+    about, cloud, endpoint = _json(path / "run.json"), session.cloud.name, session.cloud.endpoint
+    was = tuple(errors.clean_text(about.get(name) or "nobody knows where", 100) for name in ("cloud", "endpoint"))
+    if was != (cloud, endpoint) or told.get("cloud", cloud) != cloud:
+        asked = f"the run was on {was[0]} at {was[1]}, and {cloud} at {endpoint} was asked"
+        yield Finding("pods gone", False, f"{asked}: type the same again with the inventory that the run began with (-i), without another cloud or endpoint")
         return
     leases = session.ledger.of_run(run_id)
     still = [lease.pod_id or str(lease.stamp) for lease in leases if lease.open]
-    yield Finding("ledger", not still, f"every lease of the run is closed, {len(leases)} in all" if not still else f"open: {', '.join(still)}")
+    unknown = [errors.clean_text(pod_id, 80) for pod_id in ids if pod_id not in {lease.pod_id for lease in leases}]
+    if still:
+        yield Finding("ledger", False, f"open: {', '.join(still)}")
+    elif unknown:
+        lost = f"{session.ledger.path} has no lease of {', '.join(unknown)}"
+        yield Finding("ledger", False, f"{lost}: type the same again with the account and the state_dir that the run was rented with")
+    else:
+        yield Finding("ledger", True, f"every lease of the run is closed, {len(leases)} in all")
     left = []
     for pod_id in dict.fromkeys([*ids, *(lease.pod_id for lease in leases if lease.pod_id)]):
         try:

@@ -11,6 +11,7 @@ short_description: Keep today's GPU models and prices for ranking without the cl
 version_added: 0.1.0
 description:
   - Reads the catalog of the cloud and writes it, dated, into the state folder, where M(podcycle.gpu.offer_info) with C(offline) ranks it.
+  - Spot prices are the live ones where the key may ask for them; else those of the shipped catalog, whose date C(source) then bears.
   - A catalog that differs by its date only is no change.
 extends_documentation_fragment:
   - podcycle.gpu.cloud

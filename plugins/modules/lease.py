@@ -17,11 +17,14 @@ description:
 extends_documentation_fragment:
   - podcycle.gpu.cloud
   - podcycle.gpu.attributes
+  - podcycle.gpu.attributes.action
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: none
+  action:
+    support: full
 author: podcycle.gpu contributors (@podcycle)
 options:
   state:
@@ -31,7 +34,8 @@ options:
     default: released
   select:
     description:
-      - Leases that are V(over), V(all) open leases that no live controller drives, or V(every) open lease, those in use too.
+      - Leases that are V(over), V(all) open leases that no live controller drives, or V(every) open lease, those in use too; runs that are renting
+        then rent no more.
     type: str
     choices: [over, all, every]
     default: over

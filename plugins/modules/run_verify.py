@@ -65,4 +65,9 @@ lines:
   elements: str
   returned: success
   sample: ["ok  cost  0.0102 $"]
+rehearsal:
+  description: Whether a rehearsal cloud was asked for the pods.
+  type: bool
+  returned: success
+  sample: false
 """

@@ -40,6 +40,7 @@ def test_every_answer_carries_a_request_id_and_rate_limits(cloud: Any) -> None:
         ({"name": ""}, 422, "$.name"),
         ({"env": {"A": 1}}, 422, "$.env.A"),
         ({"ports": ["22/udp"]}, 422, "$.ports"),
+        ({"ports": ["99999/tcp"]}, 422, "$.ports"),
         ({"cpu": {"id": "cpu3c", "vcpuCount": 2}}, 400, None),
         ({"gpu": {"id": "NVIDIA L4"}}, 400, None),
         ({"gpu": {"id": "RTX 4090", "count": 1}}, 400, None),

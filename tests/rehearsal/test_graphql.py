@@ -220,6 +220,20 @@ def test_the_balance_and_what_it_pays_for(cloud: Any) -> None:
     assert "balance is too low" in error(cloud, DEPLOY, wish())["message"]
 
 
+def test_no_balance_ends_pods(cloud: Any) -> None:
+    """They are stopped, and removed a while later."""
+    pod = cloud.create()
+    cloud.running(pod["id"])
+    cloud.control("POST", "/account", {"credit": "0"})
+    cloud.wait(lambda: cloud.get(pod["id"])["status"] == "EXITED")
+    cloud.control("POST", "/account", {"credit": "5"})
+    cloud.control("POST", "/time_scale", {"timings": {"debt_grace": 0.1}})
+    assert cloud.get(pod["id"])["status"] == "EXITED", "who pays keeps it"
+    cloud.control("POST", "/account", {"credit": "0"})
+    cloud.wait(lambda: cloud.call("GET", f"/v2/pods/{pod['id']}").status == 404)
+    assert data(cloud, "{myself{pods{id}}}") == {"myself": {"pods": []}}
+
+
 def test_secrets_in_variables_stay_out_of_the_log(cloud: Any) -> None:
     data(cloud, DEPLOY, wish(env=[{"key": "HF_TOKEN", "value": "very-secret-value"}, {"key": "PLAIN", "value": "seen"}]))
     text = str(cloud.control("GET", "/requests"))

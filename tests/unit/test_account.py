@@ -158,7 +158,8 @@ def test_secrets_of_a_template_are_compared_and_never_shown(options: Any, rehear
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ({"name": "t"}, "image is missing"), ({"name": "t", "image": "i", "ports": ["22"]}, "22/tcp"), ({"name": "t", "image": "i", "volume_gib": 5}, "10 GiB"),
+        ({"name": "t"}, "image is missing"), ({"name": "t", "image": "i", "ports": ["22"]}, "22/tcp"),
+        ({"name": "t", "image": "i", "ports": ["99999/tcp"]}, "from 1 to 65535"), ({"name": "t", "image": "i", "volume_gib": 5}, "10 GiB"),
         ({"name": "t", "image": "i", "cuda_versions": ["13"]}, "12.8"), ({"name": "t", "image": "i", "disk_gib": 0}, "disk_gib"),
         ({"name": "t", "image": "i", "volume_gib": 10, "volume_path": "data"}, "absolute"), ({"id": "nosuch", "image": "i"}, "leave the id out"),
         ({"name": "t", "image": "i", "registry": "hub"}, "registry credential 'hub'; there are: none"),

@@ -14,7 +14,9 @@ import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _catalog, _offers
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer
 from support.harness import FULL
 
 OFFERS = {
@@ -61,6 +63,31 @@ def test_a_refreshed_catalog_takes_its_place(state: Any, rehearsal: Any) -> None
         with pytest.raises(errors.StateError, match=r"cannot be read.*catalog\.yml"):
             _catalog.newest(state, "runpod")
     assert _catalog.refresh(account, check_mode=False)["changed"], "what cannot be read is written anew"
+
+
+def test_a_refreshed_catalog_keeps_spot_prices(state: Any, rehearsal: Any) -> None:
+    """Live ones where the key may ask for them, else the shipped ones with their date."""
+    account = {"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(state.path)}
+
+    def refreshed() -> tuple[dict[str, Any], str]:
+        catalog = _catalog.refresh(account, check_mode=False)["catalog"]
+        return next(row for row in catalog["gpus"] if row["name"] == "RTX 4090"), catalog["source"]
+
+    row, source = refreshed()
+    assert (row["secure_spot"], row["secure"], "spot" in source) == ("0.29", "0.59", False)
+    rehearsal.fault("graphql_refused", params={"as": "401"}, times=None)
+    row, source = refreshed()
+    assert row["secure"] == "0.59" and "spot prices as of 2026-02-26" in source
+    assert row["community_spot"] == str(next(one for one in _catalog.shipped().rows if one.gpu.id == row["id"]).prices["community_spot"])
+
+
+def test_stock_breaks_a_tie(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Offer("runpod", name, name, 1, 24, Decimal("0.5")) for name in ("A", "B", "C")]
+    stock = {("A", "secure"): (None, "low"), ("B", "secure"): (None, "high"), ("C", "secure"): (None, "medium")}
+    monkeypatch.setattr(RunPod, "offers", lambda self, count, **more: rows)
+    monkeypatch.setattr(RunPod, "live_prices", lambda self, count: stock)
+    found = _offers.list_offers({**OFFERS, "offline": False, "endpoint": rehearsal.url, "api_key": FULL})["offers"]
+    assert [(row["gpu"], row["stock"]) for row in found] == [("B", "high"), ("C", "medium"), ("A", "low")]
 
 
 def refuse(cloud: Any) -> None:

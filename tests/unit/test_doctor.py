@@ -42,7 +42,7 @@ def test_all_is_well_and_nothing_was_changed(examine: Any, rehearsal: Any, monke
     found = examine()
     assert found["verdict"] == "ok" and found["rehearsal"], found["lines"]
     assert found["by"]["key"]["found"] == "from option" and found["by"]["balance"]["found"] == "12.50 $, 0.5900 $/h being spent, 21.2 h left"
-    assert list(found["by"])[-6:] == ["key", "API", "rights", "clock", "balance", "leases"]
+    assert list(found["by"])[-7:] == ["key", "API", "rights", "clock", "GraphQL", "balance", "leases"]
     assert rehearsal.pods() == [] and [path for _method, path in rehearsal.writes()] == ["/v2/pods/podcycle0doctor/action"]
 
 
@@ -77,7 +77,7 @@ def test_no_key_says_every_place_that_was_looked_at(examine: Any, tmp_path: Path
         (Account(Decimal("0.30"), Decimal("0.59")), "fail", "0.5 h left"),
         (Account(Decimal(0), Decimal(0)), "fail", "nothing is being spent"),
         (None, "warn", "does not tell"),
-        (errors.Forbidden("the key has no GraphQL rights", hint="give it some"), "warn", "no GraphQL rights"),
+        (errors.Forbidden("the key has no GraphQL rights", hint="give it some"), "warn", "only GraphQL tells it"),
     ],
 )
 def test_the_balance(examine: Any, monkeypatch: pytest.MonkeyPatch, account: Any, status: str, words: str) -> None:
@@ -87,8 +87,12 @@ def test_the_balance(examine: Any, monkeypatch: pytest.MonkeyPatch, account: Any
         return account
 
     monkeypatch.setattr(RunPod, "account", told)
-    check = examine()["by"]["balance"]
-    assert check["status"] == status and words in check["found"]
+    found = examine()["by"]
+    assert found["balance"]["status"] == status and words in found["balance"]["found"]
+    if isinstance(account, Exception):
+        assert found["GraphQL"] == {"name": "GraphQL", "status": "warn", "found": account.message, "remedy": "give it some"}
+    else:
+        assert ("GraphQL" in found) is (account is not None)
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,8 @@ def test_a_price_above_the_cap_after_the_create_is_given_back(engine: Engine, re
         ({"run_id": "x" * 61}, "not a safe file name"),
         ({"name": "Trainer-1"}, "lower-case letters and digits"),
         ({"ports": ("22",)}, "22/tcp"),
+        ({"ports": ("22/tcp", "65536/tcp")}, "between 1 and 65535"),
+        ({"ports": ("22/tcp", "99999/http")}, "between 1 and 65535"),
         ({"volume_gib": 10, "volume_path": "workspace"}, "absolute path"),
         ({"secret_env": {"TOKEN": "short"}}, "shorter than 8"),
     ],

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "RUNPOD_CONTAINER_DISK_GB": ("15", 15),
     "RUNPOD_VOLUME_GB": ("40", 40),
     "RUNPOD_INTERRUPTIBLE": ("1", True),
-    "RUNPOD_START_ENVS": ("START_JUPYTER=1 A=b=c", {"START_JUPYTER": "1", "A": "b=c"}),
+    "RUNPOD_START_ENVS": ("START_JUPYTER=1 A=b=c B=\"x y\"", {"START_JUPYTER": "1", "A": "b=c", "B": "x y"}),
     "RUNPOD_CLOUD_TYPE": ("ALL", "any"),
     "RUNPOD_TEMPLATE_NAME": ("chess-bot-training", "chess-bot-training"),
     "RUNPOD_TEMPLATE_ID": ("tpl1", "tpl1"),
@@ -57,12 +58,27 @@ def test_each_name_sets_its_variable(name: str) -> None:
         ("RUNPOD_INTERRUPTIBLE", "maybe", "0 or 1"),
         ("RUNPOD_MAX_HOURLY_PRICE", "cheap", "a price"),
         ("RUNPOD_CLOUD_TYPE", "SECURED", "SECURE, COMMUNITY or ALL"),
-        ("RUNPOD_START_ENVS", "START_JUPYTER", "words of NAME=VALUE"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(name: str, text: str, words: str) -> None:
     with pytest.raises(errors.UsageError, match=f"{name} is '{text}'; it must be {words}.*unset {name}"):
         read_environment({name: text})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A=1 hunter2-word TOKEN=hunter2", "must be words of NAME=VALUE, and word 2 of 3 is none"),
+        ("A=1 hunter2-a=b", "must be words of NAME=VALUE, and word 2 of 2 is none"),
+        ("=hunter2", "must be words of NAME=VALUE, and word 1 of 1 is none"),
+        ("TOKEN='hunter2 A=1", "cannot be split into words of NAME=VALUE: no closing quotation"),
+    ],
+)
+def test_a_bad_environment_for_the_pod_is_refused_without_its_secrets(text: str, words: str) -> None:
+    with pytest.raises(errors.UsageError, match=f"RUNPOD_START_ENVS {words}; mend it.*or: unset RUNPOD_START_ENVS") as refused:
+        read_environment({"RUNPOD_START_ENVS": text})
+    told = "".join(traceback.format_exception(refused.value))
+    assert "hunter2" not in str(refused.value) and "hunter2" not in told.replace(text, ""), told
 
 
 def test_no_limit_was_written_as_zero() -> None:

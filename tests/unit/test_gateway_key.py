@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _gateway_key, _leases, _pods
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
+from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId
 from support.harness import FULL
 
 BLOB = "AAAAC3NzaC1lZDI1NTE5AAAAI"
@@ -68,6 +70,16 @@ def test_a_key_whose_controller_died_before_it_rented_is_removed_by_reap(pod: An
     assert pod.keys() == [OTHERS, MINE]
     done = _leases.reap({**pod.account, "select": "over"}, check_mode=False)
     assert pod.keys() == [OTHERS] and done["warnings"] == []
+
+
+def test_a_driven_run_that_waits_for_capacity_keeps_its_key(pod: Any, state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pods.Engine, "rent", lambda *args, **more: [])
+    state.take_run("r1", ProcessId.of(os.getpid()))
+    pod(runpod={"ssh_via": "gateway"})
+    _leases.reap({**pod.account, "select": "over"}, check_mode=False)
+    assert pod.keys() == [OTHERS, MINE], "its next pod is reached with it"
+    _leases.reap({**pod.account, "select": "every"}, check_mode=False)
+    assert pod.keys() == [OTHERS]
 
 
 def test_a_refused_list_of_keys_stops_only_who_has_no_other_way(pod: Any, rehearsal: Any) -> None:

@@ -83,8 +83,8 @@ def test_prices_balance_and_bids_on_the_wire(graphql: api.GraphQl, stub: Any, to
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        ({"status": 401, "body": {"errors": [{"message": "Unauthorized"}]}}, errors.Unauthorized, r"not know the key \(from environment RUNPOD_API_KEY\)"),
-        ({"status": 403, "body": {"errors": [{"message": "Forbidden"}]}}, errors.Forbidden, "refuses the key .*REST may work with it all the same"),
+        ({"status": 401, "body": {"errors": [{"message": "Unauthorized"}]}}, errors.Unauthorized, r"\(from environment RUNPOD_API_KEY\).*REST takes"),
+        ({"status": 403, "body": {"errors": [{"message": "Forbidden"}]}}, errors.Forbidden, "refuses the key .*GraphQL rights.*GPU by its id.*web console"),
         ({"status": 403, "body": b"error code: 1010", "content_type": "text/plain"}, errors.ProxyRefused, "not the API: error code: 1010.*the key was not"),
         ({"status": 404, "body": {"title": "Not Found"}}, errors.SchemaError, "has switched its GraphQL API off: .*do without spot pods"),
         ({"status": 410, "body": {"title": "Gone"}}, errors.SchemaError, "has changed"),
@@ -203,8 +203,12 @@ def test_a_spot_pod_is_rented_seen_by_rest_outbid_and_bid_for_again(real: api.Gr
 @pytest.mark.parametrize(("kind", "expected"), [("401", errors.Unauthorized), ("403", errors.Forbidden), ("1010", errors.ProxyRefused)])
 def test_refused_by_graphql_while_rest_works(real: api.GraphQl, rehearsal: Any, clock: Any, kind: str, expected: type[Exception]) -> None:
     rehearsal.fault("graphql_refused", params={"as": kind}, times=None)
-    with pytest.raises(expected):
+    with pytest.raises(expected) as caught:
         real.balance()
+    if kind != "1010":
+        for remedy in ("access to api.runpod.io/graphql", "web console", "name the GPU by its id"):
+            assert remedy in str(caught.value)
+        assert "export RUNPOD_API_KEY" not in str(caught.value), "REST has taken the key"
     with pytest.raises(expected):
         real.rent_spot(WISH)
     assert rehearsal.client(clock).list() == []

@@ -19,6 +19,7 @@ import jinja2
 import pytest
 import yaml
 
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 from support.harness import FULL
 from support.world import ROOT
 
@@ -233,6 +234,47 @@ def test_the_trainer_says_in_a_diff_what_it_does(tmp_path: Path) -> None:
         sentence = f"would write {files} and remove 0 files for {tmp_path}/src/chess_trainer and install numpy"
         assert (sentence in done.stdout) is told, done.stdout
     assert not (tmp_path / "src").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "least"),
+    [({"RUNPOD_MIN_MEMORY_GB": "40"}, {}, 40), ({}, {"min_vram_gib": 48}, 48), ({}, {}, 24), ({}, {"gpu": "L40S"}, 0), ({}, {"quick_min_vram_gib": 16}, 16)],
+)
+def test_a_quick_launch_asks_for_the_memory_that_was_named(tmp_path: Path, environment: dict[str, str], given: dict[str, Any], least: int) -> None:
+    start = yaml.safe_load((ROOT / "playbooks/start.yml").read_text(encoding="utf-8"))
+    wish = next(task["podcycle.gpu.pod"] for play in start for task in tasks_of(play["tasks"]) if "podcycle.gpu.pod" in task)
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.debug": {"msg": f"asks for {wish['min_vram_gib']}."}}]}
+    (tmp_path / "start.yml").write_text(json.dumps([play]), encoding="utf-8")
+    launch = yaml.safe_load((ROOT / "playbooks/quick_launch.yml").read_text(encoding="utf-8"))[:1]
+    (tmp_path / "quick.yml").write_text(json.dumps(launch), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "quick.yml"), "-e", json.dumps(given)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60)
+    assert f"asks for {least}." in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("key", "read"), [("ok", True), ("fail", False)])
+def test_the_regression_reads_the_account_with_whatever_key_the_doctor_found(tmp_path: Path, key: str, read: bool) -> None:
+    """The keyring and .env.runpod count too."""
+    play = yaml.safe_load((ROOT / "playbooks/regression.yml").read_text(encoding="utf-8"))[0]
+    live, judge = (task for task in play["tasks"] if task["name"] in ("Read the live account", "Judge"))
+    checks = [{"name": "key", "status": key}, {"name": "API", "status": "ok"}]
+    tasks = [{"ansible.builtin.debug": {"msg": "reads"}, "when": live["when"]}, judge]
+    variables = {**play["vars"], "regression_doctor": {"checks": checks}, "cloud_api_key": "" if read else "k" * 20}
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": tasks}]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml")]
+    done = subprocess.run(command, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60)
+    assert ("reads" in done.stdout) is read and done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_remedy_names_the_inventory_that_was_typed() -> None:
+    """The default inventory is the rehearsal: without a name the remedy would look there."""
+    told = {"msg": "pod x is there; ansible-playbook playbooks/reap.yml", "checks": [{"remedy": "ansible-playbook playbooks/stop.yml -e run_id=r1"}], "n": 1}
+    assert with_inventory(told, {"inventory": ["inventories/runpod"]}) == {
+        "msg": "pod x is there; ansible-playbook -i inventories/runpod playbooks/reap.yml",
+        "checks": [{"remedy": "ansible-playbook -i inventories/runpod playbooks/stop.yml -e run_id=r1"}],
+        "n": 1,
+    }
+    assert with_inventory(told, {}) == told
 
 
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:

@@ -102,6 +102,18 @@ def test_trouble_at_the_reading_back_is_no_proof(engine: Engine, rehearsal: Any,
     assert len([path for method, path in rehearsal.writes() if method == "DELETE" and pod.id in path]) >= 2
 
 
+def test_a_locked_pod_is_not_asked_again_and_again(engine: Engine, rehearsal: Any, make_wish: MakeWish, clock: Any) -> None:
+    pod = rent(engine, make_wish())
+    client = HttpClient(rehearsal.url, FULL, "runpod")
+    client.patch(f"/pods/{pod.id}", {"locked": True})
+    began = clock.now
+    (slot,) = engine.release_run("r1")
+    assert isinstance(slot.error, errors.StillAlive) and "it is locked" in str(slot.error) and f"unlock {pod.id} in the provider's console" in str(slot.error)
+    assert clock.now == began and len([path for method, path in rehearsal.writes() if method == "DELETE" and pod.id in path]) == 1
+    client.patch(f"/pods/{pod.id}", {"locked": False})
+    assert engine.release_run("r1")[0].error is None and rehearsal.pods() == []
+
+
 def test_a_key_that_may_not_write_says_where_to_end_the_pod(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish) -> None:
     pod = rent(make_engine(), make_wish())
     weak = make_engine("rpa_rehearsal_readonly")
@@ -167,6 +179,67 @@ def test_a_lease_of_a_lost_key_is_closed_by_a_persons_word(
     assert _leases.reap({**account, "gone": [pod.id]}, check_mode=True)["reaped"] and engine.ledger.leases()[0].open
     done = _leases.reap({**account, "gone": [pod.id]}, check_mode=False)
     assert [row["pod_id"] for row in done["reaped"]] == [pod.id] and not engine.ledger.leases()[0].open
+
+
+@pytest.mark.parametrize(("waits_for", "select"), [("login", "every"), ("login", "over"), ("capacity", "every")])
+def test_what_is_given_back_while_it_is_rented_is_not_rented_anew(
+    make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish, waits_for: str, select: str
+) -> None:
+    """Everything of ours is ended, or a lease runs out, while a run waits for a login or for capacity."""
+    ended: list[Any] = []
+
+    def end(*args: Any, **more: Any) -> str:
+        if ended or (args and "no capacity on" not in args[0]):
+            return "connection refused"
+        ended.append(None)
+        for lease in engine.ledger.leases() if select == "over" else ():
+            engine.ledger.write(lease.stamp, "extended", deadline=rfc3339(utc_now() - timedelta(seconds=5)))
+        account = {"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(engine.state.path)}
+        ended[0] = _leases.reap({**account, "select": select}, check_mode=False)
+        return "connection refused"
+
+    if waits_for == "login":
+        ssh: Any = SimpleNamespace(probe=lambda pod_id, endpoint, run_id: end(), forget=lambda pod_id: None, known_hosts_file=None)
+        engine = make_engine(ssh=ssh, waits={"sshd": 20})
+    else:
+        rehearsal.fault("no_capacity", times=1)
+        engine = make_engine(waits={"capacity": 60}, notify=end)
+    engine.state.take_run("r1", ProcessId.of(os.getpid()))
+    (slot,) = engine.rent(make_wish(gpus=("RTX 4090", "L40S")) if waits_for == "login" else make_wish(), check_mode=False)
+    words = "was given back by another command" if waits_for == "login" else "run r1 was ended by another command while it was renting"
+    assert isinstance(slot.error, errors.PodFailed) and words in str(slot.error) and "type the same command again" in str(slot.error)
+    assert rehearsal.pods() == [] and not any(lease.open for lease in engine.ledger.leases())
+    assert len([row for row in rehearsal.writes() if row == ("POST", "/v2/pods")]) == 1
+    assert len(ended[0]["reaped"]) == (1 if waits_for == "login" else 0)
+
+
+def test_an_ended_run_rents_for_who_begins_later_only(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish) -> None:
+    engine = make_engine()
+    mine = ProcessId.of(os.getpid())
+    engine.state.take_run("r1", mine)
+    account = {"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(engine.state.path), "select": "every"}
+    assert _leases.reap(account, check_mode=True)["reaped"] == [] and not list(engine.state.path.glob("runs/r1/ended-*"))
+    assert _leases.reap(account, check_mode=False)["reaped"] == []
+    (slot,) = engine.rent(make_wish(), check_mode=False)
+    assert "run r1 was ended by another command" in str(slot.error) and rehearsal.pods() == []
+    engine.state.leave_run("r1", mine, None)
+    rent(engine, make_wish())
+
+
+def test_a_pod_that_comes_up_behind_the_first_look_is_given_back_too(engine: Engine, rehearsal: Any, make_wish: MakeWish, monkeypatch: Any) -> None:
+    rent(engine, make_wish())
+    release, later = _leases.Desk.release, iter([lambda: rent(make_other, make_wish(run_id="r2"))])
+    make_other = Engine(engine.cloud, engine.ledger, engine.state, clock=engine.clock, waits=engine.waits)
+
+    def slow(desk: Any, lease: Any) -> str:
+        for act in later:
+            act()
+        return release(desk, lease)
+
+    monkeypatch.setattr(_leases.Desk, "release", slow)
+    account = {"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(engine.state.path), "select": "every"}
+    done = _leases.reap(account, check_mode=False)
+    assert [row["run_id"] for row in done["reaped"]] == ["r1", "r2"] and rehearsal.pods() == []
 
 
 def test_a_pod_presumed_void_that_arrives_late_is_given_back(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:

@@ -69,7 +69,7 @@ def test_a_pod_that_cannot_be_read_after_its_create_is_looked_for(engine: Engine
     ("fault", "kind", "words"),
     [
         ({"kind": "spot_removed", "times": None}, errors.InvalidRequest, "taken spot pods out of its API.*set spot to false"),
-        ({"kind": "graphql_refused", "params": {"as": "403"}, "times": None}, errors.Forbidden, "with GraphQL rights.*spot to false.*template in the web"),
+        ({"kind": "graphql_refused", "params": {"as": "403"}, "times": None}, errors.Forbidden, "spot to false.*GraphQL rights.*GPU by its id.*web console"),
         ({"kind": "graphql_refused", "params": {"as": "1010"}, "times": None}, errors.ProxyRefused, "1010.*key was not judged.*spot to false"),
     ],
 )

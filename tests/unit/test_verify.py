@@ -15,6 +15,8 @@ import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import utc_now
 from ansible_collections.podcycle.gpu.plugins.module_utils._verify import verify
 from support.harness import FULL
 
@@ -51,6 +53,13 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def verified(rehearsal: Any, state: Any, run: Path) -> Callable[..., dict[str, Any]]:
+    (run / "run.json").write_text(json.dumps({"cloud": "runpod", "endpoint": rehearsal.url}))
+    ledger = Ledger(state, "runpod", rehearsal.url)
+    for index in (0, 1):
+        lease = ledger.begin("r1", "pod", index, "0123456789ab", {}, utc_now())
+        ledger.write(lease.stamp, "leased", pod_id=f"gone{index}")
+        ledger.write(lease.stamp, "released", pod_id=f"gone{index}")
+
     def look(**options: Any) -> dict[str, Any]:
         account = {"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(state.path)}
         found = verify({**account, "run_dir": str(run), **options})
@@ -116,9 +125,20 @@ def test_a_pod_that_still_lives_is_told_with_what_to_type(
     assert "cannot be looked up" in verified()["bad"]["pods gone"], "what cannot be asked is no proof"
 
 
-def test_a_run_of_another_cloud_and_no_run_at_all(verified: Any, run: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_cloud_and_no_run_at_all(verified: Any, run: Path, tmp_path: Path, rehearsal: Any) -> None:
     told = json.loads((run / "provision.json").read_text())
     (run / "provision.json").write_text(json.dumps({**told, "cloud": "vast"}))
-    assert "-e cloud=vast" in verified()["bad"]["pods gone"]
+    assert "with the inventory that the run began with" in verified()["bad"]["pods gone"]
     with pytest.raises(errors.UsageError, match="no folder of a run"):
         verified(run_dir=str(tmp_path))
+    (run / "provision.json").write_text(json.dumps(told))
+    for about in ({"cloud": "vast", "endpoint": rehearsal.url}, {"cloud": "runpod", "endpoint": "https://rest.example/v2"}, {"cloud": "runpod"}):
+        (run / "run.json").write_text(json.dumps(about))
+        bad = verified()["bad"]
+        assert set(bad) == {"pods gone"} and f"runpod at {rehearsal.url} was asked" in bad["pods gone"], "another cloud knows nothing of these pods"
+
+
+def test_a_ledger_that_never_knew_the_pods_proves_nothing(verified: Any, tmp_path: Path) -> None:
+    for other in ({"state_dir": str(tmp_path / "another")}, {"account": "another"}):
+        bad = verified(**other)["bad"]
+        assert set(bad) == {"ledger"} and "has no lease of gone0, gone1" in bad["ledger"]

@@ -24,7 +24,8 @@ TEMPLATE_FIELDS = {*CONTAINER_FIELDS, "name", "mounts", "serverless", "public", 
 BODY_LIMIT = 102_400
 LARGEST_VOLUME_GIB = 4096
 VCPU_COUNTS = (2, 4, 8, 16, 32, 64, 128, 256)
-PORT = r"^[1-9][0-9]{0,4}/(tcp|http)$"
+# From 1 to 65535.
+PORT = r"^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])/(tcp|http)$"
 # Types in visible ASCII, as OpenSSH writes them; the comment may be anything on the same line.
 PUBLIC_KEY = r"^(ssh|ecdsa|sk)-[!-~]+ [!-~]+([ \t][^\n\r]*)?$"
 VERSION_TEXT = r"^[0-9]+\.[0-9]+$"

@@ -25,6 +25,11 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClie
 
 DEFAULT_ENDPOINT = "https://api.runpod.io/graphql"
 ENDPOINT_VARIABLE = "RUNPOD_GRAPHQL_URL"
+# REST may take a key that GraphQL refuses.
+NO_RIGHTS = (
+    "where REST takes the key, it only lacks GraphQL rights: make one with access to api.runpod.io/graphql in RunPod's console (Settings, API Keys); or do "
+    "without spot pods, live prices and the balance, name the GPU by its id (-e gpu='NVIDIA GeForce RTX 4090'), and take templates by hand in the web console"
+)
 # What RunPod says, by how it begins: the class of error, and what to type next.
 _SAID: tuple[tuple[str, type[errors.CloudError], str], ...] = (
     (r"there are no longer any instances available with enough disk space", errors.NoCapacity, "ask for a smaller disk; a template needs one"),
@@ -121,7 +126,7 @@ class GraphQl:
         try:
             reply = self._http.post(self._path, body) if writes else self._http.ask(self._path, body)
         except errors.Unauthorized as err:
-            raise errors.Unauthorized(f"RunPod's GraphQL API does not know the key{self._source}: {err.message}", **err.details) from err
+            raise errors.Unauthorized(f"RunPod's GraphQL API does not know the key{self._source}: {err.message}", hint=NO_RIGHTS, **err.details) from err
         except errors.Forbidden as err:
             raise self._forbidden(err.message, err.details) from err
         except errors.NotFound as err:
@@ -135,8 +140,7 @@ class GraphQl:
     def _forbidden(self, said: str, details: dict[str, Any]) -> errors.Forbidden:
         return errors.Forbidden(
             f"RunPod's GraphQL API refuses the key{self._source}: {said}",
-            hint="REST may work with it all the same; give the key access to api.runpod.io/graphql in RunPod's console (Settings, API Keys), or do without "
-            "spot pods, live prices and the balance",
+            hint=NO_RIGHTS,
             **details,
         )
 
@@ -198,7 +202,7 @@ class GraphQl:
         me = self.query(BALANCE).get("myself")
         if not isinstance(me, dict):
             # What a key that was never valid here reads as.
-            raise errors.Unauthorized(f"RunPod's GraphQL API does not know whose key{self._source} this is")
+            raise errors.Unauthorized(f"RunPod's GraphQL API does not know whose key{self._source} this is", hint=NO_RIGHTS)
         return Account(_balance(me.get("clientBalance")), model.to_money(me.get("currentSpendPerHr")) or Decimal(0), model.to_money(me.get("spendLimit")))
 
     def rent_spot(self, wish: SpotWish) -> str:

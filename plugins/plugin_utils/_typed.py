@@ -1,0 +1,41 @@
+# Copyright: (c) 2026, podcycle.gpu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a person who typed this command types another: what is told to be typed names the inventory, since the default one is the rehearsal."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+from ansible import constants as C
+from ansible import context
+
+_BARE = "ansible-playbook playbooks/"
+
+
+def relative(path: str) -> str:
+    """A path as short as a person would type it."""
+    short = os.path.relpath(path) if path.startswith("/") else path
+    return path if short.startswith("..") else short
+
+
+def inventories(cli: Any) -> str:
+    """The -i options of the command, with a space before each; empty where it took the default."""
+    given = [str(item) for item in cli.get("inventory") or ()]
+    return "" if given == list(C.DEFAULT_HOST_LIST) else "".join(f" -i {shlex.quote(relative(item))}" for item in given)
+
+
+def with_inventory(result: Any, cli: Any = None) -> Any:
+    """The same result, whose remedies name the inventory that was typed."""
+    words = inventories(context.CLIARGS if cli is None else cli)
+    return _renamed(result, f"ansible-playbook{words} playbooks/") if words else result
+
+
+def _renamed(value: Any, full: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _renamed(one, full) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_renamed(one, full) for one in value]
+    return value.replace(_BARE, full) if isinstance(value, str) else value
