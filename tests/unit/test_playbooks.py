@@ -207,7 +207,22 @@ def test_a_repository_of_tailscale_that_cannot_be_reached_is_named(tmp_path: Pat
     assert done.returncode == 2 and not (tmp_path / "key").exists(), done.stdout + done.stderr
     assert "fetch the key of Tailscale's packages from http://127.0.0.1:9/stable/debian/bookworm.noarmor.gpg: Request failed" in said, said
     assert "Connection refused" in said and "type -e node_tailscale_repository=URL" in said
-    assert tasks[-1]["no_log"] is True
+
+
+def test_a_login_that_tailscale_refuses_says_why_without_the_key(tmp_path: Path) -> None:
+    join = yaml.safe_load((ROOT / "roles/node/tasks/tailscale.yml").read_text(encoding="utf-8"))[-1]
+    program = tmp_path / "tailscale"
+    program.write_text('#!/bin/sh\necho "backend error: invalid key: $(cat) is not valid" >&2; exit 1\n', encoding="utf-8")
+    program.chmod(0o755)
+    given = {"node_tailscale_auth_key": "tskey-auth-SECRET", "ansible_python_interpreter": sys.executable}
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": given, "tasks": [join]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-vvv", "-i", "localhost,", str(tmp_path / "play.yml")]
+    env = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_REMOTE_TEMP": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, env={**env, "PATH": f"{tmp_path}:{env['PATH']}"}, capture_output=True, text=True, check=False)
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 2 and "tailscale up ended with 1: backend error: invalid key: ... is not valid; see that the auth key" in said, said
+    assert "SECRET" not in done.stdout + done.stderr
 
 
 def test_the_trainer_says_in_a_diff_what_it_does(tmp_path: Path) -> None:
