@@ -209,6 +209,20 @@ def test_a_repository_of_tailscale_that_cannot_be_reached_is_named(tmp_path: Pat
     assert "Connection refused" in said and "type -e node_tailscale_repository=URL" in said
 
 
+@pytest.mark.parametrize("scope", ["auto", "system"])
+def test_a_user_with_sudo_gets_the_machines_workspace(tmp_path: Path, scope: str) -> None:
+    environment = jinja2.Environment(autoescape=False)
+    environment.filters["quote"] = shlex.quote
+    source = (ROOT / "playbooks/templates/look.sh.j2").read_text(encoding="utf-8")
+    script = environment.from_string(source).render(ansible_check_mode=True, stack_scope=scope)
+    for name, does in (("sudo", "exit 0"), ("id", "echo 1000")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    said = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, check=True).stdout
+    assert "workspace=/workspace\n" in said
+
+
 def test_a_login_that_tailscale_refuses_says_why_without_the_key(tmp_path: Path) -> None:
     join = yaml.safe_load((ROOT / "roles/node/tasks/tailscale.yml").read_text(encoding="utf-8"))[-1]
     program = tmp_path / "tailscale"
