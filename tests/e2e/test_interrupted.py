@@ -59,7 +59,7 @@ def test_a_stalled_training_is_seen_collected_and_ended_by_whoever_watches(world
     seen = world.play("playbooks/watch.yml", run_id="stalled", on_stall="collect-terminate", stall_seconds=5, watch=1)
     assert seen.code == 2, seen.text
     assert run.end(5).code == 99, run.text
-    assert "stalled-0 showed no sign of life for 5 s; done about it: collect, terminate" in seen.flat
+    assert "stalled-0 showed no sign of life for 5 s; done about it: collect, terminate" in seen.flat, seen.text
     assert list((world.run_dir("stalled") / "collected").rglob("last-*.pt")), seen.text
     world.nothing_bills()
     none = world.play("playbooks/watch.yml", run_id="stalled", on_stall="terminate", watch=1)
