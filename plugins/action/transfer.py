@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import resource
 import shlex
@@ -102,8 +103,10 @@ class ActionModule(ActionBase):
             seconds = time.monotonic() - began
             result.update(method=method, bytes_sent=sent, seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
             result["summary"] = summary(len(missing), result["bytes"], seconds, method)
-            arrived = self._here(args, local) if pull else self._remote(args, there, task_vars)
-            wrong = [row["path"] for row in source["files"] if row not in arrived["files"]]
+            wrong = self._astray(source, self._here(args, local) if pull else self._remote(args, there, task_vars))
+            if wrong and pull:
+                wrong = self._settle(args, local, there, source, wrong, task_vars)
+                result.update({name: source[name] for name in ("files", "refused")})
             if wrong:
                 raise errors.CloudError(
                     f"{len(wrong)} files differ after the transfer, the first is {wrong[0]}", hint="run the stage again; what arrived whole is not sent again"
@@ -113,6 +116,38 @@ class ActionModule(ActionBase):
             complaint = guarded(lambda: self._complain(args, source) or {})
             result.update(complaint, changed=result["changed"])
         return result
+
+    @staticmethod
+    def _astray(source: dict[str, Any], target: dict[str, Any]) -> list[str]:
+        return [row["path"] for row in source["files"] if row not in target["files"]]
+
+    def _settle(self, args: dict[str, Any], local: Path, there: str, source: dict[str, Any], wrong: list[str], task_vars: dict[str, Any]) -> list[str]:
+        """Fetch again what changed on the pod meanwhile, as the state of a job that runs does; which files differ though they did not change.
+
+        `source` tells in the end what has arrived: a file that is never still is refused there, and what came of it stays.
+        """
+        kept = [row for row in source["files"] if row["path"] not in wrong]
+        rows = [row for row in source["files"] if row["path"] in wrong]
+        refused: list[dict[str, str]] = []
+        for attempt in range(args["tries"] + 1):
+            only = {**args, "patterns": [glob.escape(row["path"]) for row in rows]}
+            before, rows = rows, self._remote(only, there, task_vars)["files"]
+            arrived = self._here(only, local)["files"]
+            damaged = [row["path"] for row in rows if row in before and row not in arrived]
+            if damaged:
+                return damaged
+            kept += [row for row in rows if row in arrived]
+            # What is no longer listed is gone from the pod, as an old checkpoint is.
+            rows = [row for row in rows if row not in arrived]
+            if not rows:
+                break
+            if attempt < args["tries"]:
+                self._send(args, local, there, rows, task_vars)
+        if rows:
+            display.display(f"  {len(rows)} files change while they are copied, the first is {clean_name(rows[0]['path'])}")
+            refused = [{"path": row["path"], "why": "it changes while it is copied; what came of it is unchecked"} for row in rows]
+        source.update(files=sorted(kept, key=lambda row: str(row["path"])), refused=source["refused"] + refused)
+        return []
 
     def _refuse(self, args: dict[str, Any]) -> None:
         unwanted = [name for name in args["required"] if not chosen(name, args["patterns"], args["exclude"])]
@@ -292,7 +327,8 @@ class ActionModule(ActionBase):
             "--info=progress2",
             "--timeout=60",
             "--files-from=-",
-            "--mkpath" if push else "--chmod=D700,F600",
+            # A pod that works drops its old checkpoints while its files are fetched.
+            *(("--mkpath",) if push else ("--chmod=D700,F600", "--ignore-missing-args")),
             f"--bwlimit={args['bandwidth_limit_kib_s']}",
             "-e",
             shlex.join(["ssh", "-o", "ControlPath=none", *self._ssh(task_vars)]),

@@ -13,6 +13,7 @@ description:
   - Sends only what differs, by rsync over the pod's own SSH settings, resumable, and compares sha256 on both ends afterwards.
   - Where rsync is missing here or on the pod, files go one by one through scp; those that arrived whole are left out by the next run.
   - A line at most every five seconds says how much is done, how fast it goes and how long it will still take; by scp to a pod, it comes only after each file.
+  - A file that changes on the pod while it is fetched is fetched again up to O(tries) times, and listed in RV(refused) if it is never still.
   - What a pod says of its files is checked before it is used. Links, devices, unsafe names and files over O(max_bytes) are never fetched.
 extends_documentation_fragment:
   - podcycle.gpu.attributes

@@ -61,6 +61,7 @@ def test_a_stalled_training_is_seen_collected_and_ended_by_whoever_watches(world
     assert run.end(5).code == 99, run.text
     assert "stalled-0 showed no sign of life for 5 s; done about it: collect, terminate" in seen.flat, seen.text
     assert list((world.run_dir("stalled") / "collected").rglob("last-*.pt")), seen.text
+    assert world.event("stalled", "collect", "ok"), seen.text
     world.nothing_bills()
     none = world.play("playbooks/watch.yml", run_id="stalled", on_stall="terminate", watch=1)
     assert none.code == 2 and "watch run stalled: it has no pod, so there is nothing to watch" in none.flat, none.text

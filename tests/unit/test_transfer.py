@@ -16,6 +16,7 @@ import pytest
 
 from ansible_collections.podcycle.gpu.plugins.action.transfer import ActionModule
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import survey
 from ansible_collections.podcycle.gpu.plugins.module_utils._copying import Meter, rsync_progress
 
 SHA = "0" * 64
@@ -174,3 +175,45 @@ def test_the_gateway_tells_how_far_it_is_within_a_file(tmp_path: Path, monkeypat
             (tmp_path / name).write_bytes(b"abc")
     assert action._gateway({**ARGS, "direction": direction}, tmp_path, ARGS["src"], [{**FILE, "path": name} for name in names], {}) == 6
     assert told == [1, 3, 4, 6]
+
+
+def test_what_changes_on_the_pod_meanwhile_is_fetched_again(tmp_path: Path) -> None:
+    """One file changes once, one is never still, one goes, one arrives damaged: only the last is an error."""
+    pod, here = tmp_path / "pod", tmp_path / "here"
+    for name in ("once.pt", "never.pt", "gone.pt", "whole.pt"):
+        (pod / name).parent.mkdir(exist_ok=True)
+        (pod / name).write_bytes(b"0")
+    action = object.__new__(ActionModule)
+    sends = []
+
+    def listed(args: dict[str, Any], root: str, _task_vars: Any) -> dict[str, Any]:
+        (pod / "never.pt").write_bytes(b"%d" % len(sends))
+        return survey(Path(root), args["patterns"], args["max_bytes"])
+
+    def send(_args: Any, local: Path, there: str, rows: list[dict[str, Any]], _task_vars: Any) -> tuple[str, int]:
+        sends.append(sorted(row["path"] for row in rows))
+        (pod / "never.pt").write_bytes(b"and on, %d" % len(sends))
+        if len(sends) == 1:
+            (pod / "once.pt").write_bytes(b"11")
+            (pod / "gone.pt").unlink()
+        for row in rows:
+            if (Path(there) / row["path"]).exists():
+                shutil.copy(Path(there) / row["path"], local / row["path"])
+        if damage and "whole.pt" in sends[-1]:
+            (local / "whole.pt").write_bytes(b"x")
+        return "rsync", 1
+
+    action._remote, action._send = listed, send  # type: ignore[method-assign]
+    action._task = type("Task", (), {"check_mode": False})()
+    action._connection = type("Plain", (), {"transport": "ssh"})()
+    args = {**ARGS, "direction": "pull", "src": str(pod), "dest": str(here), "exclude": [], "max_bytes": 99, "tries": 2, "bandwidth_limit_kib_s": 0}
+    damage = False
+    result = action._transfer(args, {})
+    assert [(row["path"], row["size"]) for row in result["files"]] == [("once.pt", 2), ("whole.pt", 1)]
+    assert [row["path"] for row in result["refused"]] == ["never.pt"] and "changes while it is copied" in result["refused"][0]["why"]
+    assert sends[1:] == [["never.pt"], ["never.pt"]]
+    assert "lacks never.pt: it changes" in action._transfer({**args, "required": ["never.pt"]}, {})["msg"]
+    (here / "whole.pt").unlink()
+    damage = True
+    with pytest.raises(errors.CloudError, match=r"1 files differ after the transfer, the first is whole\.pt"):
+        action._transfer(args, {})
