@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import chosen, safe_relative, survey
+from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import chosen, safe_relative, sha256_of, survey
 from ansible_collections.podcycle.gpu.plugins.module_utils._copying import run_watched, summary
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import CloudError, StateError, UsageError, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._packages import install
@@ -188,9 +188,15 @@ def exchange(rclone: Rclone, args: Mapping[str, Any], check: bool) -> dict[str, 
         result.update(seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
         result["summary"] = summary(len(missing), result["bytes"], seconds, "rclone")
     if not check:
-        result["files"] = survey(folder, list(rows), most)["files"] if folder.is_dir() else []
+        result["files"] = _hashed(folder, rows, most)
         result["verified"] = _verify_pulled(folder, rows, result["files"]) if pull else _verify_pushed(rclone, missing, result["files"])
     return result
+
+
+def _hashed(folder: Path, paths: Mapping[str, int], most: int) -> list[dict[str, Any]]:
+    """These files of the folder, by name: a name may hold what would be a pattern."""
+    there = survey(folder, ["*"], most, hashed=False)["files"]
+    return [{**row, "sha256": sha256_of(folder / row["path"])} for row in there if row["path"] in paths]
 
 
 def make_room(folder: Path, wanted: int) -> None:

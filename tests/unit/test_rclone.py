@@ -48,9 +48,9 @@ def test_a_push_lists_the_top_alone_and_says_what_was_read_back(tmp_path: Path, 
     """Everything that was ever stored is not listed, and nothing is said to be read back that was not."""
     (tmp_path / "a").write_text("a", encoding="ascii")
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "b").write_text("b", encoding="ascii")
+    (tmp_path / "deep" / "b[1]").write_text("b", encoding="ascii")
     asked: list[list[str]] = []
-    have: dict[str, bytes] = {"lsjson": b'[{"Path": "a", "Size": 1}]', "check": b"= a\n= deep/b\n"}
+    have: dict[str, bytes] = {"lsjson": b'[{"Path": "a", "Size": 1}]', "check": b"= a\n= deep/b[1]\n"}
 
     def run(self: Rclone, words: list[str], timeout: float, paths: list[str] | None = None) -> subprocess.CompletedProcess[bytes]:
         asked.append(words)
@@ -59,7 +59,7 @@ def test_a_push_lists_the_top_alone_and_says_what_was_read_back(tmp_path: Path, 
     monkeypatch.setattr(Rclone, "_run", run)
     wanted = {"direction": "push", "path": str(tmp_path), "patterns": ["*"], "exclude": [], "max_bytes": 10, "required": [], "probe": False}
     result = exchange(Rclone("s3:x", {}), wanted, check=False)
-    assert not result["changed"] and [row["path"] for row in result["files"]] == ["a", "deep/b"]
+    assert not result["changed"] and [row["path"] for row in result["files"]] == ["a", "deep/b[1]"]
     assert result["verified"].endswith("nothing was sent, and nothing read back") and [words[0] for words in asked] == ["lsjson", "check"]
     assert "--recursive" not in asked[0]
     exchange(Rclone("s3:x", {}), {**wanted, "direction": "pull", "patterns": ["a"]}, check=True)

@@ -147,7 +147,9 @@ class TeamBatchNorm2d(nn.BatchNorm2d):
         count = x.numel() // x.shape[1]
         sums = _Sum.apply(torch.stack((wide.sum((0, 2, 3)), (wide * wide).sum((0, 2, 3)))))  # type: ignore[no-untyped-call]
         total = float(count * dist.get_world_size())
-        mean, variance = sums[0] / total, sums[1] / total - (sums[0] / total) ** 2
+        mean = sums[0] / total
+        # Of a large mean the difference may come out below zero.
+        variance = (sums[1] / total - mean**2).clamp_min(0.0)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
