@@ -62,15 +62,15 @@ class TerminalShell:
                     view = memoryview(self.up(content))
                     while view:
                         view = view[os.write(self._master, view[:512]) :]
-                        self._back(0)
+                        self._back()
                 if self._master in ready:
-                    self._back(None)
+                    self._back()
         self._ours.close()
         os.close(self._master)
 
-    def _back(self, seconds: float | None) -> None:
-        """What the shell says goes back also while it is typed to."""
-        if select.select([self._master], [], [], seconds)[0]:
+    def _back(self) -> None:
+        """What the shell says goes back also while it is typed to; never waits, since whoever typed may have taken it already."""
+        if select.select([self._master], [], [], 0)[0]:
             content = self.down(os.read(self._master, 65536))
             if content:
                 self._ours.sendall(content)
