@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .hub_server import Hub
 
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "chess_training"
 SMOKE = ROLE / "files" / "smoke"
@@ -20,6 +22,14 @@ WriteData = Callable[..., Path]
 def smoke() -> Path:
     """The data set that is shipped."""
     return SMOKE
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    made = Hub()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
 
 
 @pytest.fixture
