@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
@@ -22,8 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from ._blocks import merge_block
+from ._errors import PodcycleError
 
 MARKER = "podcycle.gpu bootstrap"
+# The script holds its lock on it.
+LOCK_FD = 9
+
+
+class SetupError(PodcycleError):
+    code = "pod_setup"
 
 
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
@@ -141,6 +148,11 @@ def install_self(setup: Setup) -> bool:
                 setup.say(f"changed {setup.script}")
             return True
     return False
+
+
+def watched(variables: Mapping[str, Any]) -> bool:
+    """Whether the machine is to have a watchdog, without which nothing vouches for it."""
+    return "cuda_watchdog" in (variables.get("stack_roles") or ["cuda_watchdog"]) and variables.get("cuda_watchdog_state") != "absent"
 
 
 def hook_text(workspace: str) -> str:

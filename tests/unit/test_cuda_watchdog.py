@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -316,7 +317,10 @@ def test_what_holds_a_healing_up_is_looked_at_without_haste_and_told_no_longer_t
         shutil.copy2(pod.root / "good/cuda-13.0/bin/nvcc", pod.root / "cuda-13.0/bin")
         assert pod.ask("run", "--once").returncode == 0
         assert pod.state["why"] is None and "not healing" not in pod.ask("status").stdout
-        assert pod.ask("busy").stdout.startswith("this script has not set this machine up; a job runs in ")
+        assert pod.ask("busy").stdout.startswith("the watchdog does not run; a job runs in ")
+        with (pod.dir / "run.lock").open("w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert pod.ask("busy").stdout.startswith("this script has not set this machine up; a job runs in ")
     finally:
         job.kill()
         job.wait()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import glob
 import json
 import os
@@ -347,3 +348,15 @@ def busy(patterns: list[str]) -> str | None:
                 if job.get(started) is not None and process_started(job.get(pid)) == job[started]:
                     return os.path.dirname(path)
     return None
+
+
+def watching(folder: Path) -> bool:
+    """Whether a watchdog runs: it holds its lock as long. Who asks does not stand in another one's way."""
+    try:
+        with (folder / "run.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
