@@ -235,8 +235,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import choose_backend, read_driver
-from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish, describe
-from ansible_collections.podcycle.gpu.plugins.module_utils._uv import base_python, find_links_of, find_uv, install_uv, keep_byte_code, keep_uv
+from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, base_python, find_links_of, find_uv, install_uv, keep_byte_code, keep_uv
 
 
 def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[str, Any], dict[str, str]]:
@@ -275,6 +275,24 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
     keep_uv(uv, cache_dir)
     keep_byte_code(env.wish.venv, cache_dir)
     return True, describe(env, record, uv), diff
+
+
+def describe(env: TorchEnv, record: dict[str, Any], uv: Uv | None) -> dict[str, Any]:
+    keys = ("torch", "numpy", "cuda", "cuda_available", "devices")
+    return {
+        "venv": str(env.wish.venv),
+        "python": str(env.python),
+        "python_version": record.get("python"),
+        "uv": str(uv.path) if uv else record.get("uv"),
+        "backend": env.wish.backend,
+        **{key: record.get(key) for key in keys},
+        "driver_version": env.driver.version,
+        "gpus": env.driver.gpus,
+        "arch_list": record.get("arch_list") or [],
+        "notes": record.get("notes") or [],
+        "environment": {"variables": {}, "path": [str(env.wish.venv / "bin")]},
+        "seconds": env.seconds,
+    }
 
 
 def main() -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -123,6 +125,10 @@ def test_a_named_index_replaces_the_public_one(tmp_path: Path) -> None:
     assert arguments == ["--index", "https://mirror.example/cu130", "torch==2.13.0", "numpy"]
 
 
+# Of "x = 1" and a line's end.
+HELD = base64.urlsafe_b64encode(hashlib.sha256(b"x = 1\n").digest()).decode().rstrip("=")
+
+
 def fake_venv(venv: Path) -> None:
     site = venv / "lib" / "python3.11" / "site-packages"
     (venv / "bin").mkdir(parents=True)
@@ -132,7 +138,8 @@ def fake_venv(venv: Path) -> None:
         (site / f"{name}-1.dist-info").mkdir(parents=True)
         (site / name).mkdir()
         (site / name / "__init__.py").write_text("x = 1\n")
-        (site / f"{name}-1.dist-info" / "RECORD").write_text(f"{name}/__init__.py,sha256=x,6\n../../../bin/tool,sha256=y,99\n{name}-1.dist-info/RECORD,,\n")
+        lines = [f"{name}/__init__.py,sha256={HELD},6", "../../../bin/tool,sha256=y,99", f"{name}-1.dist-info/RECORD,,"]
+        (site / f"{name}-1.dist-info" / "RECORD").write_text("\n".join(lines) + "\n")
 
 
 class Made:
@@ -488,22 +495,34 @@ def test_a_full_disk_is_told_beforehand_unless_the_cache_has_it(tmp_path: Path, 
     assert made.env.satisfied()
 
 
-def test_an_environment_from_a_damaged_cache_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("held", "left"), [("x", "x"), ("y = 1\n", "y = 1\n"), ("y = 1\n", "x = 1\n")])
+def test_an_environment_from_a_damaged_cache_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str, left: str) -> None:
+    """A file that is cut short, or of the right size and another content; the cache has the damage too, or is whole and stays."""
     made = Made(tmp_path, monkeypatch)
-    played, seen = Uv.run, []
+    played, proven, seen = Uv.run, _torch_env.run_program, []
+    file = made.env.wish.venv / "lib/python3.11/site-packages/torch/__init__.py"
+    made.env.make(UV)
+    file.write_text(held)
+    cache = [left]
 
     def run(uv: Uv, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        seen.append(arguments)
-        done = played(uv, arguments, environment)
-        version = made.env.wish.venv / "lib/python3.11/site-packages/torch/__init__.py"
-        if arguments[:2] == ["pip", "install"]:
-            version.write_text("x = 1\n" if "--reinstall-package" in arguments else "x")
-        return done
+        seen.append(arguments[0])
+        if arguments == ["cache", "clean", "--quiet", "torch"]:
+            cache[0] = "x = 1\n"
+        if arguments[:2] == ["pip", "install"] and "--reinstall-package" in arguments:
+            file.write_text(cache[0])
+        return played(uv, arguments, environment)
+
+    def verify(command: list[str], environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+        fails = "-I" in command and file.read_text() != "x = 1\n"
+        return subprocess.CompletedProcess(command, 1, "", "SyntaxError") if fails else proven(command, environment, timeout)
 
     monkeypatch.setattr(Uv, "run", run)
-    made.env.make(UV)
-    assert made.env.satisfied()
-    assert [words for words in seen if words[0] == "cache"] == [["cache", "clean", "--quiet", "torch"]]
+    monkeypatch.setattr(_torch_env, "run_program", verify)
+    assert not made.env.works(write=True)
+    made.env.make(UV, broken=True)
+    assert file.read_text() == "x = 1\n" and made.env.satisfied() and "venv" not in seen
+    assert seen.count("cache") == (left != "x = 1\n")
 
 
 def least(tmp_path: Path, text: str) -> tuple[str, str]:
