@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import bz2
-import difflib
 import gzip
 import hashlib
 import io
@@ -26,7 +25,7 @@ from typing import Any
 from ansible.module_utils.common.yaml import yaml_load
 
 from ._errors import PodcycleError, UsageError
-from ._pod_state import watched
+from ._pod_state import misspelt, watched
 from ._secrets import looks_secret, secrets_in, without_secrets
 
 ROLES = ("node", "cuda13", "cutlass", "pytorch", "cuda_watchdog", "chess_training")
@@ -186,13 +185,9 @@ def refuse_secrets(variables: Mapping[str, Any]) -> None:
 
 
 def refuse_unknown(collection: Path, variables: Mapping[str, Any]) -> None:
-    """A misspelt variable of a role would be passed over without a word."""
-    known = [*SHARED, *defaults_of(collection)]
-    for name in variables:
-        if name not in known and name.startswith(tuple(f"{role}_" for role in ROLES)):
-            near = difflib.get_close_matches(name, known, 1)
-            meant = f"; {near[0]} was meant, perhaps" if near else ""
-            raise UsageError(f"write a bootstrap script: no role has a variable {name}{meant}; docs/stack.md and the roles' README.md name them all")
+    wrong = misspelt(variables, [*SHARED, *defaults_of(collection)], ROLES)
+    if wrong:
+        raise UsageError(f"write a bootstrap script: {wrong}; docs/stack.md and the roles' README.md name them all")
 
 
 def stack_variables(collection: Path, known: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import PodcycleError, clean_text
-from ._pod_state import LOCK_FD, Setup, SetupError, cost_lines, earlier_phases, hook, install_self, write_whole
+from ._pod_state import LOCK_FD, Setup, SetupError, cost_lines, earlier_phases, hook, install_self, misspelt, write_whole
 from ._pod_watch import running_job, verified, watch, watchdog_of
 from ._uv import Uv, UvCacheError, find_uv, install_uv, keep_uv, run_program
 
@@ -179,15 +178,13 @@ def _names_in(value: str) -> list[str]:
 
 
 def refuse_misspelt(setup: Setup) -> None:
-    """A variable of a role that no role has would be passed over without a word."""
     defaults = list(setup.collection.glob("roles/*/defaults/main.yml"))
     known = [name for path in defaults for name in re.findall(r"(?m)^([a-z0-9_]+):", path.read_text(encoding="utf-8"))]
-    roles = tuple(f"{path.parent.parent.name}_" for path in defaults)
+    roles = [path.parent.parent.name for path in defaults]
     for value in setup.extra:
-        for name in _names_in(value):
-            if name.startswith(roles) and name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                raise SetupError(f"set -e {name}: no role has such a variable{f'; {near[0]} was meant, perhaps' if near else ''}")
+        wrong = misspelt(_names_in(value), known, roles)
+        if wrong:
+            raise SetupError(f"set up this machine: {wrong}")
 
 
 def converge(setup: Setup, timeout: float) -> int:

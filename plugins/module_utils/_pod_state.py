@@ -9,12 +9,13 @@ Python 3.10 and the standard library alone.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
@@ -153,6 +154,16 @@ def install_self(setup: Setup) -> bool:
 def watched(variables: Mapping[str, Any]) -> bool:
     """Whether the machine is to have a watchdog, without which nothing vouches for it."""
     return "cuda_watchdog" in (variables.get("stack_roles") or ["cuda_watchdog"]) and variables.get("cuda_watchdog_state") != "absent"
+
+
+def misspelt(names: Iterable[str], known: Sequence[str], roles: Iterable[str]) -> str:
+    """The first variable that is named after a role and that no role has, as the end of a sentence; it would be passed over without a word."""
+    prefixes = tuple(f"{role}_" for role in roles)
+    for name in names:
+        if name.startswith(prefixes) and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            return f"no role has a variable {name}{f'; {near[0]} was meant, perhaps' if near else ''}"
+    return ""
 
 
 def hook_text(workspace: str) -> str:

@@ -46,6 +46,10 @@ options:
       - Secrets among them stay out, and so does C(stack_roles), which restricts one run.
     type: bool
     default: false
+  strict:
+    description: Refuse a variable behind C(-e) of C(ansible-playbook), too, that is named after a role of the stack and that no role has.
+    type: bool
+    default: false
   workspace:
     description: The persistent volume.
     type: str

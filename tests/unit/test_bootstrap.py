@@ -187,6 +187,14 @@ def test_a_misspelt_variable_names_the_one_that_was_meant(archive: bootstrap.Arc
     assert render(archive, variables={"my_own": 1, near: 1, "stack_scope": "user"})
 
 
+def test_the_playbook_refuses_a_misspelt_variable_before_it_writes(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "playbooks/pod_setup.yml", "-e"]
+    given = {"bootstrap_dest": str(tmp_path / "one.sh"), "bootstrap_variables": {}, "my_own": 1, "pytorch_verson": "2.12.0"}
+    done = subprocess.run([*command, json.dumps(given)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode and "no role has a variable pytorch_verson; pytorch_version was meant" in " ".join(done.stdout.split())
+    assert not (tmp_path / "one.sh").exists()
+
+
 # ---- its forms ----------------------------------------------------------------------------------------------
 
 
@@ -545,7 +553,7 @@ def test_a_misspelt_variable_is_refused_before_anything_is_fetched(unpacked: Pat
     setup = pod_state.Setup(tmp_path, {"variables": {}}, 0.0, extra=["node_tailscale_auth_key=node_x=1", '{"node_environment": {"node_x": "1"}}', typed])
     setup.collection.parent.mkdir(parents=True)
     setup.collection.symlink_to(unpacked / "ansible_collections/podcycle/gpu")
-    with pytest.raises(pod_state.SetupError, match=f"no role has such a variable{f'; {near} was meant' if near else ''}"):
+    with pytest.raises(pod_state.SetupError, match=f"no role has a variable [a-z0-9_]*{f'; {near} was meant' if near else ''}"):
         pod_setup.set_up(setup, hooked=False)
     setup.extra.pop()
     pod_setup.refuse_misspelt(setup)
