@@ -52,6 +52,8 @@ class Wish:
     least_python: str = ""
     python_home: str = ""
     lock: str = ""
+    # Folder of the forward compatibility library.
+    library_path: str = ""
 
     def fingerprint(self) -> dict[str, Any]:
         more: dict[str, Any] = {"python": self.least_python} if self.least_python else {}
@@ -333,7 +335,10 @@ class TorchEnv:
     def _verify(self, *, write: bool = True) -> dict[str, Any]:
         """Import and compute in a new interpreter, which also writes the byte code of the modules that an import of torch needs."""
         started = time.monotonic()
-        done = run_program([str(self.python), *([] if write else ["-B"]), "-I", "-c", VERIFY], self._environment(), timeout=300)
+        environment = self._environment()
+        if self.wish.library_path:
+            environment["LD_LIBRARY_PATH"] = ":".join(filter(None, (self.wish.library_path, environment.get("LD_LIBRARY_PATH"))))
+        done = run_program([str(self.python), *([] if write else ["-B"]), "-I", "-c", VERIFY], environment, timeout=300)
         self.seconds["verify"] = _since(started)
         try:
             proof = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
@@ -369,6 +374,7 @@ class TorchEnv:
             "uv": str(uv.path),
             "uv_version": uv.version,
             "notes": self.notes,
+            "library_path": self.wish.library_path,
             **{key: proof[key] for key in ("torch", "numpy", "python", "cuda", "cuda_available", "arch_list", "devices")},
         }
         write_json(self.stamp, record)

@@ -30,9 +30,10 @@ def read():
     return found
 """
 TORCH = """
+import os
 __version__ = "2.13.0+cpu"
 class version: cuda = None
-class cuda: is_available = staticmethod(lambda: False)
+class cuda: is_available = staticmethod(lambda: "/compat" in os.environ.get("LD_LIBRARY_PATH", ""))
 class eye:
     def __init__(self, n): self.n = n
     def __matmul__(self, other): return self
@@ -226,6 +227,14 @@ def running_job(pod: Pod) -> subprocess.Popen[bytes]:
     started = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
     pod.write("jobs/train/status.json", json.dumps({"state": "running", "pid": child.pid, "pid_started": started, "runner_pid": 1, "runner_started": 0}))
     return child
+
+
+def test_torch_is_imported_through_the_forward_compatibility_library_that_proved_it(pod: Pod) -> None:
+    stamp = {"schema": 1, "torch": "2.13.0+cpu", "cuda_available": True}
+    for more, code in (({}, 3), ({"library_path": "/usr/local/cuda-13.0/compat"}, 0)):
+        pod.write("venv/.podcycle-torch.json", json.dumps({**stamp, **more}))
+        done = pod.ask("check")
+        assert done.returncode == code and ("no longer finds a GPU" in done.stdout) == bool(code), done
 
 
 def test_a_job_that_ended_before_its_start_was_noted_holds_nothing_up(pod: Pod) -> None:

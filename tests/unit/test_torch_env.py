@@ -57,6 +57,38 @@ def test_a_build_that_does_not_fit_is_an_error(wanted: str, driver: Driver, sent
         choose_backend(wanted, driver, accept_cpu_on_gpu=False)
 
 
+@pytest.mark.parametrize(
+    ("version", "gpu", "library", "backend", "note"),
+    [
+        ("570.172.08", "NVIDIA H100 80GB HBM3", "580.95.05", "cu130", ""),
+        ("535.104.05", "NVIDIA RTX 6000 Ada Generation", "580.95.05", "cu130", ""),
+        ("580.95.05", "NVIDIA GeForce RTX 4090", "580.95.05", "cu130", ""),
+        ("570.172.08", "NVIDIA GeForce RTX 4090", "580.95.05", "cu128", "is for data center GPUs, and this machine has NVIDIA GeForce RTX 4090"),
+        ("545.23.08", "NVIDIA H100 80GB HBM3", "580.95.05", "cu128", "is for the driver branches 535, 550, 565, 570, 575, and this machine has 545.23.08"),
+        ("570.172.08", "NVIDIA H100 80GB HBM3", "570.86.10", "cu128", "there is no forward compatibility library on this machine"),
+    ],
+)
+def test_forward_compatibility_counts_where_it_works(
+    version: str, gpu: str, library: str, backend: str, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_env, "read_driver", lambda: Driver(version, [gpu]))
+    compat = tmp_path / "cuda-13.0" / "compat"
+    compat.mkdir(parents=True)
+    (compat / f"libcuda.so.{library}").touch()
+    driver, folder, told = torch_env.seen_driver({"compat": "auto", "bin_dir": str(tmp_path / "bin")}, check_mode=False)
+    assert choose_backend("auto", driver, accept_cpu_on_gpu=False) == backend and driver.version == version and note in told and bool(told) == bool(note)
+    assert folder == (str(compat) if backend == "cu130" and version < "580" else "")
+    driver, _folder, _told = torch_env.seen_driver({"compat": "never", "bin_dir": str(tmp_path / "bin")}, check_mode=False)
+    assert choose_backend("auto", driver, accept_cpu_on_gpu=False) == ("cu130" if version > "580" else "cu128")
+
+
+def test_the_proof_is_made_through_the_forward_compatibility_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch, library_path="/usr/local/cuda-13.0/compat")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/lib/own")
+    assert made.env.make(UV)["library_path"] == "/usr/local/cuda-13.0/compat"
+    assert made.seen["LD_LIBRARY_PATH"] == "/usr/local/cuda-13.0/compat:/lib/own"
+
+
 def test_cpu_on_a_gpu_can_be_meant() -> None:
     assert choose_backend("cpu", H100, accept_cpu_on_gpu=True) == "cpu"
 
@@ -150,6 +182,7 @@ class Made:
     ) -> None:
         self.calls: list[str] = []
         self.words: list[list[str]] = []
+        self.seen: dict[str, str] = {}
         self.env = TorchEnv(wish(tmp_path, **changes), Driver())
 
         def run(uv: Uv, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -163,6 +196,7 @@ class Made:
 
         def verify(command: list[str], environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
             self.calls.append("verify")
+            self.seen = environment
             return subprocess.CompletedProcess(command, 0, "a warning\n" + json.dumps({**PROOF, **(proof or {})}), "")
 
         monkeypatch.setattr(Uv, "run", run)
@@ -578,6 +612,7 @@ def test_the_module_returns_that_diff(tmp_path: Path, monkeypatch: pytest.Monkey
     given: dict[str, Any] = {
         "venv": str(tmp_path / "venv"), "bin_dir": str(tmp_path / "bin"), "version": "2.13.0", "backend": "auto", "accept_cpu_on_gpu": False, "python": None,
         "extra_packages": [], "find_links": [], "lock": None, "index_url": None, "cache_dir": None, "uv_version": None,
+        "compat": "never",
     }  # fmt: skip
     changed, found, diff = torch_env.converge(given, check_mode=True)
     assert "was not looked up: there is no uv" in found["notes"][0]

@@ -198,7 +198,10 @@ class Check:
             return found
         if self.quick:
             return found
-        code, out, err = run_program([str(python), "-c", _IMPORT], 300, {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")})
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        if record.get("library_path"):
+            environment["LD_LIBRARY_PATH"] = ":".join(filter(None, (str(record["library_path"]), environment.get("LD_LIBRARY_PATH"))))
+        code, out, err = run_program([str(python), "-c", _IMPORT], 300, environment)
         proof = read_proof(out)
         if code or not proof:
             words = (err.strip() or f"it ended with {code}").splitlines()[-1]
