@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _bootstrap as bootstrap
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
@@ -21,6 +22,7 @@ SPEC = {
     "kind": {"type": "str", "choices": list(bootstrap.KINDS), "default": "pod_setup"},
     "variables": {"type": "dict", "default": {}},
     "host_variables": {"type": "bool", "default": False},
+    "strict": {"type": "bool", "default": False},
     "workspace": {"type": "str", "default": "/workspace"},
     "archive": {"type": "str", "choices": ["embedded", "path", "url"], "default": "embedded"},
     "archive_source": {"type": "str"},
@@ -51,6 +53,8 @@ class ActionModule(ActionBase):
 
     def _write(self, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         refuse(args)
+        if args["strict"]:
+            bootstrap.refuse_unknown(COLLECTION, load_extra_vars(self._loader))
         found, left_out = bootstrap.stack_variables(COLLECTION, self._of_host(task_vars)) if args["host_variables"] else ({}, [])
         archive = bootstrap.pack(COLLECTION)
         wish = bootstrap.Wish(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import bz2
-import difflib
 import gzip
 import hashlib
 import io
@@ -26,6 +25,7 @@ from typing import Any
 from ansible.module_utils.common.yaml import yaml_load
 
 from ._errors import PodcycleError, UsageError
+from ._pod_state import misspelt, watched
 from ._secrets import looks_secret, secrets_in, without_secrets
 
 ROLES = ("node", "cuda13", "cutlass", "pytorch", "cuda_watchdog", "chess_training")
@@ -185,13 +185,9 @@ def refuse_secrets(variables: Mapping[str, Any]) -> None:
 
 
 def refuse_unknown(collection: Path, variables: Mapping[str, Any]) -> None:
-    """A misspelt variable of a role would be passed over without a word."""
-    known = [*SHARED, *defaults_of(collection)]
-    for name in variables:
-        if name not in known and name.startswith(tuple(f"{role}_" for role in ROLES)):
-            near = difflib.get_close_matches(name, known, 1)
-            meant = f"; {near[0]} was meant, perhaps" if near else ""
-            raise UsageError(f"write a bootstrap script: no role has a variable {name}{meant}; docs/stack.md and the roles' README.md name them all")
+    wrong = misspelt(variables, [*SHARED, *defaults_of(collection)], ROLES)
+    if wrong:
+        raise UsageError(f"write a bootstrap script: {wrong}; docs/stack.md and the roles' README.md name them all")
 
 
 def stack_variables(collection: Path, known: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -254,7 +250,7 @@ def _plain(wish: Wish, collection: Path, archive: Archive) -> tuple[str, str]:
         "HEAD": _head(wish, collection, digest),
         "PAYLOAD": payload,
         "SCOPE": shlex.quote(str(wish.variables.get("stack_scope", "auto"))),
-        "WATCHED": "1" if _watched(wish.variables) else "0",
+        "WATCHED": "1" if watched(wish.variables) else "0",
         "ARCHIVE_SHA256": digest,
         "ARCHIVE": shlex.quote(wish.archive),
         "WORKSPACE": shlex.quote(wish.workspace),
@@ -279,11 +275,6 @@ def _for_kind(template: str, kind: str) -> str:
         elif wanted:
             kept.append(line)
     return "\n".join(kept) + "\n"
-
-
-def _watched(variables: Mapping[str, Any]) -> bool:
-    """Whether the machine is to have a watchdog, without which nothing vouches for it."""
-    return "cuda_watchdog" in (variables.get("stack_roles") or ROLES) and variables.get("cuda_watchdog_state") != "absent"
 
 
 def _start(wish: Wish) -> str:
@@ -315,15 +306,17 @@ def _folded(text: str, width: int = 160) -> Iterable[str]:
 
 
 def _stripped(full: str) -> str:
-    """Without comments and indentation, but for the first line and what a here-document holds."""
+    """Without comments and indentation, but for the first line, the Python part and what a here-document holds."""
     kept: list[str] = []
     ending = ""
+    python = False
     for line in full.splitlines():
         if ending:
             kept.append(line)
             ending = "" if line == ending else ending
         elif not kept or not (line.strip().startswith("#") or not line.strip()):
-            kept.append(line)
+            python = line.endswith(" -c '") or python and not line.startswith("' ")
+            kept.append(line if python else line.strip())
             found = re.search(r"<<'(\w+)'$", line)
             ending = found.group(1) if found else ""
     return "\n".join(kept) + "\n"
@@ -332,7 +325,7 @@ def _stripped(full: str) -> str:
 def _packed(text: str, version: str) -> str:
     data = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
     return (
-        f"#!/bin/bash\n# podcycle.gpu {version}: the start script, packed; read it with base64 -d | gunzip\nset -euo pipefail\n"
+        f"#!/bin/bash\n# podcycle.gpu {version}, packed; to read it: base64 -d | gunzip\nset -euo pipefail\n"
         f's=$(base64 -d <<\'E\' | gunzip\n{data}\nE\n)\nexec bash -c "$s" bootstrap "$@"\n'
     )
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ._aside import locked, point_link, read_json, write_json
 from ._errors import PodcycleError, clean_text
-from ._gpu_driver import Driver
+from ._gpu_driver import Driver, no_forward
 from ._machine import free_gib
 from ._toolkits import Toolkit, find_compat, find_toolkits, nvcc_version
 from ._uv import last_words, run_program
@@ -128,6 +128,9 @@ class CudaToolkit:
                 hint="rent a pod with a newer driver; or set cuda13_compat to auto, which works on data center GPUs; or set cuda13_accept_old_driver to true "
                 "to have a compiler whose programs do not run here",
             )
+        why = no_forward(driver) if self.needs_compat and wish.compat == "auto" and wish.series == "13.0" and not wish.accept_old_driver else None
+        if why:
+            raise CudaMismatch(f"install CUDA {wish.version}: its programs need driver 580.65.06 or later; {why}", hint="rent a pod with a newer driver")
 
     @property
     def needs_compat(self) -> bool:
@@ -157,7 +160,9 @@ class CudaToolkit:
 
     def compat(self) -> dict[str, str] | None:
         found = find_compat([Toolkit(str(self.wish.prefix), "")], self.wish.workspace)
-        return found if self.needs_compat and self.wish.compat == "auto" else None
+        # Images of CUDA 12 carry one of their own.
+        fits = found is not None and number(found["version"]) >= LEAST_DRIVER
+        return found if fits and self.needs_compat and self.wish.compat == "auto" else None
 
     def satisfied(self) -> bool:
         found = self.look()

@@ -5,12 +5,14 @@
 
 CUDA 13.x needs driver 580.65.06 or later on Linux. CUDA 12.x programs run on 525.60.13 or later by minor version compatibility
 (NVIDIA, CUDA Toolkit release notes, table "CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility").
+Under the forward compatibility library of CUDA 13.0, package cuda-compat-13-0, its programs run on some older branches of the driver too, on data
+center GPUs and select RTX cards for servers (NVIDIA, CUDA Compatibility, "Forward Compatibility").
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import _nvml
@@ -21,6 +23,9 @@ BACKENDS = ("cpu", *MINIMUM_DRIVER)
 # The first PyTorch release that has the build, and the least compute capability that the build has kernels for: CUDA 13 dropped what came before Turing.
 LEAST_TORCH = {"cu130": (2, 9, 0), "cu128": (2, 7, 0)}
 LEAST_CAPABILITY = {"cu130": (7, 5), "cu128": (7, 0)}
+# The branches and brands that NVIDIA's own image of CUDA 13.0, which has the library inside, starts on (its NVIDIA_REQUIRE_CUDA).
+FORWARD_BRANCHES = (535, 550, 565, 570, 575)
+NO_FORWARD = re.compile(r"(?i)\b(geforce|titan)\b")
 
 
 class DriverError(PodcycleError):
@@ -33,16 +38,17 @@ class BackendMismatch(PodcycleError):
 
 @dataclass(frozen=True)
 class Driver:
-    """V(version) is None on a machine without an NVIDIA GPU; V(trouble) says why a GPU cannot be asked."""
+    """V(version) is None on a machine without an NVIDIA GPU; V(trouble) says why a GPU cannot be asked; V(forward) is what a program sees instead."""
 
     version: str | None = None
     gpus: list[str] = field(default_factory=list)
     trouble: str | None = None
     capabilities: list[str] = field(default_factory=list, compare=False)
+    forward: str | None = None
 
     @property
     def number(self) -> tuple[int, ...]:
-        return tuple(int(part) for part in re.findall(r"\d+", self.version or "")[:3])
+        return tuple(int(part) for part in re.findall(r"\d+", self.forward or self.version or "")[:3])
 
 
 def read_driver() -> Driver:
@@ -57,6 +63,22 @@ def driver_of(found: dict[str, Any]) -> Driver:
         trouble=found["trouble"],
         capabilities=[gpu["compute_capability"] for gpu in found["gpus"] if gpu["compute_capability"]],
     )
+
+
+def no_forward(driver: Driver) -> str | None:
+    """Why the forward compatibility library of CUDA 13.0 does not work on this machine, else None."""
+    consumer = next((name for name in driver.gpus if NO_FORWARD.search(name)), None)
+    if consumer:
+        return f"forward compatibility is for data center GPUs, and this machine has {consumer}"
+    if driver.number[:1] and driver.number[0] not in FORWARD_BRANCHES:
+        return f"forward compatibility is for the driver branches {', '.join(map(str, FORWARD_BRANCHES))}, and this machine has {driver.version}"
+    return None
+
+
+def forward(driver: Driver, library: str) -> Driver:
+    """The driver as programs see it through the library of that version, which an older one needs."""
+    old = driver.version is not None and driver.number < MINIMUM_DRIVER["cu130"]
+    return replace(driver, forward=library) if old and not no_forward(driver) else driver
 
 
 def choose_backend(wanted: str, driver: Driver, *, accept_cpu_on_gpu: bool, torch: str = "") -> str:

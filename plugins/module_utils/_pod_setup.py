@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import os
 import re
-import runpy
 import shlex
 import shutil
 import signal
@@ -27,26 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import PodcycleError, clean_text
-from ._pod_state import Setup, cost_lines, earlier_phases, hook, install_self, write_whole
+from ._pod_state import LOCK_FD, Setup, SetupError, cost_lines, earlier_phases, hook, install_self, misspelt, write_whole
+from ._pod_watch import running_job, verified, watch, watchdog_of
 from ._uv import Uv, UvCacheError, find_uv, install_uv, keep_uv, run_program
 
-LOCK_FD = 9
 # ansible-core 2.19 is the oldest that this collection takes, and it starts on Python 3.11 only.
 CONTROLLER_PYTHON = (3, 11)
 # The summary of playbooks/bootstrap.yml.
 PHASE_LINE = re.compile(r"\s*- ['\"]?phase (\w+) ([0-9.]+) s\b")
-# As the role cuda_watchdog looks for them, and what its program says of a broken GPU.
-JOBS = ("jobs/*/status.json", "jobs/*/*/status.json", "runs/*/jobs/*/status.json")
-GPU_BROKEN = 3
 # What was typed goes to Ansible behind its command line, which every account of the machine can read.
 PLAYBOOK = (
     "import json, os, runpy, sys; sys.argv = [*sys.argv[1:], *json.loads(os.environ.pop('PODCYCLE_TYPED'))]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 BUILT_LINE = re.compile(r"\s*- ['\"]?did (?:nvcc|cutlass\.version|torch) .* -> (?!none\b)")
-
-
-class SetupError(PodcycleError):
-    code = "pod_setup"
 
 
 def environment(setup: Setup) -> dict[str, str]:
@@ -187,15 +178,13 @@ def _names_in(value: str) -> list[str]:
 
 
 def refuse_misspelt(setup: Setup) -> None:
-    """A variable of a role that no role has would be passed over without a word."""
     defaults = list(setup.collection.glob("roles/*/defaults/main.yml"))
     known = [name for path in defaults for name in re.findall(r"(?m)^([a-z0-9_]+):", path.read_text(encoding="utf-8"))]
-    roles = tuple(f"{path.parent.parent.name}_" for path in defaults)
+    roles = [path.parent.parent.name for path in defaults]
     for value in setup.extra:
-        for name in _names_in(value):
-            if name.startswith(roles) and name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                raise SetupError(f"set -e {name}: no role has such a variable{f'; {near[0]} was meant, perhaps' if near else ''}")
+        wrong = misspelt(_names_in(value), known, roles)
+        if wrong:
+            raise SetupError(f"set up this machine: {wrong}")
 
 
 def converge(setup: Setup, timeout: float) -> int:
@@ -304,7 +293,7 @@ def set_up(setup: Setup, *, hooked: bool) -> int:
         if hooked:
             for name in hook(setup, Path.home()):
                 setup.say(f"changed ~/{name}: one line at login")
-        but = verified(setup)
+        but = verified(setup, environment(setup), asked=not any("stack_roles" in _names_in(value) for value in setup.extra))
         write_whole(Path(os.environ["PODCYCLE_MARK"]), f"{setup.settings['payload']}\n")
     for line in cost_lines(setup):
         setup.say(line)
@@ -313,57 +302,8 @@ def set_up(setup: Setup, *, hooked: bool) -> int:
     return 0
 
 
-def verified(setup: Setup) -> str:
-    """What the watchdog sees, if there is one: Ansible's word alone is no proof. The rest of the last line."""
-    if not watchdog_of(setup).exists():
-        return ""
-    done = run_program([sys.executable, str(watchdog_of(setup)), "check", "--quick"], environment(setup), timeout=300)
-    said = "; ".join(line.removeprefix("broken: ") for line in (done.stdout or done.stderr).splitlines() if not line.startswith("note: "))
-    if done.returncode not in (0, GPU_BROKEN):
-        hint = "run this script again, or look closer: " + shlex.join(["python3", str(watchdog_of(setup)), "check"])
-        raise SetupError(f"verify this machine: the watchdog says {_end_of(said) or f'nothing and ended with {done.returncode}'}", hint=hint)
-    return f" but for a GPU: {_end_of(said)}" if done.returncode else ""
-
-
-def running_job(setup: Setup) -> str | None:
-    """The folder of a job that runs, where no watchdog is left to ask."""
-    busy = runpy.run_path(str(setup.collection / "roles" / "cuda_watchdog" / "files" / "watchdog_checks.py"))["busy"]
-    found = busy([f"{setup.workspace}/{pattern}" for pattern in JOBS])
-    return str(found) if found else None
-
-
 def interrupted(number: int, _frame: Any) -> None:
     raise SetupError(f"interrupted by {signal.Signals(number).name}", hint="run this script again: it goes on where it was")
-
-
-def watchdog_of(setup: Setup) -> Path:
-    return setup.workspace / ".podcycle" / "watchdog" / "cuda_watchdog.py"
-
-
-def watch(setup: Setup, *, detach: bool) -> int:
-    """The watchdog in this process or in one of its own; the lock is let go, since healing takes it."""
-    program = watchdog_of(setup)
-    if not program.exists():
-        raise SetupError(f"watch this machine: {program} is not there", hint="run this script without --watchdog first")
-    command = [sys.executable, str(program), "run"]
-    with contextlib.suppress(OSError):
-        os.close(LOCK_FD)
-    if not detach:
-        os.execv(command[0], command)
-    with (program.parent / "watchdog.log").open("ab") as log:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True)
-    # One watchdog looks after a workspace; another one ends at once, and the first one's state tells who it is.
-    pid = child.pid
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        code = child.wait(timeout=1)
-        state = program.parent / "state.json"
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            pid = int(json.loads(state.read_text(encoding="utf-8"))["pid"])
-        if not Path(f"/proc/{pid}").exists():
-            said = (program.parent / "watchdog.log").read_text(encoding="utf-8", errors="replace").splitlines()
-            raise SetupError(f"watch this machine: the watchdog ended with {code}: {next(reversed(said), 'it said nothing')}", hint="run this script again")
-    sys.stdout.write(f"{pid}\n")
-    return 0
 
 
 def main(words: list[str]) -> int:

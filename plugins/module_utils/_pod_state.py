@@ -9,12 +9,13 @@ Python 3.10 and the standard library alone.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
@@ -22,8 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from ._blocks import merge_block
+from ._errors import PodcycleError
 
 MARKER = "podcycle.gpu bootstrap"
+# The script holds its lock on it.
+LOCK_FD = 9
+
+
+class SetupError(PodcycleError):
+    code = "pod_setup"
 
 
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
@@ -141,6 +149,21 @@ def install_self(setup: Setup) -> bool:
                 setup.say(f"changed {setup.script}")
             return True
     return False
+
+
+def watched(variables: Mapping[str, Any]) -> bool:
+    """Whether the machine is to have a watchdog, without which nothing vouches for it."""
+    return "cuda_watchdog" in (variables.get("stack_roles") or ["cuda_watchdog"]) and variables.get("cuda_watchdog_state") != "absent"
+
+
+def misspelt(names: Iterable[str], known: Sequence[str], roles: Iterable[str]) -> str:
+    """The first variable that is named after a role and that no role has, as the end of a sentence; it would be passed over without a word."""
+    prefixes = tuple(f"{role}_" for role in roles)
+    for name in names:
+        if name.startswith(prefixes) and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            return f"no role has a variable {name}{f'; {near[0]} was meant, perhaps' if near else ''}"
+    return ""
 
 
 def hook_text(workspace: str) -> str:

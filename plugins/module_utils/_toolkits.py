@@ -78,9 +78,8 @@ def _folders(parent: Path) -> list[str]:
 
 
 def find_compat(toolkits: list[Toolkit], workspace: Path) -> dict[str, str] | None:
-    """NVIDIA's forward compatibility library; its file name carries the driver version that it stands in for."""
+    """NVIDIA's forward compatibility library, the newest of them; its file name carries the driver version that it stands in for."""
     folders = [Path(toolkit.path) for toolkit in toolkits] + [Path(name) for parent in (workspace, Path("/usr/local")) for name in _folders(parent)]
-    for folder in dict.fromkeys(folders):
-        for library in sorted((folder / "compat").glob("libcuda.so.*.*")):
-            return {"path": str(library.parent), "version": library.name.removeprefix("libcuda.so.")}
-    return None
+    libraries = [library for folder in dict.fromkeys(folders) for library in sorted((folder / "compat").glob("libcuda.so.*.*"))]
+    newest = max(libraries, key=lambda library: [int(part) for part in re.findall(r"\d+", library.name)], default=None)
+    return {"path": str(newest.parent), "version": newest.name.removeprefix("libcuda.so.")} if newest else None

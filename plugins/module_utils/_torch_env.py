@@ -52,6 +52,8 @@ class Wish:
     least_python: str = ""
     python_home: str = ""
     lock: str = ""
+    # Folder of the forward compatibility library.
+    library_path: str = ""
 
     def fingerprint(self) -> dict[str, Any]:
         more: dict[str, Any] = {"python": self.least_python} if self.least_python else {}
@@ -201,7 +203,16 @@ class TorchEnv:
             self._keep_list(uv)
             self._create(uv)
         self._install(uv)
-        self._mend(uv)
+        bad = self._mend(uv)
+        if bad:
+            raise NotVerified(f"install torch into {self.wish.venv}: the files of {', '.join(bad)} have the wrong size; empty the cache {self.wish.cache_dir}")
+        try:
+            return self._verify()
+        except NotVerified:
+            # A package that torch needs may be damaged, and a file of the right size may hold something else.
+            if not damaged(self.wish.venv, thorough=True):
+                raise
+        self._mend(uv, thorough=True)
         return self._verify()
 
     def _starts(self) -> bool:
@@ -241,16 +252,16 @@ class TorchEnv:
                 hint="make room, or name another folder with pytorch_workspace",
             )
 
-    def _mend(self, uv: Uv) -> None:
-        """uv links the files of its cache: one that was damaged in an environment comes damaged into the next."""
-        bad = damaged(self.wish.venv)
-        if not bad:
-            return
-        uv.run(["cache", "clean", "--quiet", *bad], self._environment())
-        self._install(uv, [part for name in bad for part in ("--reinstall-package", name)])
-        bad = damaged(self.wish.venv)
-        if bad:
-            raise NotVerified(f"install torch into {self.wish.venv}: the files of {', '.join(bad)} have the wrong size; empty the cache {self.wish.cache_dir}")
+    def _mend(self, uv: Uv, *, thorough: bool = False) -> list[str]:
+        """Install again what is damaged, and say what is left of it. uv links the files of its cache: that has the damage too, or else may be all there is."""
+        bad = damaged(self.wish.venv, thorough=thorough)
+        for clean in (False, True):
+            if bad and clean:
+                uv.run(["cache", "clean", "--quiet", *bad], self._environment())
+            if bad:
+                self._install(uv, [part for name in bad for part in ("--reinstall-package", name)])
+                bad = damaged(self.wish.venv, thorough=thorough)
+        return bad
 
     def _create(self, uv: Uv) -> None:
         venv = self.wish.venv
@@ -324,7 +335,10 @@ class TorchEnv:
     def _verify(self, *, write: bool = True) -> dict[str, Any]:
         """Import and compute in a new interpreter, which also writes the byte code of the modules that an import of torch needs."""
         started = time.monotonic()
-        done = run_program([str(self.python), *([] if write else ["-B"]), "-I", "-c", VERIFY], self._environment(), timeout=300)
+        environment = self._environment()
+        if self.wish.library_path:
+            environment["LD_LIBRARY_PATH"] = ":".join(filter(None, (self.wish.library_path, environment.get("LD_LIBRARY_PATH"))))
+        done = run_program([str(self.python), *([] if write else ["-B"]), "-I", "-c", VERIFY], environment, timeout=300)
         self.seconds["verify"] = _since(started)
         try:
             proof = json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
@@ -360,28 +374,11 @@ class TorchEnv:
             "uv": str(uv.path),
             "uv_version": uv.version,
             "notes": self.notes,
+            "library_path": self.wish.library_path,
             **{key: proof[key] for key in ("torch", "numpy", "python", "cuda", "cuda_available", "arch_list", "devices")},
         }
         write_json(self.stamp, record)
         return record
-
-
-def describe(env: TorchEnv, record: dict[str, Any], uv: Uv | None) -> dict[str, Any]:
-    keys = ("torch", "numpy", "cuda", "cuda_available", "devices")
-    return {
-        "venv": str(env.wish.venv),
-        "python": str(env.python),
-        "python_version": record.get("python"),
-        "uv": str(uv.path) if uv else record.get("uv"),
-        "backend": env.wish.backend,
-        **{key: record.get(key) for key in keys},
-        "driver_version": env.driver.version,
-        "gpus": env.driver.gpus,
-        "arch_list": record.get("arch_list") or [],
-        "notes": record.get("notes") or [],
-        "environment": {"variables": {}, "path": [str(env.wish.venv / "bin")]},
-        "seconds": env.seconds,
-    }
 
 
 def _since(started: float) -> float:

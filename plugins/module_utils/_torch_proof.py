@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import os
 import re
@@ -36,6 +38,7 @@ print(json.dumps(out))
 """
 # What torch loads besides its own files: CUDA libraries and the compiler of torch.compile.
 _PARTS = re.compile(r"(?:torch|numpy|triton|nvidia_[a-z0-9_]+)-[^/]+\.dist-info")
+_ALL = re.compile(r"[^/-]+-[^/]+\.dist-info")
 
 
 def read_stamp(venv: Path) -> dict[str, Any] | None:
@@ -57,28 +60,45 @@ def is_sound(venv: Path) -> bool:
     return os.access(venv / "bin" / "python", os.X_OK) and damaged(venv) == []
 
 
-def damaged(venv: Path) -> list[str]:
-    """The distributions that lack a file or have one of another size; torch and numpy too when they are not there at all."""
+def damaged(venv: Path, *, thorough: bool = False) -> list[str]:
+    """The distributions that lack a file or have one of another size; torch and numpy too when they are not there at all.
+
+    V(thorough) looks at every distribution, and at what the files hold; it reads some GiB.
+    """
     site = site_packages(venv)
     if site is None:
         return ["torch", "numpy"]
-    records = {entry.partition("-")[0]: site / entry / "RECORD" for entry in os.listdir(site) if _PARTS.fullmatch(entry)}
+    parts = _ALL if thorough else _PARTS
+    records = {entry.partition("-")[0]: site / entry / "RECORD" for entry in os.listdir(site) if parts.fullmatch(entry)}
     missing = [name for name in ("torch", "numpy") if name not in records]
-    return missing + [name for name, record in records.items() if not intact(site, record)]
+    return missing + [name for name, record in records.items() if not intact(site, record, thorough=thorough)]
 
 
 def site_packages(venv: Path) -> Path | None:
     return next(iter(sorted((venv / "lib").glob("python3.*/site-packages"))), None)
 
 
-def intact(site: Path, record: Path) -> bool:
-    """Whether every file that a wheel's RECORD names with a size has it."""
+def intact(site: Path, record: Path, *, thorough: bool = False) -> bool:
+    """Whether every file that a wheel's RECORD names with a size has it; where V(thorough), also its digest."""
     base = str(site)
     try:
         with record.open(newline="", encoding="utf-8") as stream:
-            return all(os.stat(f"{base}/{path}").st_size == int(size) for path, _digest, size in csv.reader(stream) if size and not path.startswith("../"))
+            rows = [(f"{base}/{path}", digest, int(size)) for path, digest, size in csv.reader(stream) if size and not path.startswith("../")]
+        whole = all(os.stat(path).st_size == size for path, _digest, size in rows)
+        return whole and (not thorough or all(_holds(path, digest) for path, digest, _size in rows))
     except (OSError, ValueError):
         return False
+
+
+def _holds(path: str, digest: str) -> bool:
+    kind, _equals, wanted = digest.partition("=")
+    if kind != "sha256":
+        return True
+    found = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return base64.urlsafe_b64encode(found.digest()).decode().rstrip("=") == wanted.rstrip("=")
 
 
 def torch_files(venv: Path) -> dict[str, str | None] | None:

@@ -29,7 +29,7 @@ options:
   kind:
     description:
       - What the script is for. V(pod_setup) is the one that heals a machine and runs as often as it likes;
-        the others are started by a cloud at each boot and do nothing on a machine that they have set up.
+        the others are started by a cloud at each boot and do nothing on a machine that they have set up and whose watchdog runs.
       - V(runpod) is a container's start command and takes at most 131071 characters, V(vast) an onstart of 4048, V(gce) a startup-script of 262144,
         V(user_data) is for cloud-init and takes 16384.
     type: str
@@ -44,6 +44,10 @@ options:
     description:
       - Take the variables of the host that decide its stack as well; O(variables) win.
       - Secrets among them stay out, and so does C(stack_roles), which restricts one run.
+    type: bool
+    default: false
+  strict:
+    description: Refuse a variable behind C(-e) of C(ansible-playbook), too, that is named after a role of the stack and that no role has.
     type: bool
     default: false
   workspace:

@@ -61,7 +61,8 @@ options:
     default: auto
   compat:
     description:
-      - V(auto) installs NVIDIA's forward compatibility library where the driver is older than 580.65.06. It works on data center GPUs and needs root.
+      - V(auto) installs NVIDIA's forward compatibility library where the driver is older than 580.65.06. It needs root, and works on data center GPUs
+        under the driver branches 535, 550, 565, 570 and 575.
     type: str
     choices: [never, auto]
     default: never

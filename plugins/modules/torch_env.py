@@ -44,6 +44,13 @@ options:
       - Allow O(backend=cpu) on a machine with a GPU.
     type: bool
     default: false
+  compat:
+    description:
+      - V(auto) lets a driver older than 580.65.06 count as the one that NVIDIA's forward compatibility library of this machine stands in for,
+        on a GPU and under a branch of the driver that it is made for. M(podcycle.gpu.cuda_toolkit) brings the library.
+    type: str
+    choices: [never, auto]
+    default: never
   python:
     description:
       - Interpreter for the environment, when it is a path.
@@ -234,13 +241,29 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
-from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import choose_backend, read_driver
-from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish, describe
-from ansible_collections.podcycle.gpu.plugins.module_utils._uv import base_python, find_links_of, find_uv, install_uv, keep_byte_code, keep_uv
+from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import MINIMUM_DRIVER, Driver, choose_backend, forward, no_forward, read_driver
+from ansible_collections.podcycle.gpu.plugins.module_utils._toolkits import find_compat
+from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish
+from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, base_python, find_links_of, find_uv, install_uv, keep_byte_code, keep_uv
+
+
+def seen_driver(params: dict[str, Any], *, check_mode: bool) -> tuple[Driver, str, str]:
+    """The driver as programs see it, the folder of the library through which they do, and why not, where that was asked for."""
+    driver = read_driver()
+    if params["compat"] == "never" or driver.version is None or driver.number >= MINIMUM_DRIVER["cu130"]:
+        return driver, "", ""
+    found = find_compat([], Path(params["bin_dir"]).parent)
+    if found and Driver(found["version"]).number < MINIMUM_DRIVER["cu130"]:
+        found = None
+    # In check mode the library may be still to come.
+    if not found and not check_mode:
+        return driver, "", "there is no forward compatibility library on this machine; the role cuda13 brings it with cuda13_compat"
+    through = forward(driver, found["version"] if found else "580.65.06")
+    return (through, found["path"] if found else "", "") if through.forward else (driver, "", no_forward(driver) or "")
 
 
 def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[str, Any], dict[str, str]]:
-    driver = read_driver()
+    driver, library, note = seen_driver(params, check_mode=check_mode)
     bin_dir, wanted = Path(params["bin_dir"]), params["uv_version"] or ""
     cache_dir = Path(params["cache_dir"] or os.environ.get("UV_CACHE_DIR") or bin_dir.parent / "cache" / "uv")
     least = params["python"] if re.fullmatch(r"\d+(\.\d+)+", params["python"] or "") else ""
@@ -256,8 +279,10 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
         find_links=find_links_of(params["find_links"]),
         index_url=params["index_url"] or "",
         cache_dir=str(cache_dir),
+        library_path=library,
     )
     env = TorchEnv(wish, driver)
+    env.notes += [note] if note else []
     env.preflight()
     broken = False
     if env.satisfied():
@@ -277,6 +302,24 @@ def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[bool, dict[st
     return True, describe(env, record, uv), diff
 
 
+def describe(env: TorchEnv, record: dict[str, Any], uv: Uv | None) -> dict[str, Any]:
+    keys = ("torch", "numpy", "cuda", "cuda_available", "devices")
+    return {
+        "venv": str(env.wish.venv),
+        "python": str(env.python),
+        "python_version": record.get("python"),
+        "uv": str(uv.path) if uv else record.get("uv"),
+        "backend": env.wish.backend,
+        **{key: record.get(key) for key in keys},
+        "driver_version": env.driver.version,
+        "gpus": env.driver.gpus,
+        "arch_list": record.get("arch_list") or [],
+        "notes": record.get("notes") or [],
+        "environment": {"variables": {}, "path": [str(env.wish.venv / "bin")]},
+        "seconds": env.seconds,
+    }
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -285,6 +328,7 @@ def main() -> None:
             "version": {"type": "str", "required": True},
             "backend": {"type": "str", "choices": ["auto", "cpu", "cu128", "cu130"], "default": "auto"},
             "accept_cpu_on_gpu": {"type": "bool", "default": False},
+            "compat": {"type": "str", "choices": ["never", "auto"], "default": "never"},
             "python": {"type": "str"},
             "extra_packages": {"type": "list", "elements": "str", "default": []},
             "find_links": {"type": "list", "elements": "str", "default": []},

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _bootstrap as 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_setup as pod_setup
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_state as pod_state
+from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_watch as pod_watch
 from ansible_collections.podcycle.gpu.plugins.module_utils import _secrets
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv
 from support.world import ROOT
@@ -70,6 +72,13 @@ def run(tmp_path: Path) -> Run:
 
 def render(packed: bootstrap.Archive, **wish: Any) -> bootstrap.Script:
     return bootstrap.render(bootstrap.Wish(**{"kind": "pod_setup", "variables": {"stack_scope": "user"}, **wish}), ROOT, packed)
+
+
+@contextlib.contextmanager
+def running_watchdog(workspace: Path) -> Iterator[None]:
+    with (workspace / ".podcycle/watchdog/run.lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def mark(tmp_path: Path, workspace: Path, text: str) -> None:
@@ -176,6 +185,14 @@ def test_a_misspelt_variable_names_the_one_that_was_meant(archive: bootstrap.Arc
     with pytest.raises(errors.UsageError, match=f"no role has a variable {name}; {near} was meant"):
         render(archive, variables={name: 1})
     assert render(archive, variables={"my_own": 1, near: 1, "stack_scope": "user"})
+
+
+def test_the_playbook_refuses_a_misspelt_variable_before_it_writes(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "playbooks/pod_setup.yml", "-e"]
+    given = {"bootstrap_dest": str(tmp_path / "one.sh"), "bootstrap_variables": {}, "my_own": 1, "pytorch_verson": "2.12.0"}
+    done = subprocess.run([*command, json.dumps(given)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode and "no role has a variable pytorch_verson; pytorch_version was meant" in " ".join(done.stdout.split())
+    assert not (tmp_path / "one.sh").exists()
 
 
 # ---- its forms ----------------------------------------------------------------------------------------------
@@ -293,10 +310,14 @@ def test_one_line_in_interactive_shells_and_nothing_elsewhere(archive: bootstrap
         assert "at work in another process" in run("bash", workspace / "pod_setup.sh", "--login").stdout
     check.write_text("", encoding="utf-8")
     assert pod_state.hook(setup, tmp_path / "home") == [".bashrc"]
-    for shell, lines in ((["-ic"], 1), (["-lic"], 1), (["-lc"], 0), (["-c"], 0)):
-        assert run("bash", *shell, "true").stdout == "[Bootstrap] Environment ready\n" * lines, shell
-    # A check that fails, or a machine's disk that is new, is not ready; a broken GPU is told and not set up again.
+    with running_watchdog(workspace):
+        for shell, lines in ((["-ic"], 1), (["-lic"], 1), (["-lc"], 0), (["-c"], 0)):
+            assert run("bash", *shell, "true").stdout == "[Bootstrap] Environment ready\n" * lines, shell
+    # A watchdog that does not run, a check that fails, or a machine's disk that is new, is not ready; a broken GPU is told and not set up again.
     with (workspace / ".podcycle/bootstrap/lock").open("a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "at work in another process" in run("bash", workspace / "pod_setup.sh", "--login").stdout
+    with (workspace / ".podcycle/bootstrap/lock").open("a", encoding="ascii") as lock, running_watchdog(workspace):
         fcntl.flock(lock, fcntl.LOCK_EX)
         for code, told in ((0, "Environment ready\n"), (3, "Environment ready but for a GPU"), (1, "at work in another process")):
             check.write_text(f"import sys; sys.exit({code} if sys.argv[1:] == ['check', '--quick'] else 9)", encoding="utf-8")
@@ -322,6 +343,8 @@ def test_a_login_beside_a_job_touches_nothing(archive: bootstrap.Archive, script
     told = f"; a job runs in {job.parent}, so nothing is touched; bash {workspace}/pod_setup.sh sets it up all the same\n"
     assert (done.returncode, done.stdout) == (0, f"[Bootstrap] Environment NOT ready: {workspace}/venv/bin/python is missing{told}"), done
     assert {path for path in workspace.rglob("*") if "__pycache__" not in path.parts} == files
+    (watchdog / "config.json").write_text(json.dumps({**settings, "torch": None}), encoding="utf-8")
+    assert f"NOT ready: the watchdog does not run{told}" in run("bash", one, "--login", "--workspace", workspace).stdout
     # Where the watchdog is gone too, the collection's own is asked.
     shutil.rmtree(watchdog)
     done = run("bash", one, "--login", "--workspace", workspace)
@@ -341,7 +364,10 @@ def test_a_clouds_start_script_runs_once_on_a_machine(archive: bootstrap.Archive
     (tmp_path / "w/.podcycle/watchdog").mkdir()
     (tmp_path / "w/.podcycle/watchdog/cuda_watchdog.py").write_text("", encoding="utf-8")
     mark(tmp_path, tmp_path / "w", render(archive, **away).payload)
-    again = run("bash", script(**away), "--workspace", tmp_path / "w")
+    # After the restart of a container nobody else starts its watchdog.
+    assert run("bash", script(**away), "--workspace", tmp_path / "w").returncode == 1, "its watchdog does not run"
+    with running_watchdog(tmp_path / "w"):
+        again = run("bash", script(**away), "--workspace", tmp_path / "w")
     assert again.returncode == 0 and "was set up before" in again.stdout
     assert run("bash", script(**away), "--workspace", tmp_path / "w", "--force").returncode == 1
 
@@ -527,7 +553,7 @@ def test_a_misspelt_variable_is_refused_before_anything_is_fetched(unpacked: Pat
     setup = pod_state.Setup(tmp_path, {"variables": {}}, 0.0, extra=["node_tailscale_auth_key=node_x=1", '{"node_environment": {"node_x": "1"}}', typed])
     setup.collection.parent.mkdir(parents=True)
     setup.collection.symlink_to(unpacked / "ansible_collections/podcycle/gpu")
-    with pytest.raises(pod_setup.SetupError, match=f"no role has such a variable{f'; {near} was meant' if near else ''}"):
+    with pytest.raises(pod_state.SetupError, match=f"no role has a variable [a-z0-9_]*{f'; {near} was meant' if near else ''}"):
         pod_setup.set_up(setup, hooked=False)
     setup.extra.pop()
     pod_setup.refuse_misspelt(setup)
@@ -537,18 +563,23 @@ def test_a_misspelt_variable_is_refused_before_anything_is_fetched(unpacked: Pat
 
 
 @pytest.mark.parametrize(
-    ("program", "code", "told"),
+    ("program", "runs", "code", "told"),
     [
-        (None, 0, "Environment ready\n"),
-        ("", 0, "Environment ready\n"),
-        ("print('broken: gpu: lost'); raise SystemExit(3)", 0, "Environment ready but for a GPU: gpu: lost\n"),
-        ("print('broken: nvcc: it is missing\\nbroken: torch: x'); raise SystemExit(1)", 1, "nvcc: it is missing"),
-        ("import sys; sys.exit('cuda_watchdog: no settings')", 1, "no settings"),
+        (None, False, 0, "Environment ready\n"),
+        ("", True, 0, "Environment ready\n"),
+        ("print('broken: gpu: lost'); raise SystemExit(3)", True, 0, "Environment ready but for a GPU: gpu: lost\n"),
+        ("print('broken: nvcc: it is missing\\nbroken: torch: x'); raise SystemExit(1)", True, 1, "nvcc: it is missing"),
+        ("import sys; sys.exit('cuda_watchdog: no settings')", True, 1, "no settings"),
+        ("", False, 1, "the watchdog does not run"),
     ],
 )
 def test_ready_is_what_the_watchdog_has_seen(
-    program: str | None, code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    program: str | None, runs: bool, code: int, told: str, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(pod_watch, "START_SECONDS", 0.3)
+    state = tmp_path / ".podcycle/bootstrap"
+    state.mkdir(parents=True)
+    (state / "collection").symlink_to(unpacked)
     for name, result in (("bring_uv", None), ("bring_ansible", None), ("converge", 0), ("install_self", True)):
         monkeypatch.setattr(pod_setup, name, lambda *_args, result=result, **_named: result)
     monkeypatch.setenv("PODCYCLE_MARK", str(tmp_path / "mark"))
@@ -558,7 +589,8 @@ def test_ready_is_what_the_watchdog_has_seen(
     if program is not None:
         (tmp_path / ".podcycle/watchdog").mkdir(parents=True)
         (tmp_path / ".podcycle/watchdog/cuda_watchdog.py").write_text(program, encoding="utf-8")
-    assert pod_setup.main(["--workspace", str(tmp_path), "--no-hook"]) == code
+    with running_watchdog(tmp_path) if runs else contextlib.nullcontext():
+        assert pod_setup.main(["--workspace", str(tmp_path), "--no-hook"]) == code
     said = capsys.readouterr().out
     assert said.splitlines()[-1].find(told.strip()) > 0 and (code == 0) == ("Environment ready" in said), said
     assert (tmp_path / "mark").exists() is (code == 0)
@@ -566,7 +598,7 @@ def test_ready_is_what_the_watchdog_has_seen(
 
 
 def test_a_watchdog_in_the_background_is_told_by_its_own_pid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(pod_setup, "LOCK_FD", -1)
+    monkeypatch.setattr(pod_watch, "LOCK_FD", -1)
     setup = pod_state.Setup(tmp_path, {}, 0.0)
     folder = tmp_path / ".podcycle/watchdog"
     folder.mkdir(parents=True)
@@ -575,7 +607,7 @@ def test_a_watchdog_in_the_background_is_told_by_its_own_pid(tmp_path: Path, mon
     for state in ("", '{"pid": null}', '{"pid": 4194304999}'):
         (folder / "state.json").write_text(state, encoding="utf-8")
         with pytest.raises(errors.PodcycleError, match="the watchdog ended with 1: the settings cannot be read"):
-            pod_setup.watch(setup, detach=True)
+            pod_watch.watch(setup, detach=True)
     program.write_text("raise SystemExit(2)", encoding="utf-8")
     (folder / "state.json").write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
-    assert pod_setup.watch(setup, detach=True) == 0 and capsys.readouterr().out == f"{os.getpid()}\n"
+    assert pod_watch.watch(setup, detach=True) == 0 and capsys.readouterr().out == f"{os.getpid()}\n"

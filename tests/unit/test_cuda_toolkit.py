@@ -204,6 +204,8 @@ def test_a_machine_without_a_compiler_is_told_so(workspace: Path, monkeypatch: p
     ("driver", "changes", "sentence"),
     [
         (Driver("570.172.08", ["H100"]), {}, "need driver 580.65.06 or later, and this machine has 570.172.08; rent .*cuda13_compat"),
+        (Driver("570.172.08", ["NVIDIA GeForce RTX 4090"]), {"compat": "auto"}, "is for data center GPUs, and this machine has NVIDIA GeForce RTX 4090; rent"),
+        (Driver("545.23.08", ["H100"]), {"compat": "auto"}, "is for the driver branches 535, .*575, and this machine has 545.23.08; rent a pod with a newer"),
         (Driver("580.95.05", ["V100"], capabilities=["7.0"]), {}, "compute capability 7.0, and CUDA 13 begins at 7.5"),
         (Driver(), {"version": "12.8.1"}, "only CUDA 13 comes in one piece"),
         (Driver(trouble="nvidia-smi ended with 9"), {}, "does not answer"),
@@ -321,6 +323,9 @@ def test_apt_without_root_and_without_packages_for_the_machine(tmp_path: Path, m
 
 def test_compat_is_wanted_only_under_an_old_driver(tmp_path: Path) -> None:
     wish = Wish(tmp_path / "cuda-13.0", tmp_path, "13.0.2", "13.0.88", compat="auto")
+    # As an image of CUDA 12 has it.
+    (tmp_path / "cuda-12.8" / "compat").mkdir(parents=True)
+    (tmp_path / "cuda-12.8" / "compat" / "libcuda.so.570.86.10").touch()
     assert [CudaToolkit(wish, Driver(version)).lacks_compat() for version in ("570.172.08", "580.95.05", None)] == [True, False, False]
     (tmp_path / "cuda-13.0" / "compat").mkdir(parents=True)
     (tmp_path / "cuda-13.0" / "compat" / "libcuda.so.580.95.05").touch()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -29,9 +30,10 @@ def read():
     return found
 """
 TORCH = """
+import os
 __version__ = "2.13.0+cpu"
 class version: cuda = None
-class cuda: is_available = staticmethod(lambda: False)
+class cuda: is_available = staticmethod(lambda: "/compat" in os.environ.get("LD_LIBRARY_PATH", ""))
 class eye:
     def __init__(self, n): self.n = n
     def __matmul__(self, other): return self
@@ -227,6 +229,14 @@ def running_job(pod: Pod) -> subprocess.Popen[bytes]:
     return child
 
 
+def test_torch_is_imported_through_the_forward_compatibility_library_that_proved_it(pod: Pod) -> None:
+    stamp = {"schema": 1, "torch": "2.13.0+cpu", "cuda_available": True}
+    for more, code in (({}, 3), ({"library_path": "/usr/local/cuda-13.0/compat"}, 0)):
+        pod.write("venv/.podcycle-torch.json", json.dumps({**stamp, **more}))
+        done = pod.ask("check")
+        assert done.returncode == code and ("no longer finds a GPU" in done.stdout) == bool(code), done
+
+
 def test_a_job_that_ended_before_its_start_was_noted_holds_nothing_up(pod: Pod) -> None:
     spoil(pod, "cuda-13.0/bin/nvcc:gone")
     with subprocess.Popen(["true"]) as child:
@@ -316,7 +326,10 @@ def test_what_holds_a_healing_up_is_looked_at_without_haste_and_told_no_longer_t
         shutil.copy2(pod.root / "good/cuda-13.0/bin/nvcc", pod.root / "cuda-13.0/bin")
         assert pod.ask("run", "--once").returncode == 0
         assert pod.state["why"] is None and "not healing" not in pod.ask("status").stdout
-        assert pod.ask("busy").stdout.startswith("this script has not set this machine up; a job runs in ")
+        assert pod.ask("busy").stdout.startswith("the watchdog does not run; a job runs in ")
+        with (pod.dir / "run.lock").open("w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert pod.ask("busy").stdout.startswith("this script has not set this machine up; a job runs in ")
     finally:
         job.kill()
         job.wait()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _node, _packages, _pod_service, _pod_setup
+from ansible_collections.podcycle.gpu.plugins.module_utils import _node, _packages, _pod_service, _pod_watch
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import Entry
 from ansible_collections.podcycle.gpu.plugins.module_utils._pod_service import Service, ServiceError, Systemd, converge
@@ -352,4 +352,4 @@ def test_a_supervisor_that_does_not_start_is_installed_anew_by_the_next_run(tmp_
 def test_the_start_script_and_the_watchdog_look_for_jobs_in_the_same_places() -> None:
     """One waits for a running job before it sets up, the other before it ends an idle machine."""
     places = yaml.safe_load((ROOT / "roles/cuda_watchdog/defaults/main.yml").read_text())["cuda_watchdog_jobs"]
-    assert [place.replace("{{ cuda_watchdog_workspace }}/", "") for place in places] == list(_pod_setup.JOBS)
+    assert [place.replace("{{ cuda_watchdog_workspace }}/", "") for place in places] == list(_pod_watch.JOBS)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -53,6 +55,38 @@ def test_the_build_follows_the_driver(version: str | None, backend: str) -> None
 def test_a_build_that_does_not_fit_is_an_error(wanted: str, driver: Driver, sentence: str) -> None:
     with pytest.raises(BackendMismatch, match=sentence):
         choose_backend(wanted, driver, accept_cpu_on_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "library", "backend", "note"),
+    [
+        ("570.172.08", "NVIDIA H100 80GB HBM3", "580.95.05", "cu130", ""),
+        ("535.104.05", "NVIDIA RTX 6000 Ada Generation", "580.95.05", "cu130", ""),
+        ("580.95.05", "NVIDIA GeForce RTX 4090", "580.95.05", "cu130", ""),
+        ("570.172.08", "NVIDIA GeForce RTX 4090", "580.95.05", "cu128", "is for data center GPUs, and this machine has NVIDIA GeForce RTX 4090"),
+        ("545.23.08", "NVIDIA H100 80GB HBM3", "580.95.05", "cu128", "is for the driver branches 535, 550, 565, 570, 575, and this machine has 545.23.08"),
+        ("570.172.08", "NVIDIA H100 80GB HBM3", "570.86.10", "cu128", "there is no forward compatibility library on this machine"),
+    ],
+)
+def test_forward_compatibility_counts_where_it_works(
+    version: str, gpu: str, library: str, backend: str, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_env, "read_driver", lambda: Driver(version, [gpu]))
+    compat = tmp_path / "cuda-13.0" / "compat"
+    compat.mkdir(parents=True)
+    (compat / f"libcuda.so.{library}").touch()
+    driver, folder, told = torch_env.seen_driver({"compat": "auto", "bin_dir": str(tmp_path / "bin")}, check_mode=False)
+    assert choose_backend("auto", driver, accept_cpu_on_gpu=False) == backend and driver.version == version and note in told and bool(told) == bool(note)
+    assert folder == (str(compat) if backend == "cu130" and version < "580" else "")
+    driver, _folder, _told = torch_env.seen_driver({"compat": "never", "bin_dir": str(tmp_path / "bin")}, check_mode=False)
+    assert choose_backend("auto", driver, accept_cpu_on_gpu=False) == ("cu130" if version > "580" else "cu128")
+
+
+def test_the_proof_is_made_through_the_forward_compatibility_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, monkeypatch, library_path="/usr/local/cuda-13.0/compat")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/lib/own")
+    assert made.env.make(UV)["library_path"] == "/usr/local/cuda-13.0/compat"
+    assert made.seen["LD_LIBRARY_PATH"] == "/usr/local/cuda-13.0/compat:/lib/own"
 
 
 def test_cpu_on_a_gpu_can_be_meant() -> None:
@@ -123,6 +157,10 @@ def test_a_named_index_replaces_the_public_one(tmp_path: Path) -> None:
     assert arguments == ["--index", "https://mirror.example/cu130", "torch==2.13.0", "numpy"]
 
 
+# Of "x = 1" and a line's end.
+HELD = base64.urlsafe_b64encode(hashlib.sha256(b"x = 1\n").digest()).decode().rstrip("=")
+
+
 def fake_venv(venv: Path) -> None:
     site = venv / "lib" / "python3.11" / "site-packages"
     (venv / "bin").mkdir(parents=True)
@@ -132,7 +170,8 @@ def fake_venv(venv: Path) -> None:
         (site / f"{name}-1.dist-info").mkdir(parents=True)
         (site / name).mkdir()
         (site / name / "__init__.py").write_text("x = 1\n")
-        (site / f"{name}-1.dist-info" / "RECORD").write_text(f"{name}/__init__.py,sha256=x,6\n../../../bin/tool,sha256=y,99\n{name}-1.dist-info/RECORD,,\n")
+        lines = [f"{name}/__init__.py,sha256={HELD},6", "../../../bin/tool,sha256=y,99", f"{name}-1.dist-info/RECORD,,"]
+        (site / f"{name}-1.dist-info" / "RECORD").write_text("\n".join(lines) + "\n")
 
 
 class Made:
@@ -143,6 +182,7 @@ class Made:
     ) -> None:
         self.calls: list[str] = []
         self.words: list[list[str]] = []
+        self.seen: dict[str, str] = {}
         self.env = TorchEnv(wish(tmp_path, **changes), Driver())
 
         def run(uv: Uv, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -156,6 +196,7 @@ class Made:
 
         def verify(command: list[str], environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
             self.calls.append("verify")
+            self.seen = environment
             return subprocess.CompletedProcess(command, 0, "a warning\n" + json.dumps({**PROOF, **(proof or {})}), "")
 
         monkeypatch.setattr(Uv, "run", run)
@@ -488,22 +529,34 @@ def test_a_full_disk_is_told_beforehand_unless_the_cache_has_it(tmp_path: Path, 
     assert made.env.satisfied()
 
 
-def test_an_environment_from_a_damaged_cache_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("held", "left"), [("x", "x"), ("y = 1\n", "y = 1\n"), ("y = 1\n", "x = 1\n")])
+def test_an_environment_from_a_damaged_cache_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str, left: str) -> None:
+    """A file that is cut short, or of the right size and another content; the cache has the damage too, or is whole and stays."""
     made = Made(tmp_path, monkeypatch)
-    played, seen = Uv.run, []
+    played, proven, seen = Uv.run, _torch_env.run_program, []
+    file = made.env.wish.venv / "lib/python3.11/site-packages/torch/__init__.py"
+    made.env.make(UV)
+    file.write_text(held)
+    cache = [left]
 
     def run(uv: Uv, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        seen.append(arguments)
-        done = played(uv, arguments, environment)
-        version = made.env.wish.venv / "lib/python3.11/site-packages/torch/__init__.py"
-        if arguments[:2] == ["pip", "install"]:
-            version.write_text("x = 1\n" if "--reinstall-package" in arguments else "x")
-        return done
+        seen.append(arguments[0])
+        if arguments == ["cache", "clean", "--quiet", "torch"]:
+            cache[0] = "x = 1\n"
+        if arguments[:2] == ["pip", "install"] and "--reinstall-package" in arguments:
+            file.write_text(cache[0])
+        return played(uv, arguments, environment)
+
+    def verify(command: list[str], environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+        fails = "-I" in command and file.read_text() != "x = 1\n"
+        return subprocess.CompletedProcess(command, 1, "", "SyntaxError") if fails else proven(command, environment, timeout)
 
     monkeypatch.setattr(Uv, "run", run)
-    made.env.make(UV)
-    assert made.env.satisfied()
-    assert [words for words in seen if words[0] == "cache"] == [["cache", "clean", "--quiet", "torch"]]
+    monkeypatch.setattr(_torch_env, "run_program", verify)
+    assert not made.env.works(write=True)
+    made.env.make(UV, broken=True)
+    assert file.read_text() == "x = 1\n" and made.env.satisfied() and "venv" not in seen
+    assert seen.count("cache") == (left != "x = 1\n")
 
 
 def least(tmp_path: Path, text: str) -> tuple[str, str]:
@@ -559,6 +612,7 @@ def test_the_module_returns_that_diff(tmp_path: Path, monkeypatch: pytest.Monkey
     given: dict[str, Any] = {
         "venv": str(tmp_path / "venv"), "bin_dir": str(tmp_path / "bin"), "version": "2.13.0", "backend": "auto", "accept_cpu_on_gpu": False, "python": None,
         "extra_packages": [], "find_links": [], "lock": None, "index_url": None, "cache_dir": None, "uv_version": None,
+        "compat": "never",
     }  # fmt: skip
     changed, found, diff = torch_env.converge(given, check_mode=True)
     assert "was not looked up: there is no uv" in found["notes"][0]

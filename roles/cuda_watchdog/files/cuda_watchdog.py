@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from watchdog_checks import Check, busy, now, one_line, read_json, stamp, write_json
+from watchdog_checks import Check, busy, now, one_line, read_json, stamp, watching, write_json
 
 HERE = Path(__file__).resolve().parent
 HEALTHY, BROKEN, USAGE, GPU_BROKEN = 0, 1, 2, 3
@@ -335,8 +335,7 @@ def do_heal(dog: Watchdog, given: argparse.Namespace) -> int:
 
 
 def do_status(dog: Watchdog, given: argparse.Namespace) -> int:
-    with single(dog.folder) as alone:
-        running = alone is None
+    running = watching(dog.folder)
     shown = {key: value for key, value in dog.state.items() if key not in ("memory", "config")}
     result = shown.get("result") or {"broken": [], "notes": [], "parts": {}, "seconds": 0}
     if given.json:
@@ -366,7 +365,8 @@ def do_busy(dog: Watchdog, _given: argparse.Namespace) -> int:
     if not job:
         return BROKEN
     broken = [row["message"] for row in dog.check(quick=True)["broken"]]
-    sys.stdout.write(f"{next(iter(broken), 'this script has not set this machine up')}; a job runs in {one_line(job)}\n")
+    why = "this script has not set this machine up" if watching(dog.folder) else "the watchdog does not run"
+    sys.stdout.write(f"{next(iter(broken), why)}; a job runs in {one_line(job)}\n")
     return HEALTHY
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import glob
 import json
 import os
@@ -197,7 +198,10 @@ class Check:
             return found
         if self.quick:
             return found
-        code, out, err = run_program([str(python), "-c", _IMPORT], 300, {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")})
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        if record.get("library_path"):
+            environment["LD_LIBRARY_PATH"] = ":".join(filter(None, (str(record["library_path"]), environment.get("LD_LIBRARY_PATH"))))
+        code, out, err = run_program([str(python), "-c", _IMPORT], 300, environment)
         proof = read_proof(out)
         if code or not proof:
             words = (err.strip() or f"it ended with {code}").splitlines()[-1]
@@ -347,3 +351,15 @@ def busy(patterns: list[str]) -> str | None:
                 if job.get(started) is not None and process_started(job.get(pid)) == job[started]:
                     return os.path.dirname(path)
     return None
+
+
+def watching(folder: Path) -> bool:
+    """Whether a watchdog runs: it holds its lock as long. Who asks does not stand in another one's way."""
+    try:
+        with (folder / "run.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
