@@ -11,8 +11,10 @@ from typing import Any
 
 from ansible import context
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils._bootstrap import refuse_unknown
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import COLLECTION, checked, guarded, playbook_process
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_run_id, utc_now
@@ -60,6 +62,8 @@ class ActionModule(ActionBase):
         check_numbers(args)
         if args["whole_cycle"]:
             refuse_partial(context.CLIARGS)
+        if args["create"]:
+            refuse_unknown(COLLECTION, load_extra_vars(self._loader), "begin a run")
         run_id = check_run_id(args["run_id"]) if args["run_id"] else ""
         if not run_id:
             if not args["create"]:

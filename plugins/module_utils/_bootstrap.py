@@ -184,10 +184,11 @@ def refuse_secrets(variables: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_unknown(collection: Path, variables: Mapping[str, Any]) -> None:
+def refuse_unknown(collection: Path, variables: Mapping[str, Any], doing: str = "write a bootstrap script") -> None:
+    """A misspelt variable would be passed over, and found when the machine is set up otherwise than was wanted."""
     wrong = misspelt(variables, [*SHARED, *defaults_of(collection)], ROLES)
     if wrong:
-        raise UsageError(f"write a bootstrap script: {wrong}; docs/stack.md and the roles' README.md name them all")
+        raise UsageError(f"{doing}: {wrong}; docs/stack.md and the roles' README.md name them all")
 
 
 def stack_variables(collection: Path, known: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

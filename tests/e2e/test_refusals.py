@@ -50,6 +50,7 @@ CASES = [
     Case("negative-disk", ("disk_gib is -5; it must be between 1 and 10000",), {"disk_gib": -5}),
     Case("negative-volume", ("volume_gib is -1; it must be between 0 and 10000",), {"volume_gib": -1}),
     Case("no-lease", ("lease.hours is 0; it must be between 0.01 and 720",), {"lease_hours": "0"}),
+    Case("misspelt", ("no role has a variable pytorch_verson; pytorch_version was meant",), {"pytorch_verson": "2"}),
     Case("price-zero", ("max_usd_per_hour is 0; it must be above 0",), {"max_usd_per_hour": 0}),
     Case("negative-price", ("max_usd_per_hour is -1; it must be above 0",), {"max_usd_per_hour": "-1"}),
     Case("price-no-number", ("max_usd_per_hour is 'cheap'; it must be a number",), {"max_usd_per_hour": "cheap"}),
