@@ -72,7 +72,7 @@ def pod(index: int, state: str) -> dict[str, Any]:
 def test_a_watch_says_how_it_ended(tmp_path: Path, seen: dict[str, Any], said: str) -> None:
     """It ends well only when every job has succeeded."""
     judge = yaml.safe_load((ROOT / "playbooks/watch.yml").read_text(encoding="utf-8"))[-1]
-    seen = {"ended": False, "stalled": [], "seen": False, **seen}
+    seen = {"ended": False, "stalled": [], "seen": False, "typed": "ansible-playbook playbooks/", **seen}
     known = {"watch_seen": seen, "watch_stalled": seen["stalled"], "watch_plan": [], "watch_undone": "; stop: not done: because"}
     book = tmp_path / "judge.yml"
     book.write_text(json.dumps([{**judge, "vars": {**known, "run_id": "r1", "max_watch_seconds": 9}}]), encoding="utf-8")
@@ -304,6 +304,20 @@ def test_a_remedy_names_the_inventory_that_was_typed() -> None:
         "n": 1,
     }
     assert with_inventory(told, {}) == told
+
+
+def test_modules_of_a_cloud_name_the_inventory_too(tmp_path: Path) -> None:
+    """A module does not know what was typed: each that talks of our playbooks runs through an action plugin."""
+    runtime = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))
+    own = {path.stem for path in (ROOT / "plugins/action").glob("*.py")}
+    routed = {name for name, to in runtime["plugin_routing"]["modules"].items() if to == {"action_plugin": "podcycle.gpu.lease"}}
+    assert set(runtime["action_groups"]["runpod"]) - own == routed
+    (tmp_path / "typed").write_text("[some]\n", encoding="utf-8")
+    task = {"podcycle.gpu.offer_info": {"offline": True, "min_vram_gib": 4000, "state_dir": str(tmp_path / "state")}}
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [task]}]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "typed"), str(tmp_path / "play.yml")]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60)
+    assert f"see ansible-playbook -i {tmp_path}/typed playbooks/offers.yml" in " ".join(done.stdout.split()), done.stdout + done.stderr
 
 
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:
