@@ -6,17 +6,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
+from ansible.plugins.action.normal import ActionModule as NormalAction
 
 from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 
 
-class ActionModule(ActionBase):
-    """The module, whose remedies then name the inventory: only the controller knows what was typed."""
-
-    TRANSFERS_FILES = False
+class ActionModule(NormalAction):
+    """The module, whose remedies then name the inventory: only the controller knows what was typed. meta/runtime.yml has the modules that it runs too."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
-        result.update(with_inventory(self._execute_module(task_vars=task_vars)))
-        return result
+        found: dict[str, Any] = with_inventory(super().run(tmp, task_vars))
+        return found

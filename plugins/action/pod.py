@@ -17,7 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import CO
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import ensure_keeper
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec, open_state
-from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import typed, with_inventory
 
 display = Display()
 
@@ -57,7 +57,7 @@ class ActionModule(ActionBase):
             return {}
         options = {name: args.get(name) for name in cloud_spec()}
         options["state_dir"] = str(state.path)
-        return {"keeper": ensure_keeper(COLLECTION, options, state, run_id, grace_seconds)}
+        return {"keeper": ensure_keeper(COLLECTION, options, state, run_id, grace_seconds, typed())}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import ch
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
 from ansible_collections.podcycle.gpu.plugins.module_utils._status import note_silence, pod_status
-from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import BARE, with_inventory
 
 display = Display()
 
@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
         began = time.monotonic()
         seen: dict[str, float] = {}
         while True:
-            found = {**pod_status(args), "seen": bool(seen)}
+            found = {**pod_status(args), "seen": bool(seen), "typed": BARE}
             note_silence(found, seen, time.monotonic(), args["stall_seconds"])
             over = not found["pods"] or (args["watch_limit"] and time.monotonic() - began + args["watch"] > args["watch_limit"])
             if not args["watch"] or over or (args["until_ended"] and (found["ended"] or found["stalled"])):

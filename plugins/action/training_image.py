@@ -82,7 +82,7 @@ class Image:
         record = self.record()
         missing = [] if not built or found is None else [name for name in self.names[1:] if (self.docker.image(name) or {}).get("id") != found["id"]]
         tried = built and found is not None and record.get("tried") == found["id"]
-        pushed = self.args["push"] and built and self.is_pushed(record)
+        pushed = self.args["push"] and built and found is not None and self.is_pushed(record, found["id"])
         do_push = self.args["push"] and not pushed
         result: dict[str, Any] = {"changed": not built or bool(missing) or do_push, "seconds": {}}
         if self.check:
@@ -110,7 +110,8 @@ class Image:
         if do_push:
             display.display(f"image: pushing {' and '.join(self.names)}")
             digests = builds.push(self.docker, words, self.repository, self.revision.tags, self.home / "push.log", self.args["build_seconds"], self.say)
-            record = {**record, "digest": self.digest, "pushed": {"repository": self.repository, "tags": digests}}
+            builds.refuse_another(self.docker, self.repository, digests, found, self.args["platform"])
+            record = {**record, "digest": self.digest, "pushed": {"repository": self.repository, "tags": digests, "image": found["id"]}}
             write_json(self.record_file, record)
         self.tell(built, do_push)
         return {**result, "image": self.described(found, record), "lines": self.lines}
@@ -126,11 +127,11 @@ class Image:
             return {}
         return found if isinstance(found, dict) and found.get("digest") == self.digest else {}
 
-    def is_pushed(self, record: dict[str, Any]) -> bool:
-        """Whether the registry still has what was pushed."""
+    def is_pushed(self, record: dict[str, Any], image: str) -> bool:
+        """Whether the registry still has what was pushed, and that was this image."""
         pushed = record.get("pushed") or {}
         tags = pushed.get("tags") or {}
-        same = pushed.get("repository") == self.repository and set(tags) == set(self.revision.tags)
+        same = (pushed.get("repository"), pushed.get("image")) == (self.repository, image) and set(tags) == set(self.revision.tags)
         return same and all(builds.there(self.docker, f"{self.repository}:{tag}") == digest for tag, digest in tags.items())
 
     def tell(self, built: bool, do_push: bool) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import TypeVar
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
@@ -22,7 +23,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import newes
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import resolve_gpus
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
-from ansible_collections.podcycle.gpu.plugins.module_utils._market import choose, drift
+from ansible_collections.podcycle.gpu.plugins.module_utils._market import choose, drift, is_tied, stocked
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Offer, Pod, PodWish
 from ansible_collections.podcycle.gpu.plugins.module_utils._ready import Readiness
 from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import wait_for
@@ -69,8 +70,21 @@ class Engine(Desk):
             as_of = f"prices are estimates as of {catalog.as_of}"
             self.warnings = [f"{err.message}; {', '.join(gpus)} goes on unchecked, and {as_of}: give the key the right to read the catalog"]
             self.notify(self.warnings[0])
-        self.planned = choose(offers, wish.with_gpus(gpus), self.cloud.name)
+            self.planned = choose(offers, wish.with_gpus(gpus), self.cloud.name)
+            return self.planned
+        wish = wish.with_gpus(gpus)
+        self.planned = choose(offers, wish, self.cloud.name)
+        if is_tied(self.planned, wish):
+            self.planned = choose(stocked(offers, self._live_prices(wish.gpu_count)), wish, self.cloud.name)
         return self.planned
+
+    def _live_prices(self, gpu_count: int) -> dict[tuple[str, str], tuple[Decimal | None, str]]:
+        """A hint that nobody waits for: without it the catalog's order stands."""
+        try:
+            return self.cloud.live_prices(gpu_count, patient=False)
+        except errors.PodcycleError as err:
+            self.notify(f"offers of one price are tried without live stock: {err.message}")
+            return {}
 
     def _foresee(self, wish: PodWish, slots: list[Slot]) -> list[Slot]:
         plan: list[Offer] = []

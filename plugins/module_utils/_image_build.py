@@ -74,7 +74,14 @@ class Docker:
                 return None
             raise ImageError(f"{WHAT}: the engine does not tell about {name}: {last_line(done)}")
         found = json.loads(done.stdout)[0]
-        return {"id": found["Id"], "size": int(found.get("Size") or 0), "labels": found["Config"].get("Labels") or {}}
+        return {
+            "id": found["Id"],
+            "size": int(found.get("Size") or 0),
+            "labels": found["Config"].get("Labels") or {},
+            # An engine that keeps images as containerd does names them by their manifest, which a push writes anew; others by their config.
+            "by_manifest": bool(found.get("Descriptor")),
+            "content": [found.get("Created"), (found.get("RootFS") or {}).get("Layers")],
+        }
 
     def build(self, words: list[str], log: Path, seconds: float, tell: Callable[[str], None]) -> float:
         """Run buildx with its whole output in a log, and each step of the Dockerfile told when it begins."""
@@ -205,11 +212,54 @@ def push(docker: Docker, words: list[str], repository: str, tags: list[str], log
 
 def there(docker: Docker, name: str) -> str:
     """The digest that a registry has under a name; empty when it has none or does not say."""
-    done = docker.run("buildx", "imagetools", "inspect", name, "--format", "{{json .Manifest}}", timeout=120)
+    digest = _told(docker, name, "--format", "{{json .Manifest}}").get("digest")
+    return digest if isinstance(digest, str) else ""
+
+
+def _told(docker: Docker, name: str, *how: str) -> dict[str, Any]:
+    done = docker.run("buildx", "imagetools", "inspect", name, *how, timeout=120)
     try:
-        return str(json.loads(done.stdout)["digest"]) if done.returncode == 0 else ""
-    except (ValueError, KeyError, TypeError):
-        return ""
+        found = json.loads(done.stdout) if done.returncode == 0 else None
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def refuse_another(docker: Docker, repository: str, pushed: Mapping[str, str], built: Mapping[str, Any], platform: str) -> None:
+    """What the registry has is the image that was built and tried here: a builder that has lost its cache makes another one for a push."""
+    for digest in dict.fromkeys(pushed.values()):
+        manifest, config = _manifest(docker, repository, digest, platform)
+        if built["id"] in (config, manifest, digest):
+            continue
+        name = f"{repository}@{manifest}"
+        if built["by_manifest"] and _content(_told(docker, name, "--format", "{{json .Image}}"), platform) == built["content"]:
+            continue
+        tags = ", ".join(tag for tag, one in pushed.items() if one == digest)
+        theirs = f"image {config}" if config else f"something without an image for {platform}"
+        raise ImageError(
+            f"push {repository}: the registry has {theirs} under {tags}, which is not the one that was built and tried here, {built['id']}",
+            hint=f"nobody has tried it; type docker image rm --force {built['id']}, then the same again: it is built, tried and pushed anew",
+            pushed=config or digest,
+            tried=built["id"],
+        )
+
+
+def _manifest(docker: Docker, repository: str, digest: str, platform: str) -> tuple[str, str]:
+    """The digests of a platform's manifest and of its config; an index has one manifest for each platform, and some for what is said of them."""
+    found = _told(docker, f"{repository}@{digest}", "--raw")
+    if "manifests" in found:
+        rows = [row for row in found["manifests"] if isinstance(row, dict) and isinstance(row.get("platform"), dict)]
+        own = [row.get("digest") for row in rows if f"{row['platform'].get('os')}/{row['platform'].get('architecture')}" == platform]
+        if len(own) != 1 or not isinstance(own[0], str):
+            return digest, ""
+        digest, found = own[0], _told(docker, f"{repository}@{own[0]}", "--raw")
+    config = found.get("config")
+    return digest, str(config.get("digest") or "") if isinstance(config, dict) else ""
+
+
+def _content(image: Mapping[str, Any], platform: str) -> list[Any]:
+    one = image.get(platform, image)
+    return [one.get("created"), (one.get("rootfs") or {}).get("diff_ids")]
 
 
 def is_built(found: Mapping[str, Any] | None, digest: str) -> bool:

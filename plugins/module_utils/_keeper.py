@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, StateError
@@ -36,6 +36,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._state import Process
 _LEDGER_EVERY_SECONDS = 5.0
 _RETRY_SECONDS = 30.0
 _GIVE_UP = timedelta(hours=24)
+BARE = "ansible-playbook playbooks/"
 # The module path is set by hand: a regular package ansible_collections elsewhere on the path would hide ours.
 _BOOTSTRAP = """
 import sys, types
@@ -47,7 +48,7 @@ main()
 """
 
 
-def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir, run_id: str, grace_seconds: float) -> int:
+def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir, run_id: str, grace_seconds: float, typed: str = BARE) -> int:
     """Start the run's keeper unless one lives that has the same key and grace; its process id. Raises StateError when none comes up.
 
     Called before the first paid action: without a keeper nothing is rented.
@@ -59,7 +60,7 @@ def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir,
         return running
     if running is not None:
         _replace(running)
-    settings = {"options": dict(options), "run_id": run_id, "grace_seconds": grace_seconds}
+    settings = {"options": dict(options), "run_id": run_id, "grace_seconds": grace_seconds, "typed": typed}
     with open(folder / "keeper.log", "ab", opener=private) as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _BOOTSTRAP, str(collection)], stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=Path.cwd(), start_new_session=True
@@ -118,6 +119,8 @@ class Keeper:
     retry_at: dict[str, float] = field(default_factory=dict)
     # Who had the run when it was orphaned.
     before: ProcessId | None = None
+    # How a person types another playbook: with the inventory that this one was started with.
+    typed: ClassVar[str] = BARE
 
     def watch(self) -> str:
         """Until nothing of the run is left to keep; says how it ended."""
@@ -211,7 +214,7 @@ class Keeper:
             except (PodcycleError, OSError) as err:
                 self.log(str(err))
             if model.utc_now() - began > _GIVE_UP:
-                return "gave up after a day; run: ansible-playbook playbooks/reap.yml"
+                return f"gave up after a day; run: {BARE}reap.yml"
             if self._waited_in_vain():
                 return ""
 
@@ -248,7 +251,7 @@ class Keeper:
     @staticmethod
     def log(text: str) -> None:
         with contextlib.suppress(OSError):
-            sys.stdout.write(f"{model.rfc3339(model.utc_now())} {text}\n")
+            sys.stdout.write(f"{model.rfc3339(model.utc_now())} {text.replace(BARE, Keeper.typed)}\n")
             sys.stdout.flush()
 
 
@@ -264,6 +267,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     settings: dict[str, Any] = json.load(sys.stdin)
+    Keeper.typed = str(settings.get("typed") or BARE)
     session = open_session(settings["options"])
     folder = session.state.run_dir(settings["run_id"])
     handle = os.open(folder / "keeper.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

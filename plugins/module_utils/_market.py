@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
+from itertools import pairwise
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
@@ -19,12 +21,25 @@ _STOCK = {"high": 0, "medium": 1, "low": 2, "none": 4}
 
 def rank(offers: Sequence[Offer]) -> list[Offer]:
     """Cheapest first among those that seem to be there; more memory breaks a tie, then more stock."""
+    return sorted(offers, key=lambda offer: (*_worth(offer), _STOCK.get(offer.stock or offer.availability, 3), offer.gpu_name))
 
-    def key(offer: Offer) -> tuple[object, ...]:
-        stock = _STOCK.get(offer.stock or offer.availability, 3)
-        return (_AVAILABILITY.get(offer.availability, 1) == 2, offer.usd_per_hour, -offer.vram_gib, stock, offer.gpu_name)
 
-    return sorted(offers, key=key)
+def _worth(offer: Offer) -> tuple[bool, Decimal, int]:
+    return (_AVAILABILITY.get(offer.availability, 1) == 2, offer.usd_per_hour, -offer.vram_gib)
+
+
+def is_tied(ordered: Sequence[Offer], wish: PodWish) -> bool:
+    """Whether live stock could change the order: two are worth the same, and it is not known of both."""
+    once = {(offer.gpu, offer.cloud_type): offer for offer in ordered}
+    return any(
+        _worth(one) == _worth(other) and (not wish.gpus or one.gpu == other.gpu) and not (one.stock and other.stock)
+        for one, other in pairwise(once.values())
+    )  # fmt: skip
+
+
+def stocked(offers: Sequence[Offer], live: Mapping[tuple[str, str], tuple[Decimal | None, str]]) -> list[Offer]:
+    """The same offers with the stock that the provider tells now."""
+    return [replace(offer, stock=live.get((offer.gpu, offer.cloud_type), (None, ""))[1]) for offer in offers]
 
 
 def choose(offers: Sequence[Offer], wish: PodWish, cloud: str) -> list[Offer]:

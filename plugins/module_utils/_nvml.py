@@ -22,7 +22,7 @@ LIBRARY = "libnvidia-ml.so.1"
 PATIENCE = 20.0
 GPU_IS_LOST, RESET_REQUIRED = 15, 16
 SMI_FIELDS = ("driver_version", "name", "index", "uuid", "memory.total", "compute_cap", "ecc.mode.current", "ecc.errors.uncorrected.volatile.total",
-              "persistence_mode", "temperature.gpu", "utilization.gpu")  # fmt: skip
+              "persistence_mode", "temperature.gpu", "utilization.gpu", "memory.used")  # fmt: skip
 _ERRORS = {
     1: "uninitialized",
     4: "no permission",
@@ -144,6 +144,7 @@ def _gpu(nvml: _Nvml, index: int) -> dict[str, Any]:
     ask("name", lambda: nvml.text("nvmlDeviceGetName", device)[:80])
     ask("uuid", lambda: nvml.text("nvmlDeviceGetUUID", device))
     ask("memory_mib", lambda: _structure(nvml, "nvmlDeviceGetMemoryInfo", device, _Memory()).total >> 20)
+    ask("memory_used_mib", lambda: _structure(nvml, "nvmlDeviceGetMemoryInfo", device, _Memory()).used >> 20)
     ask("compute_capability", lambda: "{}.{}".format(*_pair(nvml, "nvmlDeviceGetCudaComputeCapability", device)))
     ask("ecc", lambda: bool(_pair(nvml, "nvmlDeviceGetEccMode", device)[0]))
     # 1 is NVML_MEMORY_ERROR_TYPE_UNCORRECTED, 0 NVML_VOLATILE_ECC: those since the driver was loaded.
@@ -156,7 +157,8 @@ def _gpu(nvml: _Nvml, index: int) -> dict[str, Any]:
 
 
 def _blank(index: int) -> dict[str, Any]:
-    keys = ("name", "uuid", "memory_mib", "compute_capability", "ecc", "ecc_uncorrected", "persistence", "temperature_c", "utilization_percent")
+    keys = ("name", "uuid", "memory_mib", "memory_used_mib", "compute_capability", "ecc", "ecc_uncorrected", "persistence", "temperature_c",
+            "utilization_percent")  # fmt: skip
     return {"index": index, **dict.fromkeys(keys), "lost": False}
 
 
@@ -200,7 +202,7 @@ def _smi_gpu(index: int, row: list[str]) -> dict[str, Any]:
     found = re.fullmatch(r"\d+\.\d+", cells.get("compute_cap", ""))
     gpu["compute_capability"] = found.group() if found else None
     numbers = {"memory_mib": "memory.total", "ecc_uncorrected": "ecc.errors.uncorrected.volatile.total", "temperature_c": "temperature.gpu",
-               "utilization_percent": "utilization.gpu"}  # fmt: skip
+               "utilization_percent": "utilization.gpu", "memory_used_mib": "memory.used"}  # fmt: skip
     for key, field in numbers.items():
         gpu[key] = int(cells[field]) if cells.get(field, "").isdigit() else None
     for key, field in {"ecc": "ecc.mode.current", "persistence": "persistence_mode"}.items():

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +13,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._catalog import newes
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import resolve_gpus
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import CloudError, UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
-from ansible_collections.podcycle.gpu.plugins.module_utils._market import choose
+from ansible_collections.podcycle.gpu.plugins.module_utils._market import choose, stocked
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import PodWish, usd
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import money_option, open_cloud, open_state
 
@@ -38,7 +37,7 @@ def list_offers(options: Mapping[str, Any]) -> dict[str, Any]:
         except CloudError as err:
             # The catalog's prices stand without it.
             warnings = [f"no live stock and no spot prices: {err}"]
-        listed = [replace(offer, stock=live.get((offer.gpu, offer.cloud_type), (None, ""))[1]) for offer in listed]
+        listed = stocked(listed, live)
     wish = PodWish(
         run_id="offers",
         name="pod",

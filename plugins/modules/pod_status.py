@@ -142,6 +142,11 @@ seen:
   type: bool
   returned: success
   sample: false
+typed:
+  description: How another playbook is typed, with the inventory of this one, up to its name.
+  type: str
+  returned: success
+  sample: ansible-playbook -i inventories/runpod playbooks/
 lines:
   description: The same as a table for people.
   type: list

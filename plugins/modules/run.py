@@ -122,6 +122,11 @@ run:
   returned: success
   contains:
     id: {description: The run id., type: str, returned: always, sample: demo}
+    typed:
+      description: How another playbook is typed, with the inventory of this one, up to its name.
+      type: str
+      returned: always
+      sample: ansible-playbook -i inventories/runpod playbooks/
     dir: {description: The run folder., type: str, returned: always, sample: /home/me/artifacts/cycles/demo}
     resumed: {description: Whether the folder was there before., type: bool, returned: always, sample: false}
     complete: {description: Whether nothing of it is missing and nothing is rented., type: bool, returned: outside check mode, sample: false}

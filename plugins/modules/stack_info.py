@@ -108,7 +108,7 @@ stack:
       returned: always
       sample:
         - {index: 0, name: NVIDIA H100 80GB HBM3, uuid: GPU-5a1c, memory_mib: 81559, compute_capability: "9.0", ecc: true, ecc_uncorrected: 0,
-           persistence: true, lost: false, temperature_c: 31, utilization_percent: 0}
+           persistence: true, lost: false, temperature_c: 31, utilization_percent: 0, memory_used_mib: 4}
     cuda:
       description: The nvcc that our shells start, every toolkit with a working nvcc, and the forward compatibility library.
       type: dict

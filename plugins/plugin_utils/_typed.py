@@ -12,7 +12,7 @@ from typing import Any
 from ansible import constants as C
 from ansible import context
 
-_BARE = "ansible-playbook playbooks/"
+BARE = "ansible-playbook playbooks/"
 
 
 def relative(path: str) -> str:
@@ -29,8 +29,13 @@ def inventories(cli: Any) -> str:
 
 def with_inventory(result: Any, cli: Any = None) -> Any:
     """The same result, whose remedies name the inventory that was typed."""
-    words = inventories(context.CLIARGS if cli is None else cli)
-    return _renamed(result, f"ansible-playbook{words} playbooks/") if words else result
+    full = typed(cli)
+    return result if full == BARE else _renamed(result, full)
+
+
+def typed(cli: Any = None) -> str:
+    """How another playbook of ours is typed, up to its name."""
+    return f"ansible-playbook{inventories(context.CLIARGS if cli is None else cli)} playbooks/"
 
 
 def _renamed(value: Any, full: str) -> Any:
@@ -38,4 +43,4 @@ def _renamed(value: Any, full: str) -> Any:
         return {key: _renamed(one, full) for key, one in value.items()}
     if isinstance(value, list):
         return [_renamed(one, full) for one in value]
-    return value.replace(_BARE, full) if isinstance(value, str) else value
+    return value.replace(BARE, full) if isinstance(value, str) else value

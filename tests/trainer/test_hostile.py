@@ -127,7 +127,7 @@ def test_a_checkpoint_that_would_run_code_counts_as_torn(tmp_path: Path) -> None
 )  # fmt: skip
 def test_a_manifest_of_another_shape_is_a_failed_check(path: Path, tmp_path: Path, small_data: Path, manifest: dict[str, Any]) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    given: dict[str, Any] = {"model": path, "run_dir": tmp_path, "data": small_data, "tolerance": 0.005, "device": "cpu", "cache_dir": tmp_path}
+    given: dict[str, Any] = {"model": path, "run_dir": tmp_path, "data": [small_data], "tolerance": 0.005, "device": "cpu", "cache_dir": tmp_path}
     validation = Validation(argparse.Namespace(**given))
     validation.model = PolicyNet(SHAPE).eval()
     checks = [validation.manifest_read, validation.checksum, validation.same_data, validation.reproduced]

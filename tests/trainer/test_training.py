@@ -394,3 +394,6 @@ def test_validation_fails_on_other_data(small_data: Path, straight: Path, tmp_pa
     (other / "val.jsonl").write_text('{"moves": "e2e4"}\n', encoding="utf-8")
     code, found = verdict(other, straight, tmp_path)
     assert code == 1 and found["checks"][-1]["name"] == "same_data"
+    for first, then in ((other, small_data), (small_data, other)):
+        code, found = verdict(first, straight, tmp_path, "--data", str(then))
+        assert code == 0 and found["ok"], "of several folders, the one that the run was scored on"

@@ -85,7 +85,7 @@ def test_stock_breaks_a_tie(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> 
     rows = [Offer("runpod", name, name, 1, 24, Decimal("0.5")) for name in ("A", "B", "C")]
     stock = {("A", "secure"): (None, "low"), ("B", "secure"): (None, "high"), ("C", "secure"): (None, "medium")}
     monkeypatch.setattr(RunPod, "offers", lambda self, count, **more: rows)
-    monkeypatch.setattr(RunPod, "live_prices", lambda self, count: stock)
+    monkeypatch.setattr(RunPod, "live_prices", lambda self, count, **more: stock)
     found = _offers.list_offers({**OFFERS, "offline": False, "endpoint": rehearsal.url, "api_key": FULL})["offers"]
     assert [(row["gpu"], row["stock"]) for row in found] == [("B", "high"), ("C", "medium"), ("A", "low")]
 

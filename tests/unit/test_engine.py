@@ -209,6 +209,30 @@ def test_fails_over_along_gpus_and_regions(engine: Engine, rehearsal: Any, make_
     assert states(engine) == ["void", "void", "void", "leased"] and len(slot.notes) == 3
 
 
+def test_live_stock_decides_between_offers_of_one_price_and_nothing_else_asks_for_it(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    def asked() -> int:
+        return len([row for row in rehearsal.requests("POST") if row["path"] == "/graphql"])
+
+    def order(**more: Any) -> list[str]:
+        return [offer.cloud_type for offer in engine.plan(make_wish(options={"cloud_type": "any"}, **more))]
+
+    rehearsal.control("POST", "/market", {"gpu": GPU, "stock": 1, "cloud": "SECURE"})
+    rehearsal.control("POST", "/market", {"gpu": GPU, "stock": 9, "cloud": "COMMUNITY"})
+    assert order() == ["community", "secure"] and asked() == 0, "0.34 and 0.59: nothing to decide"
+    rehearsal.control("POST", "/market", {"gpu": GPU, "price": "0.59", "cloud": "COMMUNITY"})
+    assert order() == ["community", "secure"] and asked() == 2
+    rehearsal.control("POST", "/market", {"gpu": GPU, "stock": 9, "cloud": "SECURE"})
+    rehearsal.control("POST", "/market", {"gpu": GPU, "stock": 1, "cloud": "COMMUNITY"})
+    assert order() == ["secure", "community"] and asked() == 4
+    assert order(regions=("EU-RO-1", "US-KS-2")) == ["secure", "secure", "community", "community"] and asked() == 6
+    rehearsal.fault("error_500", match={"method": "POST", "path": "^/graphql$"})
+    assert sorted(order()) == ["community", "secure"] and asked() == 7, "an answer that is lost is not waited for"
+    rehearsal.fault("graphql_refused", params={"as": "403"}, times=None)
+    for _turn in range(2):
+        assert sorted(order()) == ["community", "secure"] and asked() == 8, "a key that may not is not tried again"
+    assert rent(engine, make_wish(options={"cloud_type": "any"})).error is None
+
+
 def test_no_capacity_anywhere_rents_nothing_and_says_so(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
     rehearsal.fault("no_capacity", times=None)
     slot = rent(engine, make_wish(gpus=("RTX 4090", "L40S")))

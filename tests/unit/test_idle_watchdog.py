@@ -47,9 +47,9 @@ class Pod:
         (root / "_nvml.py").write_text(NVML)
         self.gpu(0)
 
-    def gpu(self, percent: int | None, **more: Any) -> None:
+    def gpu(self, percent: int | None, held: int = 900, **more: Any) -> None:
         part = self.root / "gpus.part"
-        part.write_text(json.dumps({"gpus": [{"index": 0, "utilization_percent": percent}], **more}))
+        part.write_text(json.dumps({"gpus": [{"index": 0, "utilization_percent": percent, "memory_used_mib": held}], **more}))
         part.replace(self.root / "gpus.json")
 
     def start(self, **changes: Any) -> None:
@@ -123,6 +123,12 @@ def gpu(pod: Pod) -> Iterator[None]:
     pod.gpu(3)
 
 
+def memory(pod: Pod) -> Iterator[None]:
+    pod.gpu(3, held=1100)
+    yield
+    pod.gpu(3, held=1024)
+
+
 def heartbeat(pod: Pod) -> Iterator[None]:
     stop = pod.root / "no-more"
     with subprocess.Popen(["sh", "-c", f"while [ ! -e {stop} ]; do touch {pod.root}/heartbeat; sleep 0.2; done"]):
@@ -132,12 +138,12 @@ def heartbeat(pod: Pod) -> Iterator[None]:
             stop.touch()
 
 
-@pytest.mark.parametrize("work", [gpu, job, heartbeat])
+@pytest.mark.parametrize("work", [gpu, memory, job, heartbeat])
 def test_work_keeps_a_pod_and_its_end_lets_it_go(pod: Pod, stub: Any, told: Any, work: Callable[[Pod], Iterator[None]]) -> None:
     stub.tell(told(204))
     working = work(pod)
     next(working)
-    pod.start(action="terminate")
+    pod.start(action="terminate", gpu_mem_mb=1024)
     time.sleep(2.5)
     assert stub.seen == [] and pod.state["status"] in ("active", "idle")
     next(working, None)

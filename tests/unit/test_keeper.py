@@ -47,7 +47,7 @@ class Controller:
         self.keeper = self.ensure()
 
     def ensure(self) -> int:
-        pid = ensure_keeper(ROOT, self.options, self.state, self.run_id, self.grace)
+        pid = ensure_keeper(ROOT, self.options, self.state, self.run_id, self.grace, "ansible-playbook -i inventories/runpod playbooks/")
         self.started.add(pid)
         return pid
 
@@ -194,6 +194,15 @@ def test_a_keeper_that_cannot_give_back_locks_nobody_out(
     assert slot.error is None and slot.before is not None and slot.before.id == pod.id and rehearsal.pods() == []
     # The new controller lives as long as this test.
     assert start_ticks(controller.keeper) is not None and "run taken over by" in wait_log(controller, "run taken over by")
+
+
+def test_what_the_keeper_tells_to_type_names_the_inventory(control: Callable[..., Controller], engine: Engine, make_wish: Callable[..., Any]) -> None:
+    controller = control("r1")
+    rent(engine, make_wish, "r1")
+    path, lines = engine.ledger.path, engine.ledger.path.read_bytes()
+    path.write_bytes(b"not a line of ours\n" + lines)
+    controller.end(signal.SIGKILL)
+    assert "ansible-playbook -i inventories/runpod playbooks/reap.yml -e owner=" in wait_log(controller, "reap.yml")
 
 
 class Stopped(Exception):

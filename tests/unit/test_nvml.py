@@ -30,7 +30,7 @@ int nvmlDeviceGetHandleByIndex_v2(uint index, void **to) { *to = (void *)(long)(
 int nvmlDeviceGetName(void *gpu, char *to, uint size) { strncpy(to, "NVIDIA H100 80GB HBM3", size); return 0; }
 int nvmlDeviceGetUUID(void *gpu, char *to, uint size) { strncpy(to, gpu == (void *)1 ? "GPU-one" : "GPU-two", size); return 0; }
 struct memory { unsigned long long total, free, used; };
-int nvmlDeviceGetMemoryInfo(void *gpu, struct memory *to) { to->total = 81559ULL << 20; to->free = 1; to->used = 2; return 0; }
+int nvmlDeviceGetMemoryInfo(void *gpu, struct memory *to) { to->total = 81559ULL << 20; to->free = 1; to->used = 5ULL << 20; return 0; }
 int nvmlDeviceGetCudaComputeCapability(void *gpu, int *major, int *minor) { *major = 9; *minor = 0; return 0; }
 int nvmlDeviceGetEccMode(void *gpu, int *now, int *next) { *now = 1; *next = 0; return 0; }
 int nvmlDeviceGetTotalEccErrors(void *gpu, uint type, uint counter, unsigned long long *to) { *to = type == 1 && counter == 0 ? 5000000000ULL : 7; return 0; }
@@ -40,7 +40,7 @@ struct utilization { uint gpu, memory; };
 int nvmlDeviceGetUtilizationRates(void *gpu, struct utilization *to) { to->gpu = 42; to->memory = 1; return 3; }
 """
 WHOLE = {
-    "index": 0, "name": "NVIDIA H100 80GB HBM3", "uuid": "GPU-one", "memory_mib": 81559, "compute_capability": "9.0", "ecc": True,
+    "index": 0, "name": "NVIDIA H100 80GB HBM3", "uuid": "GPU-one", "memory_mib": 81559, "memory_used_mib": 5, "compute_capability": "9.0", "ecc": True,
     "ecc_uncorrected": 5000000000, "persistence": False, "lost": False, "temperature_c": 31, "utilization_percent": None,
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_a_file_that_is_no_library_leads_on_to_the_tool(tmp_path: Path, monkeypa
 
 
 def test_the_tool_tells_what_the_library_would(tmp_path: Path) -> None:
-    row = "580.95.05, NVIDIA H100 80GB HBM3, 0, GPU-one, 81559, 9.0, Enabled, 0, Disabled, 31, [N/A]"
+    row = "580.95.05, NVIDIA H100 80GB HBM3, 0, GPU-one, 81559, 9.0, Enabled, 0, Disabled, 31, [N/A], 5"
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{row}'\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     assert _nvml.read()["gpus"] == [{**WHOLE, "ecc_uncorrected": 0}]

@@ -72,7 +72,7 @@ def pod(index: int, state: str) -> dict[str, Any]:
 def test_a_watch_says_how_it_ended(tmp_path: Path, seen: dict[str, Any], said: str) -> None:
     """It ends well only when every job has succeeded."""
     judge = yaml.safe_load((ROOT / "playbooks/watch.yml").read_text(encoding="utf-8"))[-1]
-    seen = {"ended": False, "stalled": [], "seen": False, **seen}
+    seen = {"ended": False, "stalled": [], "seen": False, "typed": "ansible-playbook playbooks/", **seen}
     known = {"watch_seen": seen, "watch_stalled": seen["stalled"], "watch_plan": [], "watch_undone": "; stop: not done: because"}
     book = tmp_path / "judge.yml"
     book.write_text(json.dumps([{**judge, "vars": {**known, "run_id": "r1", "max_watch_seconds": 9}}]), encoding="utf-8")
@@ -304,6 +304,62 @@ def test_a_remedy_names_the_inventory_that_was_typed() -> None:
         "n": 1,
     }
     assert with_inventory(told, {}) == told
+
+
+def test_modules_of_a_cloud_name_the_inventory_too(tmp_path: Path) -> None:
+    """A module does not know what was typed: each that talks of our playbooks runs through an action plugin."""
+    runtime = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))
+    own = {path.stem for path in (ROOT / "plugins/action").glob("*.py")}
+    routed = {name for name, to in runtime["plugin_routing"]["modules"].items() if to == {"action_plugin": "podcycle.gpu.lease"}}
+    assert set(runtime["action_groups"]["runpod"]) - own == routed
+    (tmp_path / "typed").write_text("[some]\n", encoding="utf-8")
+    task = {"podcycle.gpu.offer_info": {"offline": True, "min_vram_gib": 4000, "state_dir": str(tmp_path / "state")}}
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [task]}]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "typed"), str(tmp_path / "play.yml")]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60)
+    assert f"see ansible-playbook -i {tmp_path}/typed playbooks/offers.yml" in " ".join(done.stdout.split()), done.stdout + done.stderr
+
+
+def test_a_data_set_is_published_only_when_that_is_confirmed(tmp_path: Path) -> None:
+    """A program that stands for the trainer's Python: it answers as the trainer does, and notes what it was told."""
+    log, data, program = tmp_path / "asked", tmp_path / "data", tmp_path / "python"
+    program.write_text(
+        "#!/usr/bin/python3\nimport json, os, pathlib, sys\nwords = sys.argv[4:]\n"
+        f"log, data = pathlib.Path({str(log)!r}), pathlib.Path({str(data)!r})\n"
+        "log.write_text((log.read_text() if log.exists() else '') + json.dumps(words) + '\\n')\n"
+        "made = {'fetch': 'train.jsonl', 'build': 'train.jsonl', 'seal': 'manifest.json'}.get(words[0])\n"
+        "assert sys.argv[1:4] == ['-m', 'chess_trainer', 'dataset'] and os.environ['PYTHONPATH'].endswith('/roles/chess_training/files')\n"
+        "if made:\n    data.mkdir(exist_ok=True)\n    (data / made).write_text('x')\n"
+        "elif '--repo=me/open' in words and '--public' not in words:\n    sys.exit('publish: is public; add --public if they may')\n"
+        "elif '--yes' not in words:\n    sys.exit('publish: would upload train.jsonl; add --yes to do it')\n"
+        "else:\n    print(json.dumps({'commit': 'c0ffee'}))\n",
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+    (tmp_path / "hosts").write_text("[some]\n", encoding="utf-8")
+
+    def play(*words: str, **variables: Any) -> tuple[int, str, list[list[str]]]:
+        log.unlink(missing_ok=True)
+        given = json.dumps({"dataset_python": str(program), "dataset_dir": str(data), **variables})
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "hosts"), "playbooks/dataset.yml", "-e", given, *words]
+        environment = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        asked = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+        return done.returncode, " ".join(done.stdout.split()), asked
+
+    code, said, asked = play(dataset_fetch="me/games", dataset_book=True)
+    assert code and "a folder is fetched or built, not both" in said and not asked
+    assert play("--check", dataset_fetch="me/games", dataset_publish="me/games", confirm="YES")[2] == []
+    fetch = ["fetch", "--repo=me/games", f"--out={data}", "--revision=main", "--prefix=sets/a"]
+    publish = ["publish", str(data), "--repo=me/games", "--revision=main", "--prefix=sets/a"]
+    code, said, asked = play(dataset_fetch="me/games", dataset_publish="me/games", dataset_prefix="sets/a")
+    assert (code, asked) == (0, [fetch, ["seal", str(data)], publish]) and "changed=1" in said
+    assert "would upload train.jsonl; confirm it, type the same again with -e confirm=YES" in said
+    code, said, asked = play(dataset_moves=["a.txt", "b.txt"], dataset_build_options=["--games=9"], dataset_publish="me/open", confirm="YES")
+    assert asked[0] == ["build", f"--out={data}", "--games=9", "--moves", "a.txt", "b.txt"] and "--yes" in asked[-1]
+    assert code and "is public; add --public if they may" in said
+    code, said, asked = play(dataset_publish="me/open", dataset_public=True, confirm="YES")
+    assert code == 0 and asked[-1][-2:] == ["--public", "--yes"] and "published to me/open as commit c0ffee" in said and "changed=1" in said
 
 
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:

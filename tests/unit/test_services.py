@@ -32,7 +32,8 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "INFERENCE_API_MODEL_PATH": ("/data/model.pt", None), "INFERENCE_API_DEVICE": ("cpu", None), "INFERENCE_API_TOPK_DEFAULT": ("3", 3),
     "HF_REPO_ID": ("me/bot", None), "HF_REPO_TYPE": ("dataset", None), "HF_SYNC_SOURCE_DIR": ("/data/out", None),
     "HF_SYNC_PATTERNS": ("*.pt, *.csv", ["*.pt", "*.csv"]), "HF_SYNC_INTERVAL_SECONDS": ("60", 60), "IDLE_TIMEOUT_SECONDS": ("900", 900),
-    "IDLE_CHECK_INTERVAL_SECONDS": ("30", 30), "IDLE_GPU_UTIL_THRESHOLD": ("5", 5), "ACTIVITY_HEARTBEAT_FILE": ("/tmp/beat", None),
+    "IDLE_CHECK_INTERVAL_SECONDS": ("30", 30), "IDLE_GPU_UTIL_THRESHOLD": ("5", 5), "IDLE_GPU_MEM_MB_THRESHOLD": ("1024", 1024),
+    "ACTIVITY_HEARTBEAT_FILE": ("/tmp/beat", None),
     "AUTOSTOP_ACTION": ("exit", None), "RUNPOD_PHASE_TIMING_ENABLED": ("0", False), "RUNPOD_PHASE_TIMING_LOG": ("/data/times.jsonl", None),
     "RUNPOD_PHASE_TIMING_RUN_ID": ("r9", None),
 }  # fmt: skip
@@ -66,8 +67,8 @@ def test_the_table_names_each_once_and_the_document_and_the_options_show_it() ->
 
 
 def test_names_that_change_nothing_are_told() -> None:
-    notes = pod_settings.resolve({}, {"START_OTEL_COLLECTOR": "1", "IDLE_GPU_MEM_MB_THRESHOLD": "1024"}, "/w")["notes"]
-    assert len(notes) == 2 and notes[0] == "START_OTEL_COLLECTOR is '1': no collector is brought"
+    notes = pod_settings.resolve({}, {"START_OTEL_COLLECTOR": "1"}, "/w")["notes"]
+    assert len(notes) == 1 and notes[0] == "START_OTEL_COLLECTOR is '1': no collector is brought"
     assert pod_settings.resolve({}, {"START_OTEL_COLLECTOR": "0"}, "/w")["notes"] == []
     assert pod_settings.resolve({}, {"AUTOSTOP_ACTION": "runpod_api"}, "/w")["settings"]["idle_action"] == "stop"
 

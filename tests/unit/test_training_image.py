@@ -199,6 +199,60 @@ def test_what_the_registry_answered_is_in_the_error(tmp_path: Path, err: str, sa
     assert said in str(caught.value) and err.strip().removeprefix("ERROR: ") in str(caught.value)
 
 
+def digest(letter: str) -> str:
+    return f"sha256:{letter * 64}"
+
+
+# As `docker buildx imagetools inspect` told them: what an engine pushed, and what a builder pushed with its provenance.
+ENGINE_PUSHED = {
+    "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+    "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "size": 441, "digest": digest("c")}, "layers": [],
+}  # fmt: skip
+INDEX = {
+    "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+    "manifests": [
+        {"digest": digest("d"), "size": 480, "platform": {"architecture": "amd64", "os": "linux"}},
+        {
+            "digest": digest("e"), "size": 566, "platform": {"architecture": "unknown", "os": "unknown"},
+            "annotations": {"vnd.docker.reference.digest": digest("d"), "vnd.docker.reference.type": "attestation-manifest"},
+        },
+    ],
+}  # fmt: skip
+PUSHED_CONFIG = {"created": "2026-11-23T00:39:49.167998007Z", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [digest("1")]}}
+CONTENT = [PUSHED_CONFIG["created"], [digest("1")]]
+
+
+@pytest.mark.parametrize(
+    ("top", "image", "built", "said"),
+    [
+        (ENGINE_PUSHED, {}, {"id": digest("c")}, ""),
+        (ENGINE_PUSHED, PUSHED_CONFIG, {"id": digest("9")}, f"image {digest('c')} under abc, latest, which is not the one .* tried here, {digest('9')}"),
+        (INDEX, {}, {"id": digest("c")}, ""),
+        (INDEX, {}, {"id": digest("b"), "by_manifest": True}, ""), (INDEX, {}, {"id": digest("d"), "by_manifest": True}, ""),
+        (INDEX, PUSHED_CONFIG, {"id": digest("9"), "by_manifest": True}, ""),
+        (INDEX, {"linux/amd64": PUSHED_CONFIG}, {"id": digest("9"), "by_manifest": True}, ""),
+        (INDEX, PUSHED_CONFIG | {"created": "2026-11-23T00:50:00Z"}, {"id": digest("9"), "by_manifest": True}, f"the registry has image {digest('c')}"),
+        (INDEX | {"manifests": INDEX["manifests"][1:]}, {}, {"id": digest("c")}, "something without an image for linux/amd64 under abc, latest"),
+        ("not found", {}, {"id": digest("c")}, "something without an image"),
+    ],
+)  # fmt: skip
+def test_what_was_pushed_is_the_image_that_was_tried(tmp_path: Path, top: Any, image: dict[str, Any], built: dict[str, Any], said: str) -> None:
+    fake, asking = FakeDocker(tmp_path), "buildx imagetools inspect ghcr.io/me/x@"
+    fake.tell({f"{asking}{digest('b')} --raw": {"out": json.dumps(top)}, f"{asking}{digest('d')} --raw": {"out": json.dumps(ENGINE_PUSHED)}})
+    fake.tell({f"{asking}{digest('d')} --format": {"out": json.dumps(image)}, f"{asking}{digest('b')} --format": {"out": json.dumps(image)}})
+
+    def compare() -> None:
+        known = {"by_manifest": False, "content": CONTENT, **built}
+        builds.refuse_another(builds.Docker(str(fake.program)), "ghcr.io/me/x", {"abc": digest("b"), "latest": digest("b")}, known, "linux/amd64")
+
+    if not said:
+        compare()
+        return
+    with pytest.raises(images.ImageError, match=said) as caught:
+        compare()
+    assert f"docker image rm --force {built['id']}" in str(caught.value)
+
+
 def test_services_are_brought_as_the_account_that_they_need() -> None:
     start = start_program()
     off = {name: False for name in start.OF_ROOT + start.OF_RUNNER} | {"repo_url": ""}
@@ -245,3 +299,12 @@ def test_the_playbook_builds_once_tries_once_and_writes_nothing_in_check_mode(tm
     assert code == 0 and "changed=0" in said and "is built already" in said
     words = [words[0] for words in fake.asked()]
     assert words.count("run") == 1 and len([1 for one in fake.asked() if one[:2] == ["buildx", "build"]]) == 1
+    inspect = f"buildx imagetools inspect ghcr.io/me/x@{digest('b')} --raw"
+    fake.tell({"buildx imagetools inspect": {"out": json.dumps({"digest": digest("b")})}, inspect: {"out": json.dumps(ENGINE_PUSHED)}})
+    code, said = play(*given, IMAGE_REPO="ghcr.io/me/x", PUSH_IMAGE="1")
+    assert code and digest("c") in said and digest("a") in said and "pushed" not in json.loads((folder / "record.json").read_text())
+    tried = {**ENGINE_PUSHED, "config": {"digest": digest("a")}}
+    fake.tell({inspect: {"out": json.dumps(tried)}})
+    for changed in (1, 0):
+        code, said = play(*given, IMAGE_REPO="ghcr.io/me/x", PUSH_IMAGE="1")
+        assert code == 0 and f"changed={changed}" in said, said

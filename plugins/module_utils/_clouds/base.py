@@ -67,8 +67,8 @@ class Cloud(ABC):
         """What the account has and burns; None where it cannot be told. Raises a CloudError when it is refused."""
         return None
 
-    def live_prices(self, gpu_count: int) -> dict[tuple[str, str], tuple[Decimal | None, str]]:
-        """By GPU id and kind of machine: the spot price of so many GPUs now, and the stock. Empty where there is no such thing."""
+    def live_prices(self, gpu_count: int, *, patient: bool = True) -> dict[tuple[str, str], tuple[Decimal | None, str]]:
+        """By GPU id and kind of machine: the spot price of so many GPUs now, and the stock. Empty where there is no such thing; `patient` tries again."""
         return {}
 
     @abstractmethod

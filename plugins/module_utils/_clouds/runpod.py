@@ -86,6 +86,7 @@ class RunPod(Cloud):
         self.endpoint = client.base_url
         self.key = client.key
         self.key_source = key_source
+        self._no_live_prices: errors.CloudError | None = None
 
     def check(self) -> None:
         try:
@@ -128,7 +129,7 @@ class RunPod(Cloud):
     def offers(self, gpu_count: int, *, spot: bool, options: dict[str, object]) -> list[model.Offer]:
         wanted = str(options.get("cloud_type") or "secure")
         if spot:
-            return self._spot.offers(self._graphql, gpu_count, wanted)
+            return self._spot.offers(self._graphql(), gpu_count, wanted)
         query = {"include": "AVAILABILITY", "product": "POD", "count": str(gpu_count)}
         if wanted in _CLOUD_TYPES:
             query["cloud"] = _CLOUD_TYPES[wanted]
@@ -170,11 +171,11 @@ class RunPod(Cloud):
 
         return runpod_spot
 
-    @property
-    def _graphql(self) -> Any:
+    def _graphql(self, *, patient: bool = True) -> Any:
         from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_graphql import connect_graphql
 
-        return connect_graphql(self._http, self.key_source)
+        http = self._http if patient else replace(self._http, read_tries=1, connect_tries=1, rate_limit_wait_seconds=0.0, timeout_seconds=5.0)
+        return connect_graphql(http, self.key_source)
 
     def prepare(self, wish: model.PodWish) -> model.PodWish:
         if not (wish.options.get("template") or wish.options.get("network_volume")):
@@ -183,18 +184,26 @@ class RunPod(Cloud):
         return prepared
 
     def account(self) -> Account | None:
-        found: Account = self._graphql.balance()
+        found: Account = self._graphql().balance()
         return found
 
-    def live_prices(self, gpu_count: int) -> dict[tuple[str, str], tuple[Decimal | None, str]]:
-        rows = {kind: self._graphql.live_prices(gpu_count, cloud_type=kind) for kind in _CLOUD_TYPES}
+    def live_prices(self, gpu_count: int, *, patient: bool = True) -> dict[tuple[str, str], tuple[Decimal | None, str]]:
+        if self._no_live_prices is not None:
+            raise self._no_live_prices
+        graphql = self._graphql(patient=patient)
+        try:
+            rows = {kind: graphql.live_prices(gpu_count, cloud_type=kind) for kind in _CLOUD_TYPES}
+        except (errors.Forbidden, errors.Unauthorized, errors.ProxyRefused, errors.SchemaError) as err:
+            # It will not be told otherwise a moment later.
+            self._no_live_prices = err
+            raise
         return {(gpu, kind): (row.spot_usd and row.spot_usd * gpu_count, row.stock) for kind, found in rows.items() for gpu, row in found.items()}
 
     def create(self, wish: model.PodWish, stamp: model.Stamp, offer: model.Offer) -> model.Pod:
         self._http.secrets = tuple(wish.secret_env.values())
         if offer.spot:
             body = self._body(wish, stamp, offer)
-            return self._created(self._spot.create(self._graphql, wish, stamp, offer, body["env"], body.get("args", "")))
+            return self._created(self._spot.create(self._graphql(), wish, stamp, offer, body["env"], body.get("args", "")))
         try:
             reply = self._http.post("/pods", self._body(wish, stamp, offer))
         except errors.InvalidRequest as err:
@@ -274,7 +283,7 @@ class RunPod(Cloud):
         except (errors.InvalidRequest, errors.Conflict) as err:
             if not _IS_SPOT.search(str(err.details.get("said", ""))):
                 raise
-            self._spot.bid_again(self._graphql, self.get(pod_id))
+            self._spot.bid_again(self._graphql(), self.get(pod_id))
 
     def restart(self, pod_id: str) -> None:
         self._act(pod_id, "restart")

@@ -35,6 +35,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "idle_seconds": (1, 2592000),
     "interval_seconds": (0.05, 3600),
     "gpu_percent": (0, 100),
+    "gpu_mem_mb": (0, 10000000),
     "backoff_seconds": (0.05, 3600),
     "backoff_limit_seconds": (0.05, 86400),
 }
@@ -42,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "idle_seconds": 3600,
     "interval_seconds": 15,
     "gpu_percent": 10,
+    "gpu_mem_mb": 0,
     "jobs": [],
     "heartbeats": [],
     "action": "stop",
@@ -95,6 +97,9 @@ class IdleWatchdog:
             used = gpu.get("utilization_percent")
             if used is not None and used >= self.config["gpu_percent"]:
                 return f"GPU {gpu['index']} computes ({used} %)"
+            held, most = gpu.get("memory_used_mib"), self.config["gpu_mem_mb"]
+            if held is not None and 0 < most < held:
+                return f"GPU {gpu['index']} holds {held} MiB"
         return None
 
     def heartbeat(self) -> tuple[float, str] | None:

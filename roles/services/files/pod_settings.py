@@ -73,7 +73,7 @@ SETTINGS = (
     Setting("idle_seconds", "IDLE_TIMEOUT_SECONDS", "int", 3600, "seconds without work after which the pod is ended", 1),
     Setting("idle_interval_seconds", "IDLE_CHECK_INTERVAL_SECONDS", "int", 15, "seconds between two looks", 1, 3600),
     Setting("idle_gpu_percent", "IDLE_GPU_UTIL_THRESHOLD", "int", 10, "a GPU that is used this much works", 0, 100),
-    Setting("", "IDLE_GPU_MEM_MB_THRESHOLD", "noted", None, "read and told: memory that an open service holds is no work"),
+    Setting("idle_gpu_mem_mb", "IDLE_GPU_MEM_MB_THRESHOLD", "int", 0, "a GPU with more MiB in use than this works; 0: memory is no work", 0, 10000000),
     Setting("idle_heartbeat", "ACTIVITY_HEARTBEAT_FILE", "path", "{workspace}/.podcycle/services/heartbeat", "a file that is touched by whoever works"),
     Setting("idle_action", "AUTOSTOP_ACTION", "str", "stop", "stop, terminate, exit or none; runpod_api is stop", choices=ACTIONS),
     Setting("timing", "RUNPOD_PHASE_TIMING_ENABLED", "bool", True, "write runpod_phase_times.jsonl"),

@@ -268,7 +268,7 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_validate(commands: Any) -> None:
     validate = commands.add_parser("validate", help="open a trained model and reproduce its figures; prints JSON")
     validate.add_argument("--model", type=Path, required=True)
-    validate.add_argument("--data", type=Path, required=True)
+    validate.add_argument("--data", type=Path, required=True, action="append", help="folder with val.jsonl; of several, the one that the run was scored on")
     validate.add_argument("--run-dir", type=Path, required=True, help="the run's folder with manifest.json")
     validate.add_argument("--output", type=Path, help="also write the verdict here")
     validate.add_argument("--context", default="", help="also predict the next move of this game")

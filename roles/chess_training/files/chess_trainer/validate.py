@@ -47,6 +47,7 @@ class Validation:
         self.model: AnyNetwork | None = None
         self.found: dict[str, Any] = {}
         self.moves: dict[str, str] = {}
+        self.data = Path()
 
     def manifest_read(self) -> str:
         """The run's manifest is there and says that the run is done."""
@@ -87,15 +88,17 @@ class Validation:
         return f"{len(self.content['state_dict'])} tensors, all finite"
 
     def same_data(self) -> str:
-        """The validation data is the data of the run."""
+        """The validation data is the data of the run: the first folder that has it is the one."""
         recorded = self.manifest.get("data", {}).get("val", {}).get("sha256")
-        path = self.arguments.data / "val.jsonl"
-        if not path.is_file():
-            raise Failure(f"{path} is not there")
-        found = sha256_file(path)
-        if found != recorded:
-            raise Failure(f"sha256 of {path} is {found}, but the run was scored on {recorded}")
-        return f"val.jsonl has sha256 {found}"
+        other = []
+        for folder in self.arguments.data:
+            path = folder / "val.jsonl"
+            found = sha256_file(path) if path.is_file() else None
+            if found is not None and found == recorded:
+                self.data = folder
+                return f"val.jsonl has sha256 {found}"
+            other.append(f"sha256 of {path} is {found}" if found else f"{path} is not there")
+        raise Failure(f"{', '.join(other)}, but the run was scored on {recorded}")
 
     def reproduced(self) -> str:
         """The figures of the manifest come out again."""
@@ -118,7 +121,7 @@ class Validation:
         settings = self.manifest.get("request", {})
         with contextlib.ExitStack() as stack:
             directory = self.arguments.cache_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chess-trainer-")))
-            positions = cache.load(self.arguments.data, "val", directory, int(settings.get("min_context", 0)), None, lambda doing, share: None)
+            positions = cache.load(self.data, "val", directory, int(settings.get("min_context", 0)), None, lambda doing, share: None)
             assert self.model is not None
             data = metrics.evaluation_set(positions, count, lambda share: None, getattr(self.model.shape, "context", 0))
         device = torch.device(self.arguments.device)
@@ -176,7 +179,7 @@ def _outcome(check: Callable[[], str]) -> dict[str, Any]:
 
 def validate(arguments: argparse.Namespace) -> dict[str, Any]:
     """The command validate; the first check that fails ends it."""
-    for name, path in (("run folder", arguments.run_dir), ("data folder", arguments.data)):
+    for name, path in (("run folder", arguments.run_dir), *(("data folder", folder) for folder in arguments.data)):
         if not path.is_dir():
             raise MissingError(f"the {name} {path} is not there")
     validation = Validation(arguments)
