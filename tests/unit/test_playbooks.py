@@ -223,6 +223,19 @@ def test_a_user_with_sudo_gets_the_machines_workspace(tmp_path: Path, scope: str
     assert "workspace=/workspace\n" in said
 
 
+@pytest.mark.parametrize(("options", "installs"), [({}, False), ({"find_installs": True}, True), ({"find_installs": True, "ansible_check_mode": True}, False)])
+def test_only_a_converge_that_is_none_in_check_mode_installs_python(tmp_path: Path, options: dict[str, Any], installs: bool) -> None:
+    environment = jinja2.Environment(autoescape=False)
+    environment.filters["quote"] = shlex.quote
+    source = (ROOT / "playbooks/templates/look.sh.j2").read_text(encoding="utf-8")
+    script = environment.from_string(re.sub("for found in .*; do", "for found in /nonesuch; do", source)).render({"ansible_check_mode": False, **options})
+    (tmp_path / "apt-get").write_text(f"#!/bin/sh\necho called >> {tmp_path}/called\n", encoding="utf-8")
+    (tmp_path / "apt-get").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    said = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, check=True).stdout
+    assert "\npython=\n" in said and (tmp_path / "called").exists() is installs
+
+
 def test_a_login_that_tailscale_refuses_says_why_without_the_key(tmp_path: Path) -> None:
     join = yaml.safe_load((ROOT / "roles/node/tasks/tailscale.yml").read_text(encoding="utf-8"))[-1]
     program = tmp_path / "tailscale"
