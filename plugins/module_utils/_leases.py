@@ -176,7 +176,8 @@ def _sweep(session: Session, options: Mapping[str, Any], found: Audit, slots: li
         # Who is driven, or rents outside a run, may be waiting for capacity, and its next pod needs the key; an ended one rents no more.
         return options["select"] == "every" or not (_driven_run(session, run_id) or being_lent(session, run_id))
 
-    ended = {slot.lease.pod_id if slot.lease else slot.before.id for slot in slots if slot.error is None and (slot.lease or slot.before)}
+    done = [slot for slot in slots if slot.error is None]
+    ended = {slot.lease.pod_id for slot in done if slot.lease} | {slot.before.id for slot in done if slot.before}
     seen = [*found.pods.values(), *found.strays, *found.strangers]
 
     def living() -> set[tuple[str, str]]:
