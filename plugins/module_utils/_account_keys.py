@@ -14,7 +14,7 @@ import binascii
 import hashlib
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
@@ -30,6 +30,11 @@ def identity(line: str) -> tuple[str, str]:
     """Type and key: a comment makes no other key. What is no key is itself."""
     match = _KEY.match(line.strip())
     return (match[1], match[2]) if match else ("", line.strip())
+
+
+def comment(line: str) -> str:
+    match = _KEY.match(line.strip())
+    return (match[3] or "").strip() if match else ""
 
 
 def check_public_key(text: str) -> str:
@@ -65,14 +70,24 @@ def change_key(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any
     line = check_public_key(options["public_key"])
     desk = open_desk(options)
     present = options["state"] == "present"
+    what = f"{'add' if present else 'remove'} SSH key {fingerprint(line)}"
+    before, after = _edit(desk, options, what, lambda keys: merged(keys, line, present), check_mode)
+    return _result(desk, before, after, line)
+
+
+def edit_keys(options: Mapping[str, Any], what: str, change: Callable[[list[str]], list[str]], *, check_mode: bool = False) -> None:
+    """Make the list what C(change) makes of it. That is asked again after each write, and is to ask for nothing more then."""
+    _edit(open_desk(options), options, what, change, check_mode)
+
+
+def _edit(desk: Desk, options: Mapping[str, Any], what: str, change: Callable[[list[str]], list[str]], check_mode: bool) -> tuple[list[str], list[str]]:
     if check_mode:
         with trying("read the account's SSH keys"):
             before = desk.account.ssh_keys()
-        return _result(desk, before, merged(before, line, present), line)
+        return before, change(before)
     lock = hashlib.sha256(f"{desk.http.base_url}\n{desk.http.key}".encode()).hexdigest()[:12]
-    with open_state(options).lock(f"runpod-ssh-keys-{lock}"), trying(f"{'add' if present else 'remove'} SSH key {fingerprint(line)}"):
-        before, after = _write(desk, line, present)
-    return _result(desk, before, after, line)
+    with open_state(options).lock(f"runpod-ssh-keys-{lock}"), trying(what):
+        return _write(desk, change)
 
 
 def merged(keys: list[str], line: str, present: bool) -> list[str]:
@@ -83,14 +98,14 @@ def merged(keys: list[str], line: str, present: bool) -> list[str]:
     return keys if any(identity(one) == wanted for one in keys) else [*keys, line]
 
 
-def _write(desk: Desk, line: str, present: bool) -> tuple[list[str], list[str]]:
+def _write(desk: Desk, change: Callable[[list[str]], list[str]]) -> tuple[list[str], list[str]]:
     """Before our first change and after our last one."""
     first: list[str] | None = None
     keys: list[str] = []
     for _round in range(ROUNDS):
         keys = desk.account.ssh_keys()
         first = keys if first is None else first
-        wanted = merged(keys, line, present)
+        wanted = change(keys)
         if wanted == keys:
             return first, keys
         try:
@@ -106,7 +121,7 @@ def _write(desk: Desk, line: str, present: bool) -> tuple[list[str], list[str]]:
                 raise
         desk.http.clock.sleep(SETTLE_SECONDS * random.uniform(1.0, 2.0))
     keys = desk.account.ssh_keys()
-    if merged(keys, line, present) == keys:
+    if change(keys) == keys:
         return first or [], keys
     raise errors.Conflict(
         f"another program writes the account's keys at the same time: {ROUNDS} times our change was undone", hint="stop it, then type the command again"

@@ -35,7 +35,7 @@ KINDS = ("pod_setup", "runpod", "vast", "gce", "user_data")
 # runpod: Linux takes no single argument of 128 KiB. vast: the API refuses a longer onstart. gce: one metadata value. user_data: EC2, the least of all clouds.
 LIMITS = {"runpod": 131071, "vast": 4048, "gce": 262144, "user_data": 16384}
 TEMPLATE = "playbooks/templates/bootstrap.sh.in"
-_PLAYBOOKS = ("playbooks/bootstrap.yml", *(f"playbooks/tasks/{name}.yml" for name in ("look", "stack", "pod_setup", "sign")))
+_PLAYBOOKS = ("playbooks/bootstrap.yml", *(f"playbooks/tasks/{name}.yml" for name in ("find", "look", "stack", "pod_setup", "sign")))
 _TEMPLATES = ("look.sh.j2", "changed.j2", "summary.j2")
 _ALWAYS = ("LICENSE", "meta/runtime.yml", "requirements-run.txt", TEMPLATE, *_PLAYBOOKS, *(f"playbooks/templates/{name}" for name in _TEMPLATES))
 _UTILS = "ansible_collections.podcycle.gpu.plugins.module_utils"

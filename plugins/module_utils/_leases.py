@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as book
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import lent, take_back
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import Swept, Terms, being_lent, sweep
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
@@ -148,11 +149,11 @@ def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dic
             failed_already = {str(slot.lease.stamp) for slot in slots if slot.lease is not None and slot.error is not None}
             late = [lease for stamp, lease in audit(session, options.get("run_id")).leases.items() if stamp not in failed_already]
             slots += each([Slot(lease.stamp.index, lease=lease, notes=["it was being rented"]) for lease in late], lambda slot: _end(desk, slot))
-        # A run that is driven may be waiting for capacity, and its next pod needs the key; an ended one rents no more.
-        over = {run_id for run_id in lent(session) if every or not _driven_run(session, run_id)}
-        warnings += take_back(options, session, over) if session.cloud.name == "runpod" else []
+    swept = _sweep(session, options, found, slots, check_mode) if session.cloud.name == "runpod" else Swept()
+    warnings += swept.warnings
     result = {
-        "changed": bool(slots),
+        "changed": bool(slots or swept.rows),
+        "keys": swept.rows,
         "owner": session.state.owner,
         "left_alone": kept,
         "warnings": warnings,
@@ -166,6 +167,33 @@ def _reap(session: Session, options: Mapping[str, Any], check_mode: bool) -> dic
         failed[0].details.update(reaped=result["reaped"], failed=[str(error) for error in failed])
         raise failed[0]
     return result
+
+
+def _sweep(session: Session, options: Mapping[str, Any], found: Audit, slots: list[Slot], check_mode: bool) -> Swept:
+    """Keys that were lent to the account for the gateway, of runs that rent no more: noted here, or with our owner id in their comment."""
+
+    def over(run_id: str) -> bool:
+        # Who is driven, or rents outside a run, may be waiting for capacity, and its next pod needs the key; an ended one rents no more.
+        return options["select"] == "every" or not (_driven_run(session, run_id) or being_lent(session, run_id))
+
+    done = [slot for slot in slots if slot.error is None]
+    ended = {slot.lease.pod_id for slot in done if slot.lease} | {slot.before.id for slot in done if slot.before}
+    seen = [*found.pods.values(), *found.strays, *found.strangers]
+
+    def living() -> set[tuple[str, str]]:
+        """By the listing that was acted upon and by another one: one alone may have been cut short."""
+        pods = [pod for pod in (*seen, *session.cloud.list()) if pod.state != model.GONE and pod.id not in ended]
+        return {(pod.stamp.owner, pod.stamp.run_id) for pod in pods if pod.stamp}
+
+    owners = frozenset({session.state.owner, options.get("owner") or session.state.owner})
+    # In check mode they are open still.
+    closing = {str(slot.lease.stamp) for slot in slots if slot.lease is not None}
+
+    def leased(run_id: str) -> bool:
+        return any(lease.open and not (check_mode and str(lease.stamp) in closing) for lease in session.ledger.of_run(run_id))
+
+    terms = Terms(over, leased, owners, functools.cache(living), options.get("run_id"))
+    return sweep(options, session, terms, check_mode=check_mode)
 
 
 def _said_to_be_gone(session: Session, found: Audit, options: Mapping[str, Any]) -> frozenset[str]:

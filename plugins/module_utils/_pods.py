@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import lend, lent, take_back, wants_gateway
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import being_lent, lend, take_back, wants_gateway
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Slot, Waits, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
@@ -157,9 +157,7 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
     notes: list[str] = []
     warnings: list[str] = []
     if options["state"] == "running":
-        if not check_mode and session.cloud.name == "runpod" and wants_gateway(wish):
-            notes = [note] if (note := lend(options, session, wish)) else []
-        slots = engine.rent(wish, check_mode=check_mode)
+        slots, notes = _rent(options, session, engine, wish, check_mode)
     elif options["state"] == "stopped":
         slots = _stop(engine, session, wish, check_mode)
     elif options["state"] == "restarted":
@@ -168,7 +166,7 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
         known = [(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]]
         slots = engine.release_run(wish.run_id, check_mode=check_mode, known=known, spare_kept=options["spare_kept"])
         if not check_mode and session.cloud.name == "runpod":
-            warnings = take_back(options, session, {wish.run_id} & lent(session))
+            warnings = take_back(options, session, {wish.run_id})
     for slot in slots:
         slot.notes += notes
     if not check_mode:
@@ -188,6 +186,27 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
     if options["state"] == "absent":
         result["remaining"] = [pod.id for pod in engine.strays(wish.run_id)]
     return result
+
+
+def _rent(options: Mapping[str, Any], session: Session, engine: Engine, wish: model.PodWish, check_mode: bool) -> tuple[list[Slot], list[str]]:
+    if check_mode or session.cloud.name != "runpod" or not wants_gateway(wish):
+        return engine.rent(wish, check_mode=check_mode), []
+    waits = engine.waits
+    note = lend(options, session, wish, waits.capacity + waits.boot + waits.endpoint + waits.sshd)
+
+    def unused() -> None:
+        """Without any pod there is nothing to reach; who rents for the same run at the same time goes on with the key."""
+        if not being_lent(session, wish.run_id):
+            take_back(options, session, {wish.run_id})
+
+    try:
+        slots = engine.rent(wish, check_mode=False)
+    except errors.PodcycleError:
+        unused()
+        raise
+    if any(slot.error is not None for slot in slots):
+        unused()
+    return slots, [note] if note else []
 
 
 def _stop(engine: Engine, session: Session, wish: model.PodWish, check_mode: bool) -> list[Slot]:

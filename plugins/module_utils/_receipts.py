@@ -4,8 +4,9 @@
 """What a role has brought about on a machine, signed for, so that one look tells whether all of it still stands.
 
 A receipt holds the digest of what was wanted, and of every file of it the kind, mode, owner, size, time and target; of a file that others
-write into as well only our block. A file that was changed, replaced or lost, another driver, a process that has ended: then it does not
-stand, and the role works. SCHEMA rises when the same wish would be brought about in another way, or is signed for in another way.
+write into as well only our block, and of the system's lists of packages and accounts only the entries that were wanted. A file that was
+changed, replaced or lost, another driver, a process that has ended: then it does not stand, and the role works. SCHEMA rises when the same
+wish would be brought about in another way, or is signed for in another way.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import _standing
 from ._aside import read_json, write_json
 from ._blocks import block_of
-from ._errors import UsageError
+from ._errors import PodcycleError, UsageError
 from ._job_runner import process_started
 from ._shell_env import MARKER, SYSTEM_BASHRC, SYSTEM_PROFILE
 
-SCHEMA = 6
+SCHEMA = 7
 FOLDER = ".podcycle/receipts"
 PARTS = ".podcycle/stack/parts.json"
 # Python and git write into these when they only read.
@@ -103,6 +105,16 @@ def block_signature(path: str) -> str | None:
     return found
 
 
+def own_block(path: str, marker: str) -> list[Any] | None:
+    """Our block of that marker, and the mode and owner of the file that it is in; None where there is none."""
+    try:
+        status = os.stat(path)
+        found = block_of(Path(path).read_text(encoding="utf-8", errors="surrogateescape"), marker)
+    except OSError:
+        return None
+    return None if found is None else [stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, found]
+
+
 def shell_files(workspace: str) -> list[str]:
     """The files that are ours alone, by which every shell learns of the stack, in either scope."""
     return [f"{workspace}/.podcycle/env.sh", SYSTEM_PROFILE]
@@ -125,7 +137,9 @@ def sign(workspace: Path, name: str, wanted: dict[str, Any], machine: dict[str, 
         blocks = shared_shell_files(os.path.expanduser("~"))
         # Its own part of the environment: that of another role may change and this one stands.
         paths += sorted(str(path) for path in (workspace / ".podcycle/env.d").glob(f"*-{name}.sh"))
-    for path in (*paths, *trees):
+    marked = {str(path): str(marker) for path, marker in (wanted.get("blocks") or {}).items()}
+    node = dict(wanted.get("node") or {})
+    for path in (*paths, *trees, *marked):
         if not os.path.isabs(path):
             raise UsageError(f"sign for {name}: {path!r} is no absolute path")
     pids = [int(pid) for pid in wanted.get("pids") or []]
@@ -135,6 +149,8 @@ def sign(workspace: Path, name: str, wanted: dict[str, Any], machine: dict[str, 
         "machine": machine,
         "paths": {path: signature(path) for path in paths},
         "blocks": {path: block_signature(path) for path in blocks},
+        "own_blocks": {path: [marker, own_block(path, marker)] for path, marker in marked.items()},
+        "node": {"wanted": node, "sources": {path: signature(path) for path in _standing.sources(node)}, "found": _standing.standing(node)},
         "trees": {tree: tree_digest(tree) for tree in trees},
         "processes": {str(pid): process_started(pid) for pid in pids},
     }
@@ -183,13 +199,20 @@ def differs(receipt: dict[str, Any], machine: dict[str, str], since: float = 0.0
     for path, was in receipt["paths"].items():
         found = signature(path)
         if found != was:
-            return f"{path} is missing" if found is None else f"{path} was changed" if was else f"{path} is there and was not"
+            return _told(path, was, found)
     for path, block in receipt["blocks"].items():
         text = block_signature(path)
         if text != block:
             if not text:
                 return f"the block {MARKER} in {path} is missing"
             return f"the block {MARKER} in {path} was changed"
+    for path, (marker, was) in receipt["own_blocks"].items():
+        part = own_block(path, marker)
+        if part != was:
+            return _told(f"the block {marker} in {path}", was, part)
+    why = _node_differs(receipt["node"])
+    if why:
+        return why
     for tree, was in receipt["trees"].items():
         digest = tree_digest(tree)
         if digest != was:
@@ -200,6 +223,19 @@ def differs(receipt: dict[str, Any], machine: dict[str, str], since: float = 0.0
     return ""
 
 
+def _told(what: str, was: Any, found: Any) -> str:
+    return f"{what} is missing" if found is None else f"{what} is there and was not" if was is None else f"{what} was changed"
+
+
+def _node_differs(node: dict[str, Any]) -> str:
+    wanted = node["wanted"]
+    # The system's lists are read only when one of them was written since.
+    if all(signature(path) == was for path, was in node["sources"].items()) and not _standing.lost(wanted):
+        return ""
+    found = _standing.standing(wanted)
+    return next((_told(what, was, found.get(what)) for what, was in node["found"].items() if found.get(what) != was), "")
+
+
 def read_all(workspace: Path, machine: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Each receipt's digest, and whether everything it stands for is as it was."""
     found: dict[str, dict[str, Any]] = {}
@@ -208,7 +244,7 @@ def read_all(workspace: Path, machine: dict[str, str]) -> dict[str, dict[str, An
             receipt = json.loads(path.read_text(encoding="utf-8"))
             why = differs(receipt, machine, path.stat().st_mtime)
             digest = str(receipt["digest"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, PodcycleError):
             digest, why = "", "the receipt cannot be read"
         found[path.stem] = {"digest": digest[:128], "stands": not why, "why": why[:300]}
     return found

@@ -13,6 +13,8 @@ description:
   - Ends pods that ledger and stamp prove ours and whose lease is over. A lease is over when its deadline or its hold has passed, or when
     its controller is gone and the keeper's grace with it.
   - Foreign pods are reported and never touched. Run it in check mode to see what it would do.
+  - On RunPod it also removes the SSH keys that were lent to the account for its gateway, of runs that are over. They are known by the notes of this machine, or
+    by our owner id in their comment; then they stay while a pod of the run is there, and for as long as their renting may still wait for one.
   - A held lease ends after O(minutes), a kept one at its deadline, also when the controller is gone.
 extends_documentation_fragment:
   - podcycle.gpu.cloud
@@ -48,7 +50,7 @@ options:
     type: str
   owner:
     description:
-      - Act by stamp alone on pods with this owner id, for when the ledger is lost.
+      - Act by stamp alone on pods and keys with this owner id, for when the ledger is lost.
       - Whoever gives it must know that no other machine with this owner id still works.
     type: str
   gone:
@@ -80,6 +82,12 @@ reaped:
   elements: dict
   returned: when O(state=released)
   sample: [{stamp: podcycle-demo-pod-0-1a2b3c4d-9f8e7d6c, pod_id: 9f8e7d6c5b4a39, run_id: demo, notes: [its deadline has passed]}]
+keys:
+  description: The SSH keys that were removed from the account, or would be in check mode.
+  type: list
+  elements: dict
+  returned: when O(state=released)
+  sample: [{run_id: demo, fingerprint: "SHA256:uX0a", comment: podcycle-demo-gateway-1a2b3c4d-9f8e7d6c-1795397113}]
 left_alone:
   description: Open leases that are not over, and why.
   type: list

@@ -36,6 +36,8 @@ attributes:
 notes:
   - A receipt has C(digest), and as far as needed C(paths), C(trees) (all files below a folder), C(pids), and C(shell), true where
     the environment of shells belongs to it.
+  - Of files that others write into as well a receipt has its own share only. C(blocks) names the marker of our block in each such file; C(node) names
+    C(packages), an C(account), a C(group), and with C(tailscale) the login to the tailnet.
 """
 
 EXAMPLES = r"""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _node, _packages, _pod_service, _pod_watch
+from ansible_collections.podcycle.gpu.plugins.module_utils import _node, _packages, _pod_service, _pod_watch, _standing
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._file_set import Entry
 from ansible_collections.podcycle.gpu.plugins.module_utils._pod_service import Service, ServiceError, Systemd, converge
@@ -165,11 +165,10 @@ def test_the_package_behind_a_link_is_reinstalled(machine: Machine) -> None:
     assert machine.calls.read_text().splitlines()[-1].endswith("--reinstall build-essential g++-12")
 
 
-def test_the_node_names_the_programs_that_its_receipt_watches(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_node_names_the_programs_that_its_packages_are_wanted_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_node, "STATUS", machine.status)
     found = _node.read_node(["git", "git:amd64", "nothing"], [], "", "")
     assert (found["programs"], found["missing_packages"]) == ([f"{machine.root}/bin/git"], ["nothing"])
-    assert "node_found.node.programs" in (ROOT / "roles/node/vars/main.yml").read_text(encoding="utf-8")
     wanted = yaml.safe_load((ROOT / "roles/node/defaults/main.yml").read_text(encoding="utf-8"))["node_packages"]
     assert set(wanted) - set(_packages.PROGRAMS) == {"python3-venv"}, "which brings no program of its own"
 
@@ -203,20 +202,20 @@ def test_packages_need_root(machine: Machine, monkeypatch: pytest.MonkeyPatch) -
 def test_an_account_is_locked_or_lets_a_password_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str, locked: bool, password: bool) -> None:
     shadow = tmp_path / "shadow"
     shadow.write_text(f"root:x:1::::::\nnobody:{secret}:1::::::\n")
-    monkeypatch.setattr(_node, "SHADOW", shadow)
-    found = _node.read_account("nobody")
+    monkeypatch.setattr(_standing, "SHADOW", shadow)
+    found = _standing.read_account("nobody")
     assert found is not None and (found["locked"], found["password"]) == (locked, password)
-    assert _node.read_account("nobody-at-all") is None
+    assert _standing.read_account("nobody-at-all") is None
 
 
 @pytest.mark.parametrize(("comment", "made"), [("podcycle.gpu", True), ("podcycle.gpu,,,", True), ("A person", False), ("", False)])
 def test_an_account_of_our_own_is_known_by_its_comment(monkeypatch: pytest.MonkeyPatch, comment: str, made: bool) -> None:
     row = pwd.struct_passwd(("me", "x", 1000, 1000, comment, "/home/me", "/bin/bash"))
-    monkeypatch.setattr(_node.pwd, "getpwnam", lambda _name: row)
-    found = _node.read_account("me")
+    monkeypatch.setattr(_standing.pwd, "getpwnam", lambda _name: row)
+    found = _standing.read_account("me")
     assert found is not None and found["made"] is made
     user = next(task for task in yaml.safe_load((ROOT / "roles/node/tasks/bring.yml").read_text(encoding="utf-8")) if "ansible.builtin.user" in task)
-    assert f"'{_node.MADE}'" in user["ansible.builtin.user"]["comment"]
+    assert f"'{_standing.MADE}'" in user["ansible.builtin.user"]["comment"]
 
 
 def test_cores_are_those_of_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

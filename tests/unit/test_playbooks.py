@@ -223,6 +223,19 @@ def test_a_user_with_sudo_gets_the_machines_workspace(tmp_path: Path, scope: str
     assert "workspace=/workspace\n" in said
 
 
+@pytest.mark.parametrize(("options", "installs"), [({}, False), ({"find_installs": True}, True), ({"find_installs": True, "ansible_check_mode": True}, False)])
+def test_only_a_converge_that_is_none_in_check_mode_installs_python(tmp_path: Path, options: dict[str, Any], installs: bool) -> None:
+    environment = jinja2.Environment(autoescape=False)
+    environment.filters["quote"] = shlex.quote
+    source = (ROOT / "playbooks/templates/look.sh.j2").read_text(encoding="utf-8")
+    script = environment.from_string(re.sub("for found in .*; do", "for found in /nonesuch; do", source)).render({"ansible_check_mode": False, **options})
+    (tmp_path / "apt-get").write_text(f"#!/bin/sh\necho called >> {tmp_path}/called\n", encoding="utf-8")
+    (tmp_path / "apt-get").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    said = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, check=True).stdout
+    assert "\npython=\n" in said and (tmp_path / "called").exists() is installs
+
+
 def test_a_login_that_tailscale_refuses_says_why_without_the_key(tmp_path: Path) -> None:
     join = yaml.safe_load((ROOT / "roles/node/tasks/tailscale.yml").read_text(encoding="utf-8"))[-1]
     program = tmp_path / "tailscale"
@@ -389,6 +402,58 @@ def test_editor_files_are_written_on_the_controller_whatever_the_inventory_says(
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "unreachable=0" in done.stdout, done.stdout + done.stderr
     assert "pod1" in (tmp_path / "ide/.cursor/ssh_config").read_text(encoding="utf-8")
+
+
+KEY = "{dir}/a key"
+# What the inventory says of a host, and how ssh is called with it on a command line, as Ansible does.
+SSH_WORDS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "bare": ({}, []),
+    "proxy": (
+        {"ansible_ssh_common_args": "-o ProxyCommand='ssh -W %h:%p -q \"me\"@bastion' -oStrictHostKeyChecking=yes -o 'ServerAliveInterval 15'"},
+        ["-o", 'ProxyCommand=ssh -W %h:%p -q "me"@bastion', "-oStrictHostKeyChecking=yes", "-o", "ServerAliveInterval 15"],
+    ),
+    "jump": (
+        {"ansible_ssh_common_args": "-J me@b1,b2:2022 -l you", "ansible_ssh_extra_args": "-4Cvi '{dir}/a key' -p2222 -o Port=9", "ansible_user": "root"},
+        ["-l", "root", "-J", "me@b1,b2:2022", "-4Cvi", KEY, "-p2222"],
+    ),
+    "first": (
+        {"ansible_ssh_args": "-p 22022", "ansible_port": 2200, "ansible_ssh_private_key_file": KEY, "ansible_ssh_common_args": "-W x:1 -l you -o proxyjump=b1"},
+        ["-p", "22022", "-i", KEY, "-o", "IdentitiesOnly=yes", "-l", "you", "-J", "b1"],
+    ),
+    "file": ({"ansible_ssh_common_args": "-F {dir}/conf"}, ["-F", "{dir}/conf"]),
+}
+SSH_SAYS = ("hostname", "port", "user", "proxyjump", "proxycommand", "identityfile", "identitiesonly", "serveraliveinterval", "stricthostkeychecking",
+            "compression", "addressfamily")  # fmt: skip
+
+
+def said_by_ssh(*words: str) -> list[str]:
+    done = subprocess.run(["ssh", "-G", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if line.partition(" ")[0] in SSH_SAYS]
+
+
+def test_editors_reach_every_host_as_ansible_does(tmp_path: Path) -> None:
+    (tmp_path / "a key").touch()
+    (tmp_path / "conf").write_text("Host *\n  ServerAliveInterval 77\n", encoding="utf-8")
+    (tmp_path / "ide").mkdir()
+    words = json.loads(json.dumps(SSH_WORDS).replace("{dir}", str(tmp_path)))
+    hosts = {name: {"ansible_host": "192.0.2.1", "workspace": f"/work space/{name}", **given} for name, (given, _words) in words.items()}
+    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"localhost": {}, **hosts}}}), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "hosts.json"), str(ROOT / "playbooks/ide.yml")]
+    env = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run([*command, "-e", f"ide_dir={tmp_path / 'ide'}"], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    config = tmp_path / "ide/.cursor/ssh_config"
+    for name, (_given, by_hand) in words.items():
+        assert said_by_ssh("-F", str(config), name) == said_by_ssh(*by_hand, "192.0.2.1"), name
+        executor = yaml.safe_load((tmp_path / f"ide/.cursor/executors/{name}.yml").read_text(encoding="utf-8"))["executor"]
+        assert executor["init_commands"] == [f"bash '/work space/{name}/pod_setup.sh'"] and executor["workingDirectory"] == f"/work space/{name}"
+        assert executor["port"] == {"jump": 2222, "first": 22022}.get(name, 22), name
+    install = json.loads((tmp_path / "ide/.cursor/environment.json").read_text(encoding="utf-8"))["install"]
+    assert all(f"'/work space/{name}/pod_setup.sh'" in install for name in words)
+    hosts["bare"]["ansible_ssh_common_args"] = "-o 'ProxyCommand=a\n  Match exec evil'"
+    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
+    done = subprocess.run([*command, "-e", f"ide_dir={tmp_path / 'ide'}"], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "holds a line break" in " ".join(done.stdout.split()), done.stdout
 
 
 def played(rehearsal: Any, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:

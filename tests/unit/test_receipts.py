@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _receipts
+from ansible_collections.podcycle.gpu.plugins.module_utils import _packages, _receipts, _standing
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._shell_env import MARKER
 
@@ -118,6 +119,58 @@ def test_a_start_file_that_comes_without_our_block_is_no_touch(pod: Path, monkey
     assert look(pod)["stands"]
     (pod / ".podcycle/env.sh").write_text("true\n", encoding="utf-8")
     assert look(pod)["why"] == f"{pod}/.podcycle/env.sh is there and was not", "this one is ours alone"
+
+
+RUNNER = pwd.struct_passwd(("runner", "x", 1001, 1001, "podcycle.gpu", "/home/runner", "/bin/bash"))
+GIT = "Package: git\nStatus: install ok installed\nVersion: 2.39.5\n"
+NODE_TOUCHES: dict[str, tuple[str, str]] = {
+    "another package": (f"{GIT}\nPackage: htop\nStatus: install ok installed\nVersion: 3.2\n", ""),
+    "a newer git": (GIT.replace("2.39.5", "2.39.6"), ""),
+    "git removed": (GIT.replace("install ok installed", "deinstall ok config-files"), "package git is missing"),
+    "git deleted": ("", "package git is missing"),
+    "another account": (":somebody:*:1::::::", ""),
+    "the account's day of change": (":runner:*:2::::::", ""),
+    "the account locked": (":runner:!:1::::::", "account runner was changed"),
+    "the account lost": (":", "account runner is missing"),
+    "a setting of git's own": ("# BEGIN o\n[safe]\n# END o\n[user]\n", ""),
+    "our setting of git": ("# BEGIN o\n[core]\n# END o\n", "the block o in {pod}/gitconfig was changed"),
+    "git's settings closed": ("0600", "the block o in {pod}/gitconfig was changed"),
+    "git's settings lost": ("# none", "the block o in {pod}/gitconfig is missing"),
+}
+
+
+@pytest.mark.parametrize("touch", NODE_TOUCHES)
+def test_of_lists_that_others_write_into_only_the_wanted_entries_count(pod: Path, monkeypatch: pytest.MonkeyPatch, touch: str) -> None:
+    status, shadow, program, settings = pod / "status", pod / "shadow", pod / "bin/git", pod / "gitconfig"
+    status.write_text(GIT, encoding="utf-8")
+    shadow.write_text("runner:*:1::::::\n", encoding="utf-8")
+    settings.write_text("# BEGIN o\n[safe]\n# END o\n", encoding="utf-8")
+    settings.chmod(0o644)
+    program.parent.mkdir()
+    program.touch(0o755)
+    there = {"runner": RUNNER}
+    monkeypatch.setattr(_packages, "STATUS", status)
+    monkeypatch.setattr(_packages, "USR", pod)
+    monkeypatch.setattr(_standing, "SHADOW", shadow)
+    monkeypatch.setattr(_standing, "ACCOUNTS", (str(shadow),))
+    monkeypatch.setattr(_standing.pwd, "getpwnam", there.__getitem__)
+    node = {"packages": ["git"], "account": "runner", "tailscale": False}
+    _receipts.sign_all(pod, {"tool": {"digest": "d1", "node": node, "blocks": {str(settings): "o", str(pod / "none"): "o"}}}, dict(STACK), write=True)
+    assert look(pod)["stands"]
+    text, why = NODE_TOUCHES[touch]
+    if text == "":
+        program.unlink()
+    elif text == "0600":
+        settings.chmod(0o600)
+    elif text.startswith("#"):
+        settings.write_text(text, encoding="utf-8")
+    elif text.startswith(":"):
+        shadow.write_text(f"runner:*:1::::::\n{text[1:]}\n" if "somebody" in text else f"{text[1:]}\n", encoding="utf-8")
+        if text == ":":
+            there.clear()
+    else:
+        status.write_text(text, encoding="utf-8")
+    assert look(pod)["why"] == why.format(pod=pod)
 
 
 def test_a_link_whose_end_is_lost(pod: Path) -> None:
