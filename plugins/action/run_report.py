@@ -18,7 +18,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import ch
 from ansible_collections.podcycle.gpu.plugins.module_utils._report import choose_ending, cost_document, observations, summarise, terminal_lines
 from ansible_collections.podcycle.gpu.plugins.module_utils._report_html import page
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
-from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import inventories
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import INSTALLED, inventories
 
 display = Display()
 
@@ -51,8 +51,8 @@ def typed(cli: Any) -> Callable[..., str]:
         words = f"{options} {more}".rstrip()
         if name == "cycle" and os.environ.get("PODCYCLE_TYPED") == "make cycle":
             return f"make cycle ARGS={shlex.quote(words.strip())}" if words else "make cycle"
-        if first.startswith("podcycle.gpu."):
-            return f"ansible-playbook{inventory} podcycle.gpu.{name}{words}"
+        if first.startswith(INSTALLED):
+            return f"ansible-playbook{inventory} {INSTALLED}{name}{words}"
         return f"ansible-playbook{inventory} {'cycle.yml' if name == 'cycle' else f'playbooks/{name}.yml'}{words}"
 
     return command

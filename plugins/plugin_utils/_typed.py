@@ -1,7 +1,10 @@
 # Copyright: (c) 2026, podcycle.gpu contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a person who typed this command types another: what is told to be typed names the inventory, since the default one is the rehearsal."""
+"""How a person who typed this command types another: what is told to be typed names the inventory, since the default one is the rehearsal.
+
+Who has the collection installed has no folder playbooks, and types podcycle.gpu.NAME.yml; Ansible takes it with and without .yml.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from ansible import constants as C
 from ansible import context
 
 BARE = "ansible-playbook playbooks/"
+INSTALLED = "podcycle.gpu."
 
 
 def relative(path: str) -> str:
@@ -35,7 +39,9 @@ def with_inventory(result: Any, cli: Any = None) -> Any:
 
 def typed(cli: Any = None) -> str:
     """How another playbook of ours is typed, up to its name."""
-    return f"ansible-playbook{inventories(context.CLIARGS if cli is None else cli)} playbooks/"
+    given = context.CLIARGS if cli is None else cli
+    first = str((given.get("args") or ("",))[0])
+    return f"ansible-playbook{inventories(given)} {INSTALLED if first.startswith(INSTALLED) else 'playbooks/'}"
 
 
 def _renamed(value: Any, full: str) -> Any:

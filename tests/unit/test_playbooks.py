@@ -317,6 +317,8 @@ def test_a_remedy_names_the_inventory_that_was_typed() -> None:
         "n": 1,
     }
     assert with_inventory(told, {}) == told
+    installed = with_inventory(told, {"inventory": ["mine"], "args": ("podcycle.gpu.cycle",)})
+    assert installed["msg"] == "pod x is there; ansible-playbook -i mine podcycle.gpu.reap.yml"
 
 
 def test_modules_of_a_cloud_name_the_inventory_too(tmp_path: Path) -> None:
