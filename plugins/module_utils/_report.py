@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import to_money, usd
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
 
@@ -96,7 +97,9 @@ def summarise(folder: RunFolder, hosts: list[str], *, ending: str, audit: dict[s
     records = folder.since_start()
     provision = folder.read("provision.json")
     stages = STAGES if whole_cycle else ("stop",)
-    summary = Summary(folder.path.name, folder.path, bool(provision.get("rehearsal")), ending, command=command)
+    # A run that rented nothing has no provision.json; a rehearsal is on this machine, and nothing else is.
+    rehearsal = bool(provision.get("rehearsal", is_loopback(str(folder.read("run.json").get("endpoint") or ""))))
+    summary = Summary(folder.path.name, folder.path, rehearsal, ending, command=command)
     summary.stages = stage_times(records)
     summary.troubles = troubles(records, stages, hosts)
     summary.notes = [note_line(record) for record in records if record["status"] in ("note", "warning")]
@@ -233,12 +236,12 @@ def terminal_lines(summary: Summary) -> list[str]:
         "  stages      " + "  ".join(f"{name} {seconds:.1f} s{'' if status == 'ok' else f' {status.upper()}'}" for name, status, seconds in summary.stages)
     )
     for pod in summary.pods:
-        lines.append(
-            f"  pod {pod.get('id')}  {pod.get('gpu_count')} x {pod.get('gpu')} at {pod.get('usd_per_hour')} $/h in {pod.get('region') or 'some data center'}"
-        )
+        place = f" in {pod['region']}" if pod.get("region") else ""
+        lines.append(f"  pod {pod.get('id')}  {pod.get('gpu_count')} x {pod.get('gpu')} at {pod.get('usd_per_hour')} $/h{place}")
     if summary.cost_usd is not None:
         would = "would have cost" if summary.rehearsal else "cost"
-        lines.append(f"  {would}  {usd(summary.cost_usd)} $ (at worst it could have been {summary.worst_case_usd} $)")
+        worst = f" (at worst it could have been {summary.worst_case_usd} $)" if summary.worst_case_usd else ""
+        lines.append(f"  {would}  {usd(summary.cost_usd)} ${worst}")
     figures = validation_figures(summary.validation)
     if figures:
         verdict = "ok" if summary.validation.get("ok") else "FAILED"

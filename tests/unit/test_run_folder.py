@@ -296,6 +296,16 @@ def test_a_run_is_well_only_when_nothing_is_left_billing(folder: RunFolder) -> N
     assert held.ok and "held for its artifacts: p1 (running), 0.5900 $/h, until 10:30" in held.billing
 
 
+def test_a_pod_that_never_worked_is_told_without_gaps(folder: RunFolder) -> None:
+    """No provision.json was written: what is not known is left out, and the rehearsal is known by its address."""
+    folder.write("run.json", {"cloud": "runpod", "endpoint": "http://127.0.0.1:8787/v2"})
+    folder.event("start", "failed", message="given back by another command")
+    ended = [{"pod_id": "p1", "cost_usd": "0.0007", "gpu": "L4", "gpu_count": 1, "usd_per_hour": "0.5900"}]
+    lines = terminal_lines(summary_of(folder, {"leases": [], "ended": ended}))
+    assert lines[1].endswith("(rehearsal: nothing was paid)")
+    assert "  pod p1  1 x L4 at 0.5900 $/h" in lines and "  would have cost  0.0007 $" in lines
+
+
 def test_a_stage_that_was_cut_off_is_called_interrupted(folder: RunFolder) -> None:
     folder.event("start", "started")
     folder.event("converge", "started", phase="guard", host="a")
