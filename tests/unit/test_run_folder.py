@@ -298,7 +298,6 @@ def test_a_run_is_well_only_when_nothing_is_left_billing(folder: RunFolder) -> N
 
 def test_a_pod_that_never_worked_is_told_without_gaps(folder: RunFolder) -> None:
     """No provision.json was written: what is not known is left out, and the rehearsal is known by its address."""
-    folder.write("run.json", {"cloud": "runpod", "endpoint": "http://127.0.0.1:8787/v2"})
     folder.event("start", "failed", message="given back by another command")
     ended = [{"pod_id": "p1", "cost_usd": "0.0007", "gpu": "L4", "gpu_count": 1, "usd_per_hour": "0.5900"}]
     lines = terminal_lines(summary_of(folder, {"leases": [], "ended": ended}))
