@@ -150,7 +150,8 @@ def test_a_start_command_runs_beside_what_starts_ssh(tmp_path: Path, own: bool) 
     home = {"HOME": str(tmp_path), "PATH": f"{tools}:/usr/bin:/bin", "PUBLIC_KEY": "ssh-ed25519 AAAA me"}
     subprocess.run(shlex.split(line), env=home, check=True, timeout=10)
     end = time.monotonic() + 5
-    while not (tmp_path / "said").exists() and time.monotonic() < end:
+    # The shell makes the file before printf fills it.
+    while not ((tmp_path / "said").exists() and (tmp_path / "said").read_text()) and time.monotonic() < end:
         time.sleep(0.01)
     assert (tmp_path / "said").read_text() == "a b|c'd|e\"f|g$h|"
     assert (tmp_path / "services").read_text().splitlines() == (["its services"] if own else ["ssh-keygen -A", "sshd ", "sleep infinity"])
