@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _account_keys, _gateway_key, _leases, _pods
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import KeyStamp
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir
