@@ -11,10 +11,10 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import BARE, UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
 from ansible_collections.podcycle.gpu.plugins.module_utils._status import note_silence, pod_status
-from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import BARE, with_inventory
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 
 display = Display()
 

@@ -21,7 +21,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_r
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import RunFolder
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session, open_state, remember_workspace
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import make_key
-from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import BARE, with_inventory
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 
 SPEC = {
     "run_id": {"type": "str"},
@@ -103,7 +103,7 @@ def _facts(args: dict[str, Any], run_id: str, folder: RunFolder, *, resumed: boo
     state = open_state(args)
     return {
         "id": run_id,
-        "typed": BARE,
+        "typed": errors.BARE,
         "dir": str(folder.path),
         "resumed": resumed,
         "rehearsal": args["rehearsal"],

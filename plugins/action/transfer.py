@@ -101,16 +101,19 @@ class ActionModule(ActionBase):
             began = time.monotonic()
             method, sent = self._send(args, local, there, missing, task_vars)
             seconds = time.monotonic() - began
-            result.update(method=method, bytes_sent=sent, seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
-            result["summary"] = summary(len(missing), result["bytes"], seconds, method)
             wrong = self._astray(source, self._here(args, local) if pull else self._remote(args, there, task_vars))
             if wrong and pull:
                 wrong = self._settle(args, local, there, source, wrong, task_vars)
-                result.update({name: source[name] for name in ("files", "refused")})
+                asked = {row["path"] for row in missing}
+                missing = [row for row in source["files"] if row["path"] in asked]
+                result.update(files=source["files"], refused=source["refused"], transferred=[row["path"] for row in missing])
+                result["bytes"] = sum(row["size"] for row in missing)
             if wrong:
                 raise errors.CloudError(
                     f"{len(wrong)} files differ after the transfer, the first is {wrong[0]}", hint="run the stage again; what arrived whole is not sent again"
                 )
+            result.update(method=method, bytes_sent=sent, seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
+            result["summary"] = summary(len(missing), result["bytes"], seconds, method)
         if pull:
             # What is there is brought home first: after a failed training its checkpoint and its log are all that there is.
             complaint = guarded(lambda: self._complain(args, source) or {})
@@ -131,7 +134,10 @@ class ActionModule(ActionBase):
         refused: list[dict[str, str]] = []
         for attempt in range(args["tries"] + 1):
             only = {**args, "patterns": [glob.escape(row["path"]) for row in rows]}
-            before, rows = rows, self._remote(only, there, task_vars)["files"]
+            looked = self._remote(only, there, task_vars)
+            before, rows = rows, looked["files"]
+            # As one that has grown beyond max_bytes.
+            refused += looked["refused"]
             arrived = self._here(only, local)["files"]
             damaged = [row["path"] for row in rows if row in before and row not in arrived]
             if damaged:
@@ -142,10 +148,11 @@ class ActionModule(ActionBase):
             if not rows:
                 break
             if attempt < args["tries"]:
+                self._make_room(local, sum(row["size"] for row in rows))
                 self._send(args, local, there, rows, task_vars)
         if rows:
             display.display(f"  {len(rows)} files change while they are copied, the first is {clean_name(rows[0]['path'])}")
-            refused = [{"path": row["path"], "why": "it changes while it is copied; what came of it is unchecked"} for row in rows]
+            refused += [{"path": row["path"], "why": "it changes while it is copied; what came of it is unchecked"} for row in rows]
         source.update(files=sorted(kept, key=lambda row: str(row["path"])), refused=source["refused"] + refused)
         return []
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ._aside import locked, point_link, read_json, write_json
 from ._errors import PodcycleError, clean_text
-from ._gpu_driver import Driver, no_forward
+from ._gpu_driver import CUDA13_DRIVER, Driver, no_forward, standing_in
 from ._machine import free_gib
 from ._toolkits import Toolkit, find_compat, find_toolkits, nvcc_version
 from ._uv import last_words, run_program
@@ -26,8 +26,8 @@ from ._uv import last_words, run_program
 STAMP = ".podcycle-cuda.json"
 SCHEMA = 1
 SYSTEM_FOLDER = Path("/usr/local")
-# NVIDIA, CUDA Toolkit release notes: the least driver of CUDA 13.x, and the least architecture that its nvcc still compiles for.
-LEAST_DRIVER, LEAST_CAPABILITY = (580, 65, 6), (7, 5)
+# NVIDIA, CUDA Toolkit release notes: the least architecture that the nvcc of CUDA 13.x still compiles for.
+LEAST_CAPABILITY = (7, 5)
 NEEDED_GIB = {"wheels": 1.0, "apt": 6.0, "runfile": 12.0}
 _KERNEL = r"""
 #include <cstdio>
@@ -124,17 +124,17 @@ class CudaToolkit:
             )
         if self.needs_compat and wish.compat == "never" and not wish.accept_old_driver:
             raise CudaMismatch(
-                f"install CUDA {wish.version}: its programs need driver 580.65.06 or later, and this machine has {driver.version}",
+                f"install CUDA {wish.version}: its programs need driver {CUDA13_DRIVER} or later, and this machine has {driver.version}",
                 hint="rent a pod with a newer driver; or set cuda13_compat to auto, which works on data center GPUs; or set cuda13_accept_old_driver to true "
                 "to have a compiler whose programs do not run here",
             )
         why = no_forward(driver) if self.needs_compat and wish.compat == "auto" and wish.series == "13.0" and not wish.accept_old_driver else None
         if why:
-            raise CudaMismatch(f"install CUDA {wish.version}: its programs need driver 580.65.06 or later; {why}", hint="rent a pod with a newer driver")
+            raise CudaMismatch(f"install CUDA {wish.version}: its programs need driver {CUDA13_DRIVER} or later; {why}", hint="rent a pod with a newer driver")
 
     @property
     def needs_compat(self) -> bool:
-        return self.driver.version is not None and self.driver.number < LEAST_DRIVER
+        return self.driver.too_old
 
     def look(self) -> Found:
         """Our own toolkit first, then any other on the machine that will do."""
@@ -159,10 +159,8 @@ class CudaToolkit:
         )
 
     def compat(self) -> dict[str, str] | None:
-        found = find_compat([Toolkit(str(self.wish.prefix), "")], self.wish.workspace)
-        # Images of CUDA 12 carry one of their own.
-        fits = found is not None and number(found["version"]) >= LEAST_DRIVER
-        return found if fits and self.needs_compat and self.wish.compat == "auto" else None
+        found = standing_in(find_compat([Toolkit(str(self.wish.prefix), "")], self.wish.workspace))
+        return found if self.needs_compat and self.wish.compat == "auto" else None
 
     def satisfied(self) -> bool:
         found = self.look()

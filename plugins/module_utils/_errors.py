@@ -14,6 +14,8 @@ from typing import Any
 EFFECT_NONE = "none"
 EFFECT_UNKNOWN = "unknown"
 _LONGEST = 8000
+# How advice names another playbook of ours, until it is told the way a person typed this one.
+BARE = "ansible-playbook playbooks/"
 
 
 def clean_text(value: object, limit: int = 400) -> str:

@@ -9,6 +9,7 @@ renting may still wait for a pod.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -29,6 +30,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._state import Process
 MARK = "lent_to_the_account"
 # For what stands between the waits: requests, a slow disk, a clock that is not ours.
 MARGIN_SECONDS = 900
+# Who waits without end is believed for ten years.
+LONGEST_SECONDS = 10 * 366 * 86400
 _STAMP = re.compile(r"podcycle-(?P<run_id>[A-Za-z0-9][A-Za-z0-9._-]{0,59})-gateway-(?P<owner>[0-9a-f]{8})-(?P<nonce>[0-9a-f]{8})-(?P<until>[0-9]{1,12})\Z")
 
 
@@ -110,7 +113,7 @@ def _lend(options: Mapping[str, Any], session: Session, wish: model.PodWish, wai
     key = identity(check_public_key(str(wish.ssh_public_key)))
     path = session.state.run_dir(wish.run_id) / MARK
     rented = [lease for lease in session.ledger.of_run(wish.run_id) if lease.open and lease.pod_id]
-    stamp = KeyStamp(wish.run_id, session.state.owner, secrets.token_hex(4), int(time.time() + wait_seconds + MARGIN_SECONDS))
+    stamp = KeyStamp(wish.run_id, session.state.owner, secrets.token_hex(4), int(time.time() + min(wait_seconds, LONGEST_SECONDS) + MARGIN_SECONDS))
     line, own = " ".join((*key, str(stamp))), ProcessId.of(os.getpid())
 
     def add(keys: list[str]) -> list[str]:
@@ -132,13 +135,16 @@ def _lend(options: Mapping[str, Any], session: Session, wish: model.PodWish, wai
     edit_keys(_account(options), f"add SSH key {fingerprint(line)}", add)
 
 
-def take_back(options: Mapping[str, Any], session: Session, run_ids: set[str]) -> list[str]:
-    """Remove the keys of runs that were lent to the account and have no pod any more; what could not be removed, in sentences."""
+def take_back(options: Mapping[str, Any], session: Session, run_id: str, *, spare_waiting: bool = False) -> list[str]:
+    """Remove the key of a run that was lent to the account and has no pod any more; what could not be removed, in sentences."""
 
-    def leased(run_id: str) -> bool:
-        return any(lease.open for lease in session.ledger.of_run(run_id))
+    def over(one: str) -> bool:
+        return one == run_id and not (spare_waiting and being_lent(session, one))
 
-    return sweep(options, session, Terms(run_ids.__contains__, leased)).warnings
+    def leased(one: str) -> bool:
+        return any(lease.open for lease in session.ledger.of_run(one))
+
+    return sweep(options, session, Terms(over, leased)).warnings
 
 
 @dataclass(frozen=True)
@@ -164,17 +170,22 @@ class Swept:
 
 
 def sweep(options: Mapping[str, Any], session: Session, terms: Terms, *, check_mode: bool = False) -> Swept:
-    marks = _marks(session)
-    ended = {one for one in marks if terms.run_id in (None, one) and terms.over(one) and not terms.leased(one)}
+    def of_ended(marks: Mapping[str, Mark]) -> set[str]:
+        return {one for one in marks if terms.run_id in (None, one) and terms.over(one) and not terms.leased(one)}
+
+    ended = of_ended(_marks(session))
     if not ended and not terms.owners:
         return Swept()
     from ansible_collections.podcycle.gpu.plugins.module_utils._account_keys import comment, edit_keys, fingerprint, identity
 
-    mine = {identity(marks[one].line): one for one in sorted(ended)}
-    used = {identity(mark.line): mark.line for one, mark in marks.items() if one not in ended}
     found = Swept()
 
     def drop(keys: list[str]) -> list[str]:
+        # Asked under the account's lock, under which keys are lent: who has begun to rent meanwhile keeps its key.
+        marks = _marks(session)
+        ended.intersection_update(of_ended(marks))
+        mine = {identity(marks[one].line): one for one in sorted(ended)}
+        used = {identity(mark.line): mark.line for one, mark in marks.items() if one not in ended}
         left = []
         for one in keys:
             stamp = KeyStamp.of(one)
@@ -187,19 +198,20 @@ def sweep(options: Mapping[str, Any], session: Session, terms: Terms, *, check_m
                 found.rows += [row] if row not in found.rows else []
             else:
                 left.append(one)
+        # They are gone from the account, which was read right now.
+        for run_id in ended if left == keys and not check_mode else ():
+            (session.state.path / "runs" / run_id / MARK).unlink(missing_ok=True)
         return left
 
     try:
         edit_keys(_account(options), "remove the SSH keys of runs that are over", drop, check_mode=check_mode)
-        for one in ended if not check_mode else ():
-            (session.state.path / "runs" / one / MARK).unlink(missing_ok=True)
     # A full disk too: the pods were given back, and that is to be told.
     except (errors.PodcycleError, OSError) as err:
         told = err.message if isinstance(err, errors.PodcycleError) else err.strerror
         again = f"{told}; reap.yml -e reap_now=true removes it"
         found.warnings = [f"the key of run {one} stays among the account's SSH keys: {again}" for one in sorted(ended)]
         # Whose API key may not read the list has lent no key with it either.
-        if not ended and not isinstance(err, (errors.Unauthorized, errors.Forbidden)):
+        if not ended and not isinstance(err, (errors.Unauthorized, errors.Forbidden, errors.ProxyRefused)):
             found.warnings = [f"keys that were lent to the account for runs that are over may stay among its SSH keys: {told}"]
         found.rows = []
     return found
@@ -213,7 +225,11 @@ def _stale(stamp: KeyStamp, terms: Terms) -> bool:
 
 def _marks(session: Session) -> dict[str, Mark]:
     """By run; keys that were lent to another account are that one's affair."""
-    found = {path.parent.name: Mark.read(path) for path in (session.state.path / "runs").glob(f"*/{MARK}")}
+    found: dict[str, Mark] = {}
+    for path in (session.state.path / "runs").glob(f"*/{MARK}"):
+        # Another process may take a key back meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            found[path.parent.name] = Mark.read(path)
     return {run_id: mark for run_id, mark in found.items() if mark.ledger in ("", session.ledger.path.stem)}
 
 

@@ -19,6 +19,7 @@ from . import _nvml
 from ._errors import PodcycleError, clean_tree
 
 MINIMUM_DRIVER = {"cu130": (580, 65, 6), "cu128": (525, 60, 13)}
+CUDA13_DRIVER = "{}.{}.{:02d}".format(*MINIMUM_DRIVER["cu130"])
 BACKENDS = ("cpu", *MINIMUM_DRIVER)
 # The first PyTorch release that has the build, and the least compute capability that the build has kernels for: CUDA 13 dropped what came before Turing.
 LEAST_TORCH = {"cu130": (2, 9, 0), "cu128": (2, 7, 0)}
@@ -50,6 +51,11 @@ class Driver:
     def number(self) -> tuple[int, ...]:
         return tuple(int(part) for part in re.findall(r"\d+", self.forward or self.version or "")[:3])
 
+    @property
+    def too_old(self) -> bool:
+        """Whether programs of CUDA 13 run on it by forward compatibility alone."""
+        return self.version is not None and self.number < MINIMUM_DRIVER["cu130"]
+
 
 def read_driver() -> Driver:
     return driver_of(clean_tree(_nvml.read()))
@@ -77,8 +83,12 @@ def no_forward(driver: Driver) -> str | None:
 
 def forward(driver: Driver, library: str) -> Driver:
     """The driver as programs see it through the library of that version, which an older one needs."""
-    old = driver.version is not None and driver.number < MINIMUM_DRIVER["cu130"]
-    return replace(driver, forward=library) if old and not no_forward(driver) else driver
+    return replace(driver, forward=library) if driver.too_old and not no_forward(driver) else driver
+
+
+def standing_in(library: dict[str, str] | None) -> dict[str, str] | None:
+    """The library that was found, where CUDA 13 runs through it: images of CUDA 12 carry one of their own."""
+    return library if library and not Driver(library["version"]).too_old else None
 
 
 def choose_backend(wanted: str, driver: Driver, *, accept_cpu_on_gpu: bool, torch: str = "") -> str:

@@ -78,8 +78,6 @@ class Docker:
             "id": found["Id"],
             "size": int(found.get("Size") or 0),
             "labels": found["Config"].get("Labels") or {},
-            # An engine that keeps images as containerd does names them by their manifest, which a push writes anew; others by their config.
-            "by_manifest": bool(found.get("Descriptor")),
             "content": [found.get("Created"), (found.get("RootFS") or {}).get("Layers")],
         }
 
@@ -212,17 +210,29 @@ def push(docker: Docker, words: list[str], repository: str, tags: list[str], log
 
 def there(docker: Docker, name: str) -> str:
     """The digest that a registry has under a name; empty when it has none or does not say."""
-    digest = _told(docker, name, "--format", "{{json .Manifest}}").get("digest")
+    found, _done = _inspect(docker, name, "--format", "{{json .Manifest}}")
+    digest = (found or {}).get("digest")
     return digest if isinstance(digest, str) else ""
 
 
-def _told(docker: Docker, name: str, *how: str) -> dict[str, Any]:
+def _inspect(docker: Docker, name: str, *how: str) -> tuple[dict[str, Any] | None, subprocess.CompletedProcess[str]]:
     done = docker.run("buildx", "imagetools", "inspect", name, *how, timeout=120)
     try:
         found = json.loads(done.stdout) if done.returncode == 0 else None
     except ValueError:
         found = None
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else None, done
+
+
+def _told(docker: Docker, name: str, *how: str) -> dict[str, Any]:
+    """What the registry has under a digest that it has just told."""
+    found, done = _inspect(docker, name, *how)
+    if found is None:
+        raise ImageError(
+            f"compare {name} with the image that was built and tried here: the registry cannot be asked ({last_line(done)})",
+            hint="it was pushed; type the same again: what is there already is not sent anew",
+        )
+    return found
 
 
 def refuse_another(docker: Docker, repository: str, pushed: Mapping[str, str], built: Mapping[str, Any], platform: str) -> None:
@@ -232,7 +242,8 @@ def refuse_another(docker: Docker, repository: str, pushed: Mapping[str, str], b
         if built["id"] in (config, manifest, digest):
             continue
         name = f"{repository}@{manifest}"
-        if built["by_manifest"] and _content(_told(docker, name, "--format", "{{json .Image}}"), platform) == built["content"]:
+        # An engine that keeps images as containerd does names them by their manifest, which a push writes anew; others by their config.
+        if config and all(built["content"]) and _content(_told(docker, name, "--format", "{{json .Image}}"), platform) == built["content"]:
             continue
         tags = ", ".join(tag for tag, one in pushed.items() if one == digest)
         theirs = f"image {config}" if config else f"something without an image for {platform}"

@@ -29,6 +29,8 @@ DEFAULT_GRACE_SECONDS = 60.0
 # Kept aside so that the end of a job can be written on a disk that the job has filled.
 RESERVE_BYTES = 65536
 FULL_BELOW_BYTES = 1 << 20
+# In an environment that torch_env made: how it was proven.
+TORCH_STAMP = ".podcycle-torch.json"
 MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 _PR_SET_PDEATHSIG = 1
 
@@ -150,6 +152,10 @@ class Runner:
 
     def launch(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, **self.spec.get("environment", {}), "PODCYCLE_PROGRESS_FILE": str(self.progress_file)}
+        # What forward compatibility needs; a job has no login shell that would set it.
+        library = read_json(Path(self.spec["command"][0]).parent.parent / TORCH_STAMP).get("library_path")
+        if library:
+            environment["LD_LIBRARY_PATH"] = ":".join(filter(None, (str(library), environment.get("LD_LIBRARY_PATH"))))
         with (self.job_dir / "job.log").open("ab") as log:
             return subprocess.Popen(
                 self.spec["command"],

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, StateError
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import BARE, PodcycleError, StateError
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_cloud, open_session
@@ -36,7 +36,6 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._state import Process
 _LEDGER_EVERY_SECONDS = 5.0
 _RETRY_SECONDS = 30.0
 _GIVE_UP = timedelta(hours=24)
-BARE = "ansible-playbook playbooks/"
 # The module path is set by hand: a regular package ansible_collections elsewhere on the path would hide ours.
 _BOOTSTRAP = """
 import sys, types

@@ -21,13 +21,15 @@ LIBRARY = "libnvidia-ml.so.1"
 # A driver that hangs keeps its callers for ever.
 PATIENCE = 20.0
 GPU_IS_LOST, RESET_REQUIRED = 15, 16
+FUNCTION_NOT_FOUND, VERSION_MISMATCH = 13, 25
 SMI_FIELDS = ("driver_version", "name", "index", "uuid", "memory.total", "compute_cap", "ecc.mode.current", "ecc.errors.uncorrected.volatile.total",
               "persistence_mode", "temperature.gpu", "utilization.gpu", "memory.used")  # fmt: skip
 _ERRORS = {
     1: "uninitialized",
     4: "no permission",
     9: "the driver is not loaded",
-    12: "a function is missing",
+    12: "a library is missing",
+    FUNCTION_NOT_FOUND: "a function is missing",
     GPU_IS_LOST: "a GPU is lost: it has fallen off the bus or is otherwise inaccessible",
     RESET_REQUIRED: "a GPU must be reset",
     17: "the operating system blocks the GPU",
@@ -38,6 +40,15 @@ _ERRORS = {
 
 class _Memory(ctypes.Structure):
     _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+
+
+class _MemoryV2(ctypes.Structure):
+    """Here `used` is without what the driver keeps for itself, hundreds of MiB on a large card."""
+
+    _fields_ = [
+        ("version", ctypes.c_uint), ("total", ctypes.c_ulonglong), ("reserved", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    ]  # fmt: skip
 
 
 class _Utilization(ctypes.Structure):
@@ -60,7 +71,7 @@ class _Nvml:
         try:
             code = getattr(self.library, function)(*arguments)
         except AttributeError:
-            code = 12
+            code = FUNCTION_NOT_FOUND
         if code:
             raise NvmlError(function, int(code))
 
@@ -143,8 +154,8 @@ def _gpu(nvml: _Nvml, index: int) -> dict[str, Any]:
 
     ask("name", lambda: nvml.text("nvmlDeviceGetName", device)[:80])
     ask("uuid", lambda: nvml.text("nvmlDeviceGetUUID", device))
-    ask("memory_mib", lambda: _structure(nvml, "nvmlDeviceGetMemoryInfo", device, _Memory()).total >> 20)
-    ask("memory_used_mib", lambda: _structure(nvml, "nvmlDeviceGetMemoryInfo", device, _Memory()).used >> 20)
+    ask("memory_mib", lambda: _memory(nvml, device).total >> 20)
+    ask("memory_used_mib", lambda: _memory(nvml, device).used >> 20)
     ask("compute_capability", lambda: "{}.{}".format(*_pair(nvml, "nvmlDeviceGetCudaComputeCapability", device)))
     ask("ecc", lambda: bool(_pair(nvml, "nvmlDeviceGetEccMode", device)[0]))
     # 1 is NVML_MEMORY_ERROR_TYPE_UNCORRECTED, 0 NVML_VOLATILE_ECC: those since the driver was loaded.
@@ -166,6 +177,16 @@ def _pair(nvml: _Nvml, function: str, device: Any) -> tuple[int, int]:
     first, second = ctypes.c_int(), ctypes.c_int()
     nvml.call(function, device, ctypes.byref(first), ctypes.byref(second))
     return first.value, second.value
+
+
+def _memory(nvml: _Nvml, device: Any) -> Any:
+    """A driver before 510 knows the first version only."""
+    try:
+        return _structure(nvml, "nvmlDeviceGetMemoryInfo_v2", device, _MemoryV2(version=ctypes.sizeof(_MemoryV2) | 2 << 24))
+    except NvmlError as error:
+        if error.code not in (FUNCTION_NOT_FOUND, VERSION_MISMATCH):
+            raise
+    return _structure(nvml, "nvmlDeviceGetMemoryInfo", device, _Memory())
 
 
 def _structure(nvml: _Nvml, function: str, device: Any, room: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
-from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import being_lent, lend, take_back, wants_gateway
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import lend, take_back, wants_gateway
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Slot, Waits, each
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
@@ -166,7 +166,7 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
         known = [(str(row.get("id")), str(row.get("name"))) for row in options["known_pods"]]
         slots = engine.release_run(wish.run_id, check_mode=check_mode, known=known, spare_kept=options["spare_kept"])
         if not check_mode and session.cloud.name == "runpod":
-            warnings = take_back(options, session, {wish.run_id})
+            warnings = take_back(options, session, wish.run_id)
     for slot in slots:
         slot.notes += notes
     if not check_mode:
@@ -194,18 +194,19 @@ def _rent(options: Mapping[str, Any], session: Session, engine: Engine, wish: mo
     waits = engine.waits
     note = lend(options, session, wish, waits.capacity + waits.boot + waits.endpoint + waits.sshd)
 
-    def unused() -> None:
+    def unused(err: errors.PodcycleError) -> None:
         """Without any pod there is nothing to reach; who rents for the same run at the same time goes on with the key."""
-        if not being_lent(session, wish.run_id):
-            take_back(options, session, {wish.run_id})
+        left = take_back(options, session, wish.run_id, spare_waiting=True)
+        err.hint = "; ".join(filter(None, (err.hint, *left)))
 
     try:
         slots = engine.rent(wish, check_mode=False)
-    except errors.PodcycleError:
-        unused()
+    except errors.PodcycleError as err:
+        unused(err)
         raise
-    if any(slot.error is not None for slot in slots):
-        unused()
+    failed = next((slot.error for slot in slots if slot.error is not None), None)
+    if failed is not None:
+        unused(failed)
     return slots, [note] if note else []
 
 

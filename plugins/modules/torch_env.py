@@ -241,7 +241,15 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
-from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import MINIMUM_DRIVER, Driver, choose_backend, forward, no_forward, read_driver
+from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import (
+    CUDA13_DRIVER,
+    Driver,
+    choose_backend,
+    forward,
+    no_forward,
+    read_driver,
+    standing_in,
+)
 from ansible_collections.podcycle.gpu.plugins.module_utils._toolkits import find_compat
 from ansible_collections.podcycle.gpu.plugins.module_utils._torch_env import TorchEnv, Wish
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, base_python, find_links_of, find_uv, install_uv, keep_byte_code, keep_uv
@@ -250,15 +258,13 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv, base_p
 def seen_driver(params: dict[str, Any], *, check_mode: bool) -> tuple[Driver, str, str]:
     """The driver as programs see it, the folder of the library through which they do, and why not, where that was asked for."""
     driver = read_driver()
-    if params["compat"] == "never" or driver.version is None or driver.number >= MINIMUM_DRIVER["cu130"]:
+    if params["compat"] == "never" or not driver.too_old:
         return driver, "", ""
-    found = find_compat([], Path(params["bin_dir"]).parent)
-    if found and Driver(found["version"]).number < MINIMUM_DRIVER["cu130"]:
-        found = None
+    found = standing_in(find_compat([], Path(params["bin_dir"]).parent))
     # In check mode the library may be still to come.
     if not found and not check_mode:
         return driver, "", "there is no forward compatibility library on this machine; the role cuda13 brings it with cuda13_compat"
-    through = forward(driver, found["version"] if found else "580.65.06")
+    through = forward(driver, found["version"] if found else CUDA13_DRIVER)
     return (through, found["path"] if found else "", "") if through.forward else (driver, "", no_forward(driver) or "")
 
 

@@ -92,7 +92,7 @@ files:
   returned: success
   sample: [{path: train.jsonl, size: 714584, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}]
 transferred:
-  description: Paths that differed and were sent.
+  description: Paths that differed and have arrived; in check mode those that would be sent.
   type: list
   elements: str
   returned: success
@@ -104,7 +104,7 @@ refused:
   returned: success
   sample: []
 bytes:
-  description: Bytes that differed.
+  description: Their bytes.
   type: int
   returned: success
   sample: 714584

@@ -15,7 +15,8 @@ from typing import Any
 from ansible import constants as C
 from ansible import context
 
-BARE = "ansible-playbook playbooks/"
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import BARE
+
 INSTALLED = "podcycle.gpu."
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.podcycle.gpu.plugins.module_utils import _account_keys, _gateway_key, _leases, _pods
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
-from ansible_collections.podcycle.gpu.plugins.module_utils import _gateway_key, _leases, _pods
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import KeyStamp
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir
@@ -126,6 +126,49 @@ def test_a_key_goes_at_once_when_no_pod_could_be_had(pod: Any, rehearsal: Any) -
     with pytest.raises(errors.PodcycleError, match="no capacity"):
         pod(runpod={"ssh_via": "gateway"})
     assert pod.keys() == [OTHERS]
+
+
+def test_what_could_not_be_taken_back_is_told_beside_why_there_is_no_pod(pod: Any, rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rent(*args: Any, **more: Any) -> Any:
+        rehearsal.fault("error_401", match={"method": "PUT"})
+        raise errors.NoCapacity("no capacity")
+
+    monkeypatch.setattr(_pods.Engine, "rent", rent)
+    with pytest.raises(errors.NoCapacity, match="no capacity.*the key of run r1 stays among the account's SSH keys"):
+        pod(runpod={"ssh_via": "gateway"})
+
+
+def test_who_begins_to_rent_while_keys_are_swept_keeps_its_key(pod: Any, rehearsal: Any, state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod(runpod={"ssh_via": "gateway"})
+    rehearsal.fault("error_401", match={"method": "PUT"})
+    pod(state="absent")
+    mark, real = state.path / "runs/r1" / _gateway_key.MARK, _account_keys.open_desk
+
+    def meanwhile(options: Any) -> Any:
+        _gateway_key.Mark(_gateway_key.Mark.read(mark).line, lenders=(ProcessId.of(os.getppid()),)).write(mark)
+        return real(options)
+
+    monkeypatch.setattr(_account_keys, "open_desk", meanwhile)
+    done = _leases.reap({**pod.account, "select": "over"}, check_mode=False)
+    assert pod.keys() == [OTHERS, MINE] and mark.exists() and done["keys"] == []
+
+
+def test_a_sweep_with_nothing_to_do_is_silent_behind_a_proxy_and_beside_another_one(pod: Any, state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(options: Any) -> Any:
+        raise errors.ProxyRefused("not the API")
+
+    def unlinked(path: Path) -> Any:
+        raise FileNotFoundError(path)
+
+    (state.run_dir("r1") / _gateway_key.MARK).touch()
+    monkeypatch.setattr(_account_keys, "open_desk", refused)
+    monkeypatch.setattr(_gateway_key.Mark, "read", unlinked)
+    assert _leases.reap({**pod.account, "select": "over"}, check_mode=False)["warnings"] == []
+
+
+def test_a_key_is_lent_for_a_wait_without_end(pod: Any) -> None:
+    pod(runpod={"ssh_via": "gateway"}, waits={"capacity": float("inf"), "settle": 0, "release": 20})
+    assert pod.keys() == [OTHERS, MINE]
 
 
 def test_a_key_that_stood_in_the_account_before_is_a_persons_and_stays(pod: Any) -> None:

@@ -120,6 +120,18 @@ def test_command_gets_its_folder_environment_and_own_process_group(make_job: Mak
     assert job.log_tail(9) == [str(tmp_path), "blue", "True", str(job.dir / "progress.json")]
 
 
+def test_a_job_in_an_environment_gets_the_library_that_its_torch_was_proven_with(make_job: MakeJob, tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (tmp_path / "venv" / ".podcycle-torch.json").write_text('{"library_path": "/usr/local/cuda-13.0/compat"}')
+    job = make_job("import os; print(os.environ['LD_LIBRARY_PATH'])", environment={"LD_LIBRARY_PATH": "/own"})
+    job.spec.command[0] = str(python)
+    started(job)
+    job.wait(20)
+    assert job.log_tail(9) == ["/usr/local/cuda-13.0/compat:/own"]
+
+
 def test_runner_is_detached_from_its_starter(make_job: MakeJob) -> None:
     status = started(make_job(SLEEPER))
     fields = Path(f"/proc/{status['runner_pid']}/stat").read_text().rpartition(")")[2].split()

@@ -30,7 +30,14 @@ int nvmlDeviceGetHandleByIndex_v2(uint index, void **to) { *to = (void *)(long)(
 int nvmlDeviceGetName(void *gpu, char *to, uint size) { strncpy(to, "NVIDIA H100 80GB HBM3", size); return 0; }
 int nvmlDeviceGetUUID(void *gpu, char *to, uint size) { strncpy(to, gpu == (void *)1 ? "GPU-one" : "GPU-two", size); return 0; }
 struct memory { unsigned long long total, free, used; };
-int nvmlDeviceGetMemoryInfo(void *gpu, struct memory *to) { to->total = 81559ULL << 20; to->free = 1; to->used = 5ULL << 20; return 0; }
+int nvmlDeviceGetMemoryInfo(void *gpu, struct memory *to) { to->total = 81559ULL << 20; to->free = 1; to->used = 645ULL << 20; return 0; }
+#ifndef OLD
+struct memory_v2 { uint version; unsigned long long total, reserved, free, used; };
+int nvmlDeviceGetMemoryInfo_v2(void *gpu, struct memory_v2 *to) {
+  if (to->version != (sizeof(*to) | 2 << 24)) return 25;
+  to->total = 81559ULL << 20; to->reserved = 640ULL << 20; to->free = 1; to->used = 5ULL << 20; return 0;
+}
+#endif
 int nvmlDeviceGetCudaComputeCapability(void *gpu, int *major, int *minor) { *major = 9; *minor = 0; return 0; }
 int nvmlDeviceGetEccMode(void *gpu, int *now, int *next) { *now = 1; *next = 0; return 0; }
 int nvmlDeviceGetTotalEccErrors(void *gpu, uint type, uint counter, unsigned long long *to) { *to = type == 1 && counter == 0 ? 5000000000ULL : 7; return 0; }
@@ -51,7 +58,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("there is no C compiler")
     folder = tmp_path_factory.mktemp("nvml")
     (folder / "nvml.c").write_text(SOURCE)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(folder / "libnvml.so"), str(folder / "nvml.c")], check=True)
+    for name, words in (("libnvml.so", []), ("libold.so", ["-DOLD"])):
+        subprocess.run(["gcc", "-shared", "-fPIC", *words, "-o", str(folder / name), str(folder / "nvml.c")], check=True)
     return folder / "libnvml.so"
 
 
@@ -72,6 +80,9 @@ def test_everything_is_read_over_nvml(library: Path, monkeypatch: pytest.MonkeyP
     assert found["gpus"] == [WHOLE, {**WHOLE, "index": 1, "uuid": "GPU-two"}]
     assert read_driver() == Driver("580.95.05", ["NVIDIA H100 80GB HBM3"] * 2)
     assert read_driver().capabilities == ["9.0", "9.0"]
+    # Before driver 510 what the driver keeps for itself is in use too.
+    monkeypatch.setenv("NVML_LIBRARY", str(library.with_name("libold.so")))
+    assert [gpu["memory_used_mib"] for gpu in _nvml.read()["gpus"]] == [645, 645]
 
 
 @pytest.mark.parametrize(("name", "value"), [("FAKE_GONE", "1"), ("FAKE_TEMPERATURE", "15")])

@@ -82,6 +82,16 @@ def test_a_program_that_crashes_comes_back_with_growing_pauses(kept: Kept) -> No
     assert [row[key] for key in ("source", "phase", "status", "exit_code")] == ["runpod_services", "start_demo", "error", 3]
 
 
+def test_a_program_gets_the_library_that_torch_was_proven_with(kept: Kept) -> None:
+    venv = kept.dir / "venv"
+    kept.start(f'echo "[$LD_LIBRARY_PATH]" >> {kept.dir}/starts; exit 3', venv=str(venv), environment={"LD_LIBRARY_PATH": "/own"})
+    until(lambda: kept.lines("starts"))
+    venv.mkdir()
+    (venv / ".podcycle-torch.json").write_text('{"library_path": "/usr/local/cuda-13.0/compat"}')
+    until(lambda: kept.lines("starts")[-1] == "[/usr/local/cuda-13.0/compat:/own]")
+    assert kept.lines("starts")[0] == "[/own]"
+
+
 def test_a_program_that_was_steady_comes_back_soon(kept: Kept) -> None:
     kept.start(f"date +%s.%N >> {kept.dir}/starts; exec sleep 600")
     for turn in range(1, 3):

@@ -178,13 +178,17 @@ def test_the_gateway_tells_how_far_it_is_within_a_file(tmp_path: Path, monkeypat
 
 
 def test_what_changes_on_the_pod_meanwhile_is_fetched_again(tmp_path: Path) -> None:
-    """One file changes once, one is never still, one goes, one arrives damaged: only the last is an error."""
+    """One file changes once, one is never still, one goes, one grows beyond all bounds, one arrives damaged: only the last is an error."""
     pod, here = tmp_path / "pod", tmp_path / "here"
-    for name in ("once.pt", "never.pt", "gone.pt", "whole.pt"):
+    for name in ("once.pt", "never.pt", "gone.pt", "grown.pt", "whole.pt"):
         (pod / name).parent.mkdir(exist_ok=True)
         (pod / name).write_bytes(b"0")
     action = object.__new__(ActionModule)
-    sends = []
+    sends, rooms = [], []
+
+    def make_room(local: Path, wanted: int) -> None:
+        local.mkdir(exist_ok=True)
+        rooms.append(wanted)
 
     def listed(args: dict[str, Any], root: str, _task_vars: Any) -> dict[str, Any]:
         (pod / "never.pt").write_bytes(b"%d" % len(sends))
@@ -196,6 +200,7 @@ def test_what_changes_on_the_pod_meanwhile_is_fetched_again(tmp_path: Path) -> N
         if len(sends) == 1:
             (pod / "once.pt").write_bytes(b"11")
             (pod / "gone.pt").unlink()
+            (pod / "grown.pt").write_bytes(b"1" * 100)
         for row in rows:
             if (Path(there) / row["path"]).exists():
                 shutil.copy(Path(there) / row["path"], local / row["path"])
@@ -203,15 +208,16 @@ def test_what_changes_on_the_pod_meanwhile_is_fetched_again(tmp_path: Path) -> N
             (local / "whole.pt").write_bytes(b"x")
         return "rsync", 1
 
-    action._remote, action._send = listed, send  # type: ignore[method-assign]
+    action._remote, action._send, action._make_room = listed, send, make_room  # type: ignore[method-assign]
     action._task = type("Task", (), {"check_mode": False})()
     action._connection = type("Plain", (), {"transport": "ssh"})()
     args = {**ARGS, "direction": "pull", "src": str(pod), "dest": str(here), "exclude": [], "max_bytes": 99, "tries": 2, "bandwidth_limit_kib_s": 0}
     damage = False
     result = action._transfer(args, {})
     assert [(row["path"], row["size"]) for row in result["files"]] == [("once.pt", 2), ("whole.pt", 1)]
-    assert [row["path"] for row in result["refused"]] == ["never.pt"] and "changes while it is copied" in result["refused"][0]["why"]
-    assert sends[1:] == [["never.pt"], ["never.pt"]]
+    assert [(row["path"], row["why"][:10]) for row in result["refused"]] == [("grown.pt", "100 bytes,"), ("never.pt", "it changes")]
+    assert (result["transferred"], result["bytes"]) == (["once.pt", "whole.pt"], 3) and result["summary"].startswith("2 files, 3 bytes")
+    assert sends[1:] == [["never.pt"], ["never.pt"]] and len(rooms) == 3
     assert "lacks never.pt: it changes" in action._transfer({**args, "required": ["never.pt"]}, {})["msg"]
     (here / "whole.pt").unlink()
     damage = True

@@ -29,6 +29,7 @@ LOOK_SECONDS = 0.25
 _PR_SET_PDEATHSIG = 1
 DEFAULTS: dict[str, Any] = {
     "environment": {},
+    "venv": "",
     "pass": [],
     "chdir": "/",
     "port": 0,
@@ -78,6 +79,13 @@ class Service:
             run = {}
         log, run_id = run.get("log") or self.given["timings"], run.get("run_id") or ""
         return phase_times.PhaseTimes("runpod_services", Path(log) if log else None, str(run_id))
+
+    def library(self) -> str:
+        """What PyTorch needs for forward compatibility, as it was proven; looked up at each start, since the pod may be converged meanwhile."""
+        try:
+            return str(json.loads(Path(self.given["venv"], ".podcycle-torch.json").read_text(encoding="utf-8")).get("library_path") or "")
+        except (OSError, ValueError, AttributeError):
+            return ""
 
     def say(self, text: str) -> None:
         sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {self.name}: {text}\n")
@@ -142,6 +150,8 @@ class Service:
         began = time.monotonic()
         passed = {key: value for key, value in phase_times.container_environment().items() if key in self.given["pass"]}
         environment = {**os.environ, **passed, **self.given["environment"]}
+        if library := self.library():
+            environment["LD_LIBRARY_PATH"] = ":".join(filter(None, (library, environment.get("LD_LIBRARY_PATH"))))
         try:
             child = subprocess.Popen(
                 self.given["command"], cwd=self.given["chdir"], env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
