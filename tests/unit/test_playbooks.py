@@ -445,6 +445,8 @@ def test_editors_reach_every_host_as_ansible_does(tmp_path: Path) -> None:
     done = subprocess.run([*command, "-e", f"ide_dir={tmp_path / 'ide'}"], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     config = tmp_path / "ide/.cursor/ssh_config"
+    # Whoever includes it there would include it for ever.
+    assert "~/.ssh/config" not in config.read_text(encoding="utf-8")
     for name, (_given, by_hand) in words.items():
         assert said_by_ssh("-F", str(config), name) == said_by_ssh(*by_hand, "192.0.2.1"), name
         executor = yaml.safe_load((tmp_path / f"ide/.cursor/executors/{name}.yml").read_text(encoding="utf-8"))["executor"]
