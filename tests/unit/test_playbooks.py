@@ -347,34 +347,38 @@ def test_a_data_set_is_published_only_when_that_is_confirmed(tmp_path: Path) -> 
         "if made:\n    data.mkdir(exist_ok=True)\n    (data / made).write_text('x')\n"
         "elif '--repo=me/open' in words and '--public' not in words:\n    sys.exit('publish: is public; add --public if they may')\n"
         "elif '--yes' not in words:\n    sys.exit('publish: would upload train.jsonl; add --yes to do it')\n"
-        "else:\n    print(json.dumps({'commit': 'c0ffee'}))\n",
+        "else:\n    print(json.dumps({'commit': 'c0ffee', 'changed': not words[1].endswith('same')}))\n",
         encoding="utf-8",
     )
     program.chmod(0o755)
     (tmp_path / "hosts").write_text("[some]\n", encoding="utf-8")
 
-    def play(*words: str, **variables: Any) -> tuple[int, str, list[list[str]]]:
+    def play(*words: str, home: str = os.environ["HOME"], **variables: Any) -> tuple[int, str, list[list[str]]]:
         log.unlink(missing_ok=True)
         given = json.dumps({"dataset_python": str(program), "dataset_dir": str(data), **variables})
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "hosts"), "playbooks/dataset.yml", "-e", given, *words]
-        environment = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
+        environment = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_NOCOLOR": "1", "HOME": home}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
         asked = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
         return done.returncode, " ".join(done.stdout.split()), asked
 
     code, said, asked = play(dataset_fetch="me/games", dataset_book=True)
     assert code and "a folder is fetched or built, not both" in said and not asked
-    assert play("--check", dataset_fetch="me/games", dataset_publish="me/games", confirm="YES")[2] == []
+    code, said, asked = play("--check", dataset_fetch="me/games", dataset_publish="me/games", confirm="YES")
+    assert (code, asked) == (0, []) and "changed=1 " in said and f"would fetch me/games into {data}, seal it, publish {data} to me/games" in said
     fetch = ["fetch", "--repo=me/games", f"--out={data}", "--revision=main", "--prefix=sets/a"]
     publish = ["publish", str(data), "--repo=me/games", "--revision=main", "--prefix=sets/a"]
     code, said, asked = play(dataset_fetch="me/games", dataset_publish="me/games", dataset_prefix="sets/a")
     assert (code, asked) == (0, [fetch, ["seal", str(data)], publish]) and "changed=1" in said
     assert "would upload train.jsonl; confirm it, type the same again with -e confirm=YES" in said
-    code, said, asked = play(dataset_moves=["a.txt", "b.txt"], dataset_build_options=["--games=9"], dataset_publish="me/open", confirm="YES")
-    assert asked[0] == ["build", f"--out={data}", "--games=9", "--moves", "a.txt", "b.txt"] and "--yes" in asked[-1]
+    code, said, asked = play(dataset_moves=["./a.txt", "/b.txt"], dataset_build_options=["--games=9"], dataset_publish="me/open", confirm="YES")
+    assert asked[0] == ["build", f"--out={data}", "--games=9", "--moves", str(ROOT / "a.txt"), "/b.txt"] and "--yes" in asked[-1]
     assert code and "is public; add --public if they may" in said
     code, said, asked = play(dataset_publish="me/open", dataset_public=True, confirm="YES")
     assert code == 0 and asked[-1][-2:] == ["--public", "--yes"] and "published to me/open as commit c0ffee" in said and "changed=1" in said
+    (tmp_path / "home/same").mkdir(parents=True)
+    code, said, asked = play(dataset_publish="me/games", dataset_dir="~/same", confirm="YES", home=str(tmp_path / "home"))
+    assert asked[0] == ["seal", str(tmp_path / "home/same")] and "the same already in me/games as commit c0ffee" in said and "changed=0 " in said
 
 
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:
