@@ -156,12 +156,21 @@ def watched(variables: Mapping[str, Any]) -> bool:
     return "cuda_watchdog" in (variables.get("stack_roles") or ["cuda_watchdog"]) and variables.get("cuda_watchdog_state") != "absent"
 
 
-def misspelt(names: Iterable[str], known: Sequence[str], roles: Iterable[str]) -> str:
-    """The first variable that is named after a role and that no role has, as the end of a sentence; it would be passed over without a word."""
+# As near as one letter that is wrong, missing or too much.
+NEAR = 0.85
+
+
+def misspelt(names: Iterable[str], known: Sequence[str], roles: Iterable[str], *, near_only: bool = False) -> str:
+    """The first variable that is named after a role and that no role has, as the end of a sentence; it would be passed over without a word.
+
+    With `near_only` one that resembles none is somebody else's, such as node_exporter_version.
+    """
     prefixes = tuple(f"{role}_" for role in roles)
     for name in names:
         if name.startswith(prefixes) and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(name, known, 1, NEAR if near_only else 0.6)
+            if near_only and not near:
+                continue
             return f"no role has a variable {name}{f'; {near[0]} was meant, perhaps' if near else ''}"
     return ""
 

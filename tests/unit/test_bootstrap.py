@@ -187,6 +187,13 @@ def test_a_misspelt_variable_names_the_one_that_was_meant(archive: bootstrap.Arc
     assert render(archive, variables={"my_own": 1, near: 1, "stack_scope": "user"})
 
 
+def test_behind_e_only_what_resembles_a_variable_is_misspelt() -> None:
+    bootstrap.refuse_unknown(ROOT, dict.fromkeys(("node_exporter_version", "node_version", "node_count", "pytorch_home"), 1), near_only=True)
+    for name in ("pytorch_verson", "cutlass_vesion", "node_extra_pakages"):
+        with pytest.raises(errors.UsageError, match=f"no role has a variable {name}; "):
+            bootstrap.refuse_unknown(ROOT, {"node_count": 1, name: 1}, near_only=True)
+
+
 def test_the_playbook_refuses_a_misspelt_variable_before_it_writes(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "playbooks/pod_setup.yml", "-e"]
     given = {"bootstrap_dest": str(tmp_path / "one.sh"), "bootstrap_variables": {}, "my_own": 1, "pytorch_verson": "2.12.0"}

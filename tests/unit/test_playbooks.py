@@ -223,6 +223,23 @@ def test_a_user_with_sudo_gets_the_machines_workspace(tmp_path: Path, scope: str
     assert "workspace=/workspace\n" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "sudo", "least"),
+    [((), False, 0), (("-b",), False, 2), ((), True, 1), (("-e", "stack_scope=user"), True, 0)],
+)
+def test_rights_are_those_of_the_command_line_or_of_sudo(tmp_path: Path, words: tuple[str, ...], sudo: bool, least: int) -> None:
+    """A program that stands for sudo and counts how often Ansible takes it, on a machine whose user may or may not have sudo."""
+    for name, does in (("sudo", f"exit {int(not sudo)}"), ("id", "echo 1000"), ("become", f'echo >> {tmp_path}/taken; export SUDO_COMMAND="$*"; while [ "$1" != /bin/sh ]; do shift; done; exec "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", "playbooks/drift.yml", *words]
+    command += ["-e", f"ansible_become_exe={tmp_path}/become", "-e", f"workspace={tmp_path}"]
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_BECOME_ALLOW_SAME_USER": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+    taken = (tmp_path / "taken").read_text(encoding="utf-8").count("\n") if (tmp_path / "taken").exists() else 0
+    assert taken == least and "nothing was signed for there yet" in " ".join(done.stdout.split()), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("options", "installs"), [({}, False), ({"find_installs": True}, True), ({"find_installs": True, "ansible_check_mode": True}, False)])
 def test_only_a_converge_that_is_none_in_check_mode_installs_python(tmp_path: Path, options: dict[str, Any], installs: bool) -> None:
     environment = jinja2.Environment(autoescape=False)
@@ -426,6 +443,7 @@ SSH_WORDS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"ansible_ssh_args": "-p 22022", "ansible_port": 2200, "ansible_ssh_private_key_file": KEY, "ansible_ssh_common_args": "-W x:1 -l you -o proxyjump=b1"},
         ["-p", "22022", "-i", KEY, "-o", "IdentitiesOnly=yes", "-l", "you", "-J", "b1"],
     ),
+    "variable": ({"ansible_ssh_common_args": "-i ${HOME}/k -o Port= -o Compression=yes"}, ["-o", "IdentityFile=${HOME}/k", "-C"]),
     "file": ({"ansible_ssh_common_args": "-F {dir}/conf"}, ["-F", "{dir}/conf"]),
 }
 SSH_SAYS = ("hostname", "port", "user", "proxyjump", "proxycommand", "identityfile", "identitiesonly", "serveraliveinterval", "stricthostkeychecking",
