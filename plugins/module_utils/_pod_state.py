@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -154,6 +155,25 @@ def install_self(setup: Setup) -> bool:
 def watched(variables: Mapping[str, Any]) -> bool:
     """Whether the machine is to have a watchdog, without which nothing vouches for it."""
     return "cuda_watchdog" in (variables.get("stack_roles") or ["cuda_watchdog"]) and variables.get("cuda_watchdog_state") != "absent"
+
+
+def names_in(value: str) -> list[str]:
+    """The variables of one -e; a file and YAML are Ansible's to read."""
+    if value.startswith("{"):
+        return re.findall(r"(?:^\{|,)\s*[\"']?([A-Za-z0-9_]+)[\"']?\s*:", value)
+    return [] if value.startswith(("@", "[")) else re.findall(r"(?:^|\s)([A-Za-z0-9_]+)=", value)
+
+
+def names_roles(setup: Setup) -> bool:
+    """Whether this run was told which roles, behind -e or in a file that is named there; Ansible starts in the workspace."""
+    for value in setup.extra:
+        if "stack_roles" in names_in(value):
+            return True
+        with contextlib.suppress(OSError):
+            text = (setup.workspace / Path(value[1:]).expanduser()).read_text(encoding="utf-8", errors="replace") if value.startswith("@") else ""
+            if re.search(r"(?m)(?:^|[{,])[ \t]*[\"']?stack_roles[\"']?[ \t]*:", text):
+                return True
+    return False
 
 
 # As near as one letter that is wrong, missing or too much.

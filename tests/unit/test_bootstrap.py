@@ -604,6 +604,25 @@ def test_ready_is_what_the_watchdog_has_seen(
     assert json.loads((tmp_path / ".podcycle/bootstrap/status.json").read_text(encoding="utf-8"))["exit"] == code
 
 
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        (["stack=cpu", "stack_roles=node"], True),
+        (['{"stack_roles": ["node"]}'], True),
+        (["@site.yml"], True),
+        (["@~/site.json"], True),
+        (["@other.yml", "@gone.yml"], False),
+    ],
+)
+def test_roles_for_one_run_are_seen_wherever_they_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], named: bool) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "site.yml").write_text("stack: cpu\nstack_roles: [node]\n", encoding="utf-8")
+    (tmp_path / "home/site.json").write_text('{"stack": "cpu", "stack_roles": ["node"]}', encoding="utf-8")
+    (tmp_path / "other.yml").write_text("my_stack_roles: [node]\n# stack_roles: [node]\n", encoding="utf-8")
+    assert pod_state.names_roles(pod_state.Setup(tmp_path, {"variables": {}}, 0.0, extra=typed)) is named
+
+
 def test_a_watchdog_in_the_background_is_told_by_its_own_pid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pod_watch, "LOCK_FD", -1)
     setup = pod_state.Setup(tmp_path, {}, 0.0)
