@@ -229,7 +229,8 @@ def test_a_user_with_sudo_gets_the_machines_workspace(tmp_path: Path, scope: str
 )
 def test_rights_are_those_of_the_command_line_or_of_sudo(tmp_path: Path, words: tuple[str, ...], sudo: bool, least: int) -> None:
     """A program that stands for sudo and counts how often Ansible takes it, on a machine whose user may or may not have sudo."""
-    for name, does in (("sudo", f"exit {int(not sudo)}"), ("id", "echo 1000"), ("become", f'echo >> {tmp_path}/taken; export SUDO_COMMAND="$*"; while [ "$1" != /bin/sh ]; do shift; done; exec "$@"')):
+    taken_once = f'echo >> {tmp_path}/taken; export SUDO_COMMAND="$*"; while [ "$1" != /bin/sh ]; do shift; done; exec "$@"'
+    for name, does in (("sudo", f"exit {int(not sudo)}"), ("id", "echo 1000"), ("become", taken_once)):
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", "playbooks/drift.yml", *words]
