@@ -59,7 +59,8 @@ class Hub:
                     self._json(rows)
                 elif self.path.startswith("/api/datasets/me/games"):
                     names = [{"rfilename": name} for name in hub.files]
-                    self._json({"_id": "1", "id": "me/games", "sha": COMMIT if hub.files else EMPTY, "private": hub.private, "siblings": names, "tags": [], "downloads": 0, "likes": 0})
+                    about = {"_id": "1", "id": "me/games", "sha": COMMIT if hub.files else EMPTY}
+                    self._json({**about, "private": hub.private, "siblings": names, "tags": [], "downloads": 0, "likes": 0})
                 elif self.path.startswith(f"/datasets/me/games/resolve/{COMMIT}/"):
                     self._file(self.path.split(f"/{COMMIT}/")[1])
                 else:
