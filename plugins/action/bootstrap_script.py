@@ -54,7 +54,7 @@ class ActionModule(ActionBase):
     def _write(self, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         refuse(args)
         if args["strict"]:
-            bootstrap.refuse_unknown(COLLECTION, load_extra_vars(self._loader))
+            bootstrap.refuse_unknown(COLLECTION, load_extra_vars(self._loader), near_only=True)
         found, left_out = bootstrap.stack_variables(COLLECTION, self._of_host(task_vars)) if args["host_variables"] else ({}, [])
         archive = bootstrap.pack(COLLECTION)
         wish = bootstrap.Wish(

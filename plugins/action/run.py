@@ -63,7 +63,7 @@ class ActionModule(ActionBase):
         if args["whole_cycle"]:
             refuse_partial(context.CLIARGS)
         if args["create"]:
-            refuse_unknown(COLLECTION, load_extra_vars(self._loader), "begin a run")
+            refuse_unknown(COLLECTION, load_extra_vars(self._loader), "begin a run", near_only=True)
         run_id = check_run_id(args["run_id"]) if args["run_id"] else ""
         if not run_id:
             if not args["create"]:

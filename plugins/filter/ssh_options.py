@@ -104,9 +104,9 @@ def _line(letter: str, given: str) -> Iterator[tuple[str, str]]:
         raise AnsibleFilterError(f"read the words for ssh: {given!r} holds a line break or another control character")
     if letter == "o":
         match = _OPTION.match(given)
-        if match is None:
-            raise AnsibleFilterError(f"read the words for ssh: -o {given!r} is no option with a value, such as -o Port=22")
-        yield match[1], match[2]
+        # One without a value ssh itself refuses, on that host alone.
+        if match is not None:
+            yield match[1], match[2]
     elif letter == "F":
         # ssh_config has no way to say that no other file counts, and a file of it is the only one anyway.
         if given != "none":
@@ -119,7 +119,7 @@ def _line(letter: str, given: str) -> Iterator[tuple[str, str]]:
 
 def _placed(path: str) -> str:
     """Ansible starts ssh in its own folder; a relative path would be looked for in ~/.ssh."""
-    return path if path.startswith(("~", "/", "%")) else os.path.abspath(path)
+    return path if path.startswith(("~", "/", "%", "${")) else os.path.abspath(path)
 
 
 def _quoted(value: str) -> str:

@@ -184,9 +184,9 @@ def refuse_secrets(variables: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_unknown(collection: Path, variables: Mapping[str, Any], doing: str = "write a bootstrap script") -> None:
+def refuse_unknown(collection: Path, variables: Mapping[str, Any], doing: str = "write a bootstrap script", *, near_only: bool = False) -> None:
     """A misspelt variable would be passed over, and found when the machine is set up otherwise than was wanted."""
-    wrong = misspelt(variables, [*SHARED, *defaults_of(collection)], ROLES)
+    wrong = misspelt(variables, [*SHARED, *defaults_of(collection)], ROLES, near_only=near_only)
     if wrong:
         raise UsageError(f"{doing}: {wrong}; docs/stack.md and the roles' README.md name them all")
 

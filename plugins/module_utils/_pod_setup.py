@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import PodcycleError, clean_text
-from ._pod_state import LOCK_FD, Setup, SetupError, cost_lines, earlier_phases, hook, install_self, misspelt, write_whole
+from ._pod_state import LOCK_FD, Setup, SetupError, cost_lines, earlier_phases, hook, install_self, misspelt, names_in, names_roles, write_whole
 from ._pod_watch import running_job, verified, watch, watchdog_of
 from ._uv import Uv, UvCacheError, find_uv, install_uv, keep_uv, run_program
 
@@ -170,19 +170,12 @@ def typed_values(text: str) -> list[str]:
     return [value for value in text.split("\x1e") if value]
 
 
-def _names_in(value: str) -> list[str]:
-    """The variables of one -e; a file and YAML are Ansible's to read."""
-    if value.startswith("{"):
-        return re.findall(r"(?:^\{|,)\s*[\"']?([A-Za-z0-9_]+)[\"']?\s*:", value)
-    return [] if value.startswith(("@", "[")) else re.findall(r"(?:^|\s)([A-Za-z0-9_]+)=", value)
-
-
 def refuse_misspelt(setup: Setup) -> None:
     defaults = list(setup.collection.glob("roles/*/defaults/main.yml"))
     known = [name for path in defaults for name in re.findall(r"(?m)^([a-z0-9_]+):", path.read_text(encoding="utf-8"))]
     roles = [path.parent.parent.name for path in defaults]
     for value in setup.extra:
-        wrong = misspelt(_names_in(value), known, roles)
+        wrong = misspelt(names_in(value), known, roles)
         if wrong:
             raise SetupError(f"set up this machine: {wrong}")
 
@@ -293,7 +286,7 @@ def set_up(setup: Setup, *, hooked: bool) -> int:
         if hooked:
             for name in hook(setup, Path.home()):
                 setup.say(f"changed ~/{name}: one line at login")
-        but = verified(setup, environment(setup), asked=not any("stack_roles" in _names_in(value) for value in setup.extra))
+        but = verified(setup, environment(setup), asked=not names_roles(setup))
         write_whole(Path(os.environ["PODCYCLE_MARK"]), f"{setup.settings['payload']}\n")
     for line in cost_lines(setup):
         setup.say(line)

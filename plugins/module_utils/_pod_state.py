@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -156,12 +157,40 @@ def watched(variables: Mapping[str, Any]) -> bool:
     return "cuda_watchdog" in (variables.get("stack_roles") or ["cuda_watchdog"]) and variables.get("cuda_watchdog_state") != "absent"
 
 
-def misspelt(names: Iterable[str], known: Sequence[str], roles: Iterable[str]) -> str:
-    """The first variable that is named after a role and that no role has, as the end of a sentence; it would be passed over without a word."""
+def names_in(value: str) -> list[str]:
+    """The variables of one -e; a file and YAML are Ansible's to read."""
+    if value.startswith("{"):
+        return re.findall(r"(?:^\{|,)\s*[\"']?([A-Za-z0-9_]+)[\"']?\s*:", value)
+    return [] if value.startswith(("@", "[")) else re.findall(r"(?:^|\s)([A-Za-z0-9_]+)=", value)
+
+
+def names_roles(setup: Setup) -> bool:
+    """Whether this run was told which roles, behind -e or in a file that is named there; Ansible starts in the workspace."""
+    for value in setup.extra:
+        if "stack_roles" in names_in(value):
+            return True
+        with contextlib.suppress(OSError):
+            text = (setup.workspace / Path(value[1:]).expanduser()).read_text(encoding="utf-8", errors="replace") if value.startswith("@") else ""
+            if re.search(r"(?m)(?:^|[{,])[ \t]*[\"']?stack_roles[\"']?[ \t]*:", text):
+                return True
+    return False
+
+
+# As near as one letter that is wrong, missing or too much.
+NEAR = 0.85
+
+
+def misspelt(names: Iterable[str], known: Sequence[str], roles: Iterable[str], *, near_only: bool = False) -> str:
+    """The first variable that is named after a role and that no role has, as the end of a sentence; it would be passed over without a word.
+
+    With `near_only` one that resembles none is somebody else's, such as node_exporter_version.
+    """
     prefixes = tuple(f"{role}_" for role in roles)
     for name in names:
         if name.startswith(prefixes) and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(name, known, 1, NEAR if near_only else 0.6)
+            if near_only and not near:
+                continue
             return f"no role has a variable {name}{f'; {near[0]} was meant, perhaps' if near else ''}"
     return ""
 

@@ -233,7 +233,7 @@ def _node_differs(node: dict[str, Any]) -> str:
     if all(signature(path) == was for path, was in node["sources"].items()) and not _standing.lost(wanted):
         return ""
     found = _standing.standing(wanted)
-    return next((_told(what, was, found.get(what)) for what, was in node["found"].items() if found.get(what) != was), "")
+    return next((_told(what, was, found.get(what)) for what, was in node["found"].items() if not _standing.same(was, found.get(what))), "")
 
 
 def read_all(workspace: Path, machine: dict[str, str]) -> dict[str, dict[str, Any]]:

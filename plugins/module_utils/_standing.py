@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import os
 import pwd
 import shutil
 from collections.abc import Mapping
@@ -48,6 +49,14 @@ def _account(name: str, group: str) -> dict[str, Any] | None:
         return None
     kept = ("uid", "home", "made", "locked", "password") if row["made"] else ("uid", "home", "made")
     return {**{key: row[key] for key in kept}, "member": not group or group in row["groups"]}
+
+
+def same(was: Any, found: Any) -> bool:
+    """Whether a thing stands as it stood. What only /etc/shadow tells is left out where an account may not read it, then or now."""
+    if not isinstance(was, dict) or not isinstance(found, dict):
+        return bool(was == found)
+    unknown = {key for key in ("locked", "password") if was.get(key) is None or found.get(key) is None and not os.access(SHADOW, os.R_OK)}
+    return all(was.get(key) == found.get(key) for key in (was.keys() | found.keys()) - unknown)
 
 
 def sources(wanted: Mapping[str, Any]) -> list[str]:

@@ -47,7 +47,8 @@ options:
     type: bool
     default: false
   strict:
-    description: Refuse a variable behind C(-e) of C(ansible-playbook), too, that is named after a role of the stack and that no role has.
+    description:
+      - Refuse a variable behind C(-e) of C(ansible-playbook), too, that is named after a role of the stack, that no role has, and that resembles one.
     type: bool
     default: false
   workspace:

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(os.environ.get("PODCYCLE_SERVICES_PYTHON") or ROOT / ".build/services-venv/bin/python")
 TOKEN = "hf_notARealTokenButOneThatIsLongEnough"
 COMMIT = "b" * 40
+# Of a repository that has no file yet.
+EMPTY = "a" * 40
 
 
 class Hub:
@@ -39,7 +41,9 @@ class Hub:
                 self._note()
                 hub.bodies.append(body)
                 if "/preupload/" in self.path:
-                    self._json({"files": [{"path": row["path"], "uploadMode": "regular", "shouldIgnore": False} for row in json.loads(body)["files"]]})
+                    names = [row["path"] for row in json.loads(body)["files"]]
+                    rows = [{"path": name, "uploadMode": "regular", "shouldIgnore": False, "oid": hub.blob(name)} for name in names]
+                    self._json({"files": rows})
                 elif "/commit/" in self.path:
                     for row in map(json.loads, body.splitlines()):
                         if row["key"] == "file":
@@ -55,7 +59,8 @@ class Hub:
                     self._json(rows)
                 elif self.path.startswith("/api/datasets/me/games"):
                     names = [{"rfilename": name} for name in hub.files]
-                    self._json({"_id": "1", "id": "me/games", "sha": COMMIT, "private": hub.private, "siblings": names, "tags": [], "downloads": 0, "likes": 0})
+                    about = {"_id": "1", "id": "me/games", "sha": COMMIT if hub.files else EMPTY}
+                    self._json({**about, "private": hub.private, "siblings": names, "tags": [], "downloads": 0, "likes": 0})
                 elif self.path.startswith(f"/datasets/me/games/resolve/{COMMIT}/"):
                     self._file(self.path.split(f"/{COMMIT}/")[1])
                 else:
@@ -99,3 +104,8 @@ class Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def blob(self, name: str) -> str | None:
+        """As git names what a file holds."""
+        data = self.files.get(name)
+        return None if data is None else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

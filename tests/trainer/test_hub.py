@@ -57,7 +57,11 @@ def test_a_sealed_data_set_goes_up_and_comes_back_the_same(hub: Hub, games: Path
     hub.seen.clear()
     done = trainer(hub, tmp_path, *publish, "--yes", HF_HUB_OFFLINE="1")
     assert done.returncode == 2 and "HF_HUB_OFFLINE is set, so nothing is uploaded" in done.stderr and hub.seen == []
-    assert trainer(hub, tmp_path, *publish, "--prefix", "sets/a", "--yes").returncode == 0 and hub.keys == {f"Bearer {TOKEN}"}
+    done = trainer(hub, tmp_path, *publish, "--prefix", "sets/a", "--yes")
+    assert done.returncode == 0 and json.loads(done.stdout)["changed"] and hub.keys == {f"Bearer {TOKEN}"}
+    hub.seen.clear()
+    again = json.loads(trainer(hub, tmp_path, *publish, "--prefix", "sets/a", "--yes").stdout)
+    assert (again["commit"], again["changed"]) == (COMMIT, False) and not [line for line in hub.seen if "/commit/" in line]
     assert sorted(hub.files) == ["sets/a/checksums.sha256", "sets/a/manifest.json", "sets/a/train.jsonl", "sets/a/val.jsonl"]
 
     fetch = ("dataset", "fetch", "--repo", "me/games", "--prefix", "sets/a", "--out", str(tmp_path / "out"))

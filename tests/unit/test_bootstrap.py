@@ -187,6 +187,13 @@ def test_a_misspelt_variable_names_the_one_that_was_meant(archive: bootstrap.Arc
     assert render(archive, variables={"my_own": 1, near: 1, "stack_scope": "user"})
 
 
+def test_behind_e_only_what_resembles_a_variable_is_misspelt() -> None:
+    bootstrap.refuse_unknown(ROOT, dict.fromkeys(("node_exporter_version", "node_version", "node_count", "pytorch_home"), 1), near_only=True)
+    for name in ("pytorch_verson", "cutlass_vesion", "node_extra_pakages"):
+        with pytest.raises(errors.UsageError, match=f"no role has a variable {name}; "):
+            bootstrap.refuse_unknown(ROOT, {"node_count": 1, name: 1}, near_only=True)
+
+
 def test_the_playbook_refuses_a_misspelt_variable_before_it_writes(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "playbooks/pod_setup.yml", "-e"]
     given = {"bootstrap_dest": str(tmp_path / "one.sh"), "bootstrap_variables": {}, "my_own": 1, "pytorch_verson": "2.12.0"}
@@ -595,6 +602,25 @@ def test_ready_is_what_the_watchdog_has_seen(
     assert said.splitlines()[-1].find(told.strip()) > 0 and (code == 0) == ("Environment ready" in said), said
     assert (tmp_path / "mark").exists() is (code == 0)
     assert json.loads((tmp_path / ".podcycle/bootstrap/status.json").read_text(encoding="utf-8"))["exit"] == code
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        (["stack=cpu", "stack_roles=node"], True),
+        (['{"stack_roles": ["node"]}'], True),
+        (["@site.yml"], True),
+        (["@~/site.json"], True),
+        (["@other.yml", "@gone.yml"], False),
+    ],
+)
+def test_roles_for_one_run_are_seen_wherever_they_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], named: bool) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "site.yml").write_text("stack: cpu\nstack_roles: [node]\n", encoding="utf-8")
+    (tmp_path / "home/site.json").write_text('{"stack": "cpu", "stack_roles": ["node"]}', encoding="utf-8")
+    (tmp_path / "other.yml").write_text("my_stack_roles: [node]\n# stack_roles: [node]\n", encoding="utf-8")
+    assert pod_state.names_roles(pod_state.Setup(tmp_path, {"variables": {}}, 0.0, extra=typed)) is named
 
 
 def test_a_watchdog_in_the_background_is_told_by_its_own_pid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
 import shutil
@@ -334,6 +335,18 @@ def test_what_holds_a_healing_up_is_looked_at_without_haste_and_told_no_longer_t
         job.kill()
         job.wait()
     assert (pod.ask("busy").returncode, pod.ask("busy").stdout) == (1, "")
+
+
+def test_who_only_looks_stands_in_no_watchdogs_way(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(pod.dir))
+    program = importlib.import_module("cuda_watchdog")
+    monkeypatch.setattr(program.time, "sleep", lambda _seconds: fcntl.flock(lock, fcntl.LOCK_UN))
+    with (pod.dir / "run.lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with program.single(pod.dir) as mine:
+            assert mine is not None
+            with program.single(pod.dir) as other:
+                assert other is None
 
 
 def parsed(stamp: str) -> float:

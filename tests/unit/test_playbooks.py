@@ -223,6 +223,24 @@ def test_a_user_with_sudo_gets_the_machines_workspace(tmp_path: Path, scope: str
     assert "workspace=/workspace\n" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "sudo", "least"),
+    [((), False, 0), (("-b",), False, 2), ((), True, 1), (("-e", "stack_scope=user"), True, 0)],
+)
+def test_rights_are_those_of_the_command_line_or_of_sudo(tmp_path: Path, words: tuple[str, ...], sudo: bool, least: int) -> None:
+    """A program that stands for sudo and counts how often Ansible takes it, on a machine whose user may or may not have sudo."""
+    taken_once = f'echo >> {tmp_path}/taken; export SUDO_COMMAND="$*"; while [ "$1" != /bin/sh ]; do shift; done; exec "$@"'
+    for name, does in (("sudo", f"exit {int(not sudo)}"), ("id", "echo 1000"), ("become", taken_once)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", "playbooks/drift.yml", *words]
+    command += ["-e", f"ansible_become_exe={tmp_path}/become", "-e", f"workspace={tmp_path}"]
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_BECOME_ALLOW_SAME_USER": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+    taken = (tmp_path / "taken").read_text(encoding="utf-8").count("\n") if (tmp_path / "taken").exists() else 0
+    assert taken == least and "nothing was signed for there yet" in " ".join(done.stdout.split()), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("options", "installs"), [({}, False), ({"find_installs": True}, True), ({"find_installs": True, "ansible_check_mode": True}, False)])
 def test_only_a_converge_that_is_none_in_check_mode_installs_python(tmp_path: Path, options: dict[str, Any], installs: bool) -> None:
     environment = jinja2.Environment(autoescape=False)
@@ -347,34 +365,38 @@ def test_a_data_set_is_published_only_when_that_is_confirmed(tmp_path: Path) -> 
         "if made:\n    data.mkdir(exist_ok=True)\n    (data / made).write_text('x')\n"
         "elif '--repo=me/open' in words and '--public' not in words:\n    sys.exit('publish: is public; add --public if they may')\n"
         "elif '--yes' not in words:\n    sys.exit('publish: would upload train.jsonl; add --yes to do it')\n"
-        "else:\n    print(json.dumps({'commit': 'c0ffee'}))\n",
+        "else:\n    print(json.dumps({'commit': 'c0ffee', 'changed': not words[1].endswith('same')}))\n",
         encoding="utf-8",
     )
     program.chmod(0o755)
     (tmp_path / "hosts").write_text("[some]\n", encoding="utf-8")
 
-    def play(*words: str, **variables: Any) -> tuple[int, str, list[list[str]]]:
+    def play(*words: str, home: str = os.environ["HOME"], **variables: Any) -> tuple[int, str, list[list[str]]]:
         log.unlink(missing_ok=True)
         given = json.dumps({"dataset_python": str(program), "dataset_dir": str(data), **variables})
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "hosts"), "playbooks/dataset.yml", "-e", given, *words]
-        environment = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
+        environment = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "ANSIBLE_NOCOLOR": "1", "HOME": home}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
         asked = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
         return done.returncode, " ".join(done.stdout.split()), asked
 
     code, said, asked = play(dataset_fetch="me/games", dataset_book=True)
     assert code and "a folder is fetched or built, not both" in said and not asked
-    assert play("--check", dataset_fetch="me/games", dataset_publish="me/games", confirm="YES")[2] == []
+    code, said, asked = play("--check", dataset_fetch="me/games", dataset_publish="me/games", confirm="YES")
+    assert (code, asked) == (0, []) and "changed=1 " in said and f"would fetch me/games into {data}, seal it, publish {data} to me/games" in said
     fetch = ["fetch", "--repo=me/games", f"--out={data}", "--revision=main", "--prefix=sets/a"]
     publish = ["publish", str(data), "--repo=me/games", "--revision=main", "--prefix=sets/a"]
     code, said, asked = play(dataset_fetch="me/games", dataset_publish="me/games", dataset_prefix="sets/a")
     assert (code, asked) == (0, [fetch, ["seal", str(data)], publish]) and "changed=1" in said
     assert "would upload train.jsonl; confirm it, type the same again with -e confirm=YES" in said
-    code, said, asked = play(dataset_moves=["a.txt", "b.txt"], dataset_build_options=["--games=9"], dataset_publish="me/open", confirm="YES")
-    assert asked[0] == ["build", f"--out={data}", "--games=9", "--moves", "a.txt", "b.txt"] and "--yes" in asked[-1]
+    code, said, asked = play(dataset_moves=["./a.txt", "/b.txt"], dataset_build_options=["--games=9"], dataset_publish="me/open", confirm="YES")
+    assert asked[0] == ["build", f"--out={data}", "--games=9", "--moves", str(ROOT / "a.txt"), "/b.txt"] and "--yes" in asked[-1]
     assert code and "is public; add --public if they may" in said
     code, said, asked = play(dataset_publish="me/open", dataset_public=True, confirm="YES")
     assert code == 0 and asked[-1][-2:] == ["--public", "--yes"] and "published to me/open as commit c0ffee" in said and "changed=1" in said
+    (tmp_path / "home/same").mkdir(parents=True)
+    code, said, asked = play(dataset_publish="me/games", dataset_dir="~/same", confirm="YES", home=str(tmp_path / "home"))
+    assert asked[0] == ["seal", str(tmp_path / "home/same")] and "the same already in me/games as commit c0ffee" in said and "changed=0 " in said
 
 
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:
@@ -422,6 +444,7 @@ SSH_WORDS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"ansible_ssh_args": "-p 22022", "ansible_port": 2200, "ansible_ssh_private_key_file": KEY, "ansible_ssh_common_args": "-W x:1 -l you -o proxyjump=b1"},
         ["-p", "22022", "-i", KEY, "-o", "IdentitiesOnly=yes", "-l", "you", "-J", "b1"],
     ),
+    "variable": ({"ansible_ssh_common_args": "-i ${HOME}/k -o Port= -o Compression=yes"}, ["-o", "IdentityFile=${HOME}/k", "-C"]),
     "file": ({"ansible_ssh_common_args": "-F {dir}/conf"}, ["-F", "{dir}/conf"]),
 }
 SSH_SAYS = ("hostname", "port", "user", "proxyjump", "proxycommand", "identityfile", "identitiesonly", "serveraliveinterval", "stricthostkeychecking",
@@ -445,6 +468,8 @@ def test_editors_reach_every_host_as_ansible_does(tmp_path: Path) -> None:
     done = subprocess.run([*command, "-e", f"ide_dir={tmp_path / 'ide'}"], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     config = tmp_path / "ide/.cursor/ssh_config"
+    # Whoever includes it there would include it for ever.
+    assert "~/.ssh/config" not in config.read_text(encoding="utf-8")
     for name, (_given, by_hand) in words.items():
         assert said_by_ssh("-F", str(config), name) == said_by_ssh(*by_hand, "192.0.2.1"), name
         executor = yaml.safe_load((tmp_path / f"ide/.cursor/executors/{name}.yml").read_text(encoding="utf-8"))["executor"]

@@ -131,6 +131,7 @@ NODE_TOUCHES: dict[str, tuple[str, str]] = {
     "another account": (":somebody:*:1::::::", ""),
     "the account's day of change": (":runner:*:2::::::", ""),
     "the account locked": (":runner:!:1::::::", "account runner was changed"),
+    "another account, and no right to read": (":somebody:*:1::::::unreadable", ""),
     "the account lost": (":", "account runner is missing"),
     "a setting of git's own": ("# BEGIN o\n[safe]\n# END o\n[user]\n", ""),
     "our setting of git": ("# BEGIN o\n[core]\n# END o\n", "the block o in {pod}/gitconfig was changed"),
@@ -166,6 +167,8 @@ def test_of_lists_that_others_write_into_only_the_wanted_entries_count(pod: Path
         settings.write_text(text, encoding="utf-8")
     elif text.startswith(":"):
         shadow.write_text(f"runner:*:1::::::\n{text[1:]}\n" if "somebody" in text else f"{text[1:]}\n", encoding="utf-8")
+        if "unreadable" in text:
+            monkeypatch.setattr(_standing, "SHADOW", pod / "nonesuch")
         if text == ":":
             there.clear()
     else:

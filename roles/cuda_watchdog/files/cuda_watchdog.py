@@ -260,16 +260,17 @@ def load_config(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[int | None]:
-    """The number of the open lock file; None when somebody else holds it."""
-    number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def locked(path: Path, patience: float = 0.0) -> Iterator[int | None]:
+    """The number of the open lock file; None when somebody else holds it, and still does when it is tried once more."""
+    number, mine = os.open(path, os.O_RDWR | os.O_CREAT, 0o644), None
     try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield number
+        for pause in (patience, 0.0):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = number
+                break
+            time.sleep(pause)
+        yield mine
     finally:
         os.close(number)
 
@@ -295,7 +296,8 @@ def heal_lock(folder: Path) -> contextlib.AbstractContextManager[int | None]:
 
 
 def single(folder: Path) -> contextlib.AbstractContextManager[int | None]:
-    return locked(folder / "run.lock")
+    # Who only asks whether one runs holds the lock for a moment.
+    return locked(folder / "run.lock", patience=0.2)
 
 
 def exit_code(result: dict[str, Any]) -> int:

@@ -205,7 +205,7 @@ def _private(client: Any, api: Any, repo: str) -> bool | None:
 
 
 def publish(folder: Path, repo: str, revision: str, prefix: str, public: bool, sure: bool) -> dict[str, Any]:
-    """Upload a sealed data set as one commit."""
+    """Upload a sealed data set as one commit; `changed` says whether there was anything to upload."""
     manifest = verify(folder)
     prefix = _prefix(prefix)
     names = [row["path"] for row in manifest["files"] if row["path"] in NAMES] + [name for name in ABOUT if (folder / name).is_file()]
@@ -223,6 +223,8 @@ def publish(folder: Path, repo: str, revision: str, prefix: str, public: bool, s
             where = f"{kind} {repo}, {prefix or 'top folder'}"
             raise UsageError(f"{doing}: would upload {', '.join(names)} ({size:,} bytes) to the {where}; add --yes to do it")
         api.create_repo(repo, repo_type="dataset", private=not public, exist_ok=True)
+        # Where all files are there already no commit is made, and the last one is answered.
+        before = api.repo_info(repo, repo_type="dataset", revision=revision).sha
         operations = [client.CommitOperationAdd(prefix + name, str(folder / name)) for name in names]
         done = api.create_commit(repo, operations, commit_message=f"{manifest.get('dataset_name')}: {len(names)} files", repo_type="dataset", revision=revision)
-    return {"repo": repo, "commit": done.oid, "files": manifest["files"], "bytes": size}
+    return {"repo": repo, "commit": done.oid, "files": manifest["files"], "bytes": size, "changed": done.oid != before}
