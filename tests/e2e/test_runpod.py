@@ -53,12 +53,15 @@ def test_a_cycle_from_a_template_stores_its_artifacts(world: Any) -> None:
     saved = {"template_name": "for-cycles", "template_image": "runpod/base:7", "template_disk_gib": 33, "template_env": {"FROM": "template"}}
     assert world.play("playbooks/template.yml", **saved).ok().recap("localhost")["changed"] == 1
     store = world.path / "store"
-    remote = world.dataset(world.path / "remote", val=9)
     variables = {"run_id": "templated", "runpod": {"template": "for-cycles"}, "artifacts_remote": f":local:{store}"}
-    variables |= {"data_remote": f":local:{remote}", "dataset_dir": ""}
     env = {"PATH": f"{Path(rclone()).parent}:{world.environment()['PATH']}"}
     world.play("playbooks/start.yml", env=env, **variables).ok()
-    shutil.copy(rclone(), world.cloud_dir / "pods" / world.pod_ids("templated")[0] / "bin" / "rclone")
+    (pod_id,) = world.pod_ids("templated")
+    shutil.copy(rclone(), world.cloud_dir / "pods" / pod_id / "bin" / "rclone")
+    # A pod has a /tmp of its own, where this checkout may lie; its workspace it sees.
+    remote = world.dataset(world.workspace(pod_id) / "remote", val=9)
+    held_out = hashlib.sha256((remote / "val.jsonl").read_bytes()).hexdigest()
+    variables |= {"data_remote": f":local:{remote}", "dataset_dir": ""}
     done = world.play("cycle.yml", seconds=300, env=env, **variables).ok()
     (pod,) = world.control("GET", "/pods")["pods"]
     made = next(entry["body"] for entry in world.posts() if entry["path"] == "/v2/pods")
@@ -68,7 +71,7 @@ def test_a_cycle_from_a_template_stores_its_artifacts(world: Any) -> None:
     files = {path.relative_to(collected) for path in collected.rglob("*") if path.is_file()}
     assert files and all((store / "templated" / name).read_bytes() == (collected / name).read_bytes() for name in files)
     same = next(check for check in world.read("templated", "local_validation/validation.json")["checks"] if check["name"] == "same_data")
-    assert same["ok"] and hashlib.sha256((remote / "val.jsonl").read_bytes()).hexdigest() in same["detail"], same
+    assert same["ok"] and held_out in same["detail"], same
     told = [(event["phase"], event.get("message", "")) for event in world.events("templated") if event["status"] == "ok"]
     assert {phase for phase, message in told if "/s by " in message} == {"push", "collect", "store"}, told
     world.nothing_bills()
