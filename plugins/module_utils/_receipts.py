@@ -4,19 +4,22 @@
 """What a role has brought about on a machine, signed for, so that one look tells whether all of it still stands.
 
 A receipt holds the digest of what was wanted, and of every file of it the kind, mode, owner, size, time and target; of a file that others
-write into as well only our block, and of the system's lists of packages and accounts only the entries that were wanted. A file that was
-changed, replaced or lost, another driver, a process that has ended: then it does not stand, and the role works. SCHEMA rises when the same
-wish would be brought about in another way, or is signed for in another way.
+write into as well only our block, and of the system's lists of packages and accounts only the entries that were wanted. Of a process that
+has to run it holds the lock that it keeps, since systemd and supervisor start it again as another. A file that was changed, replaced or
+lost, another driver, a lock that nobody holds: then it does not stand, and the role works. SCHEMA rises when the same wish would be brought
+about in another way, or is signed for in another way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,12 +28,13 @@ from . import _standing
 from ._aside import read_json, write_json
 from ._blocks import block_of
 from ._errors import PodcycleError, UsageError
-from ._job_runner import process_started
 from ._shell_env import MARKER, SYSTEM_BASHRC, SYSTEM_PROFILE
 
-SCHEMA = 7
+SCHEMA = 8
 FOLDER = ".podcycle/receipts"
 PARTS = ".podcycle/stack/parts.json"
+# A program that was started a moment ago has to read its files before it takes its lock.
+_START_SECONDS = 10.0
 # Python and git write into these when they only read.
 _RESTLESS = frozenset({"__pycache__", ".git"})
 _MASKING = (".bash_profile", ".bash_login")
@@ -115,6 +119,28 @@ def own_block(path: str, marker: str) -> list[Any] | None:
     return None if found is None else [stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, found]
 
 
+def held(path: str) -> bool:
+    """Whether a process holds the lock (flock) on that file. Who only asks stands in nobody's way for longer than a moment."""
+    try:
+        with open(path, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _taken(locks: list[str]) -> bool:
+    """Wait until each of them is held, as long as starting may take."""
+    end = time.monotonic() + _START_SECONDS
+    while not all(map(held, locks)):
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def shell_files(workspace: str) -> list[str]:
     """The files that are ours alone, by which every shell learns of the stack, in either scope."""
     return [f"{workspace}/.podcycle/env.sh", SYSTEM_PROFILE]
@@ -139,10 +165,10 @@ def sign(workspace: Path, name: str, wanted: dict[str, Any], machine: dict[str, 
         paths += sorted(str(path) for path in (workspace / ".podcycle/env.d").glob(f"*-{name}.sh"))
     marked = {str(path): str(marker) for path, marker in (wanted.get("blocks") or {}).items()}
     node = dict(wanted.get("node") or {})
-    for path in (*paths, *trees, *marked):
+    locks = list(wanted.get("locks") or [])
+    for path in (*paths, *trees, *marked, *locks):
         if not os.path.isabs(path):
             raise UsageError(f"sign for {name}: {path!r} is no absolute path")
-    pids = [int(pid) for pid in wanted.get("pids") or []]
     return {
         "schema": SCHEMA,
         "digest": str(wanted["digest"]),
@@ -152,7 +178,7 @@ def sign(workspace: Path, name: str, wanted: dict[str, Any], machine: dict[str, 
         "own_blocks": {path: [marker, own_block(path, marker)] for path, marker in marked.items()},
         "node": {"wanted": node, "sources": {path: signature(path) for path in _standing.sources(node)}, "found": _standing.standing(node)},
         "trees": {tree: tree_digest(tree) for tree in trees},
-        "processes": {str(pid): process_started(pid) for pid in pids},
+        "locks": locks,
     }
 
 
@@ -168,10 +194,10 @@ def sign_all(workspace: Path, wanted: dict[str, Any], stack: dict[str, Any], *, 
         write_json(workspace / FOLDER / f"{name}.json", receipts[name])
     if write:
         write_json(workspace / PARTS, {"schema": SCHEMA, "parts": stack["parts"]})
-        # What was signed a moment ago stands, unless a process was gone by then.
+        # What was signed a moment ago stands, unless a process did not come up.
         for name, receipt in receipts.items():
-            gone = [pid for pid, started in receipt["processes"].items() if started is None]
-            stack.setdefault("receipts", {})[name] = {"digest": receipt["digest"], "stands": not gone, "why": f"process {gone[0]} has ended" if gone else ""}
+            why = "" if _taken(receipt["locks"]) else _unheld(receipt["locks"])
+            stack.setdefault("receipts", {})[name] = {"digest": receipt["digest"], "stands": not why, "why": why}
     return signed
 
 
@@ -193,9 +219,8 @@ def differs(receipt: dict[str, Any], machine: dict[str, str], since: float = 0.0
     if receipt.get("machine") != machine:
         changed = [part for part in machine if machine[part] != (receipt.get("machine") or {}).get(part)]
         return f"another machine: {', '.join(changed) or 'unknown'}"
-    for pid, started in receipt["processes"].items():
-        if started is None or process_started(int(pid)) != started:
-            return f"process {pid} has ended"
+    if _unheld(receipt["locks"]):
+        return _unheld(receipt["locks"])
     for path, was in receipt["paths"].items():
         found = signature(path)
         if found != was:
@@ -221,6 +246,10 @@ def differs(receipt: dict[str, Any], machine: dict[str, str], since: float = 0.0
             where = touched(tree, since) if since else ""
             return f"files below {tree} were changed{': look at ' if where else ''}{where}"
     return ""
+
+
+def _unheld(locks: list[str]) -> str:
+    return next((f"no process holds {path}" for path in locks if not held(path)), "")
 
 
 def _told(what: str, was: Any, found: Any) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -192,13 +193,31 @@ def test_a_volume_on_another_machine_stands_for_nothing(pod: Path) -> None:
     assert look(pod, other)["why"] == "another machine: driver"
 
 
-def test_a_process_that_has_ended(pod: Path) -> None:
-    with subprocess.Popen(["sleep", "60"]) as child:
-        _receipts.sign_all(pod, wanted(pod, pids=[child.pid]), dict(STACK), write=True)
+HOLD = "import fcntl, sys, time; time.sleep(0.3); f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+
+
+def test_a_process_is_known_by_the_lock_that_it_holds(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes its lock a moment after its start, and whoever keeps it running may start it again as another one."""
+    lock = pod / "run.lock"
+
+    def started() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE)
+
+    with started() as first:
+        stack = dict(STACK)
+        _receipts.sign_all(pod, wanted(pod, locks=[str(lock)]), stack, write=True)
+        assert stack["receipts"]["tool"]["stands"] and look(pod)["stands"]
+        first.kill()
+    assert look(pod)["why"] == f"no process holds {lock}"
+    with started() as second:
+        assert second.stdout and second.stdout.readline()
         assert look(pod)["stands"]
-        child.kill()
-        child.wait()
-    assert look(pod)["why"] == f"process {child.pid} has ended"
+        second.kill()
+    lock.unlink()
+    monkeypatch.setattr(_receipts, "_START_SECONDS", 0.1)
+    stack = dict(STACK)
+    _receipts.sign_all(pod, wanted(pod, locks=[str(lock)]), stack, write=True)
+    assert not stack["receipts"]["tool"]["stands"] and stack["receipts"]["tool"]["why"] == f"no process holds {lock}"
 
 
 def test_check_mode_signs_nothing(pod: Path) -> None:
