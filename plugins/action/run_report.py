@@ -18,7 +18,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._controller import ch
 from ansible_collections.podcycle.gpu.plugins.module_utils._report import choose_ending, cost_document, observations, summarise, terminal_lines
 from ansible_collections.podcycle.gpu.plugins.module_utils._report_html import page
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
-from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import INSTALLED, inventories
+from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import INSTALLED, installed, inventories
 
 display = Display()
 
@@ -43,7 +43,6 @@ def _private(option: str) -> bool:
 def typed(cli: Any) -> Callable[..., str]:
     """How a person who typed this command would type another playbook of ours."""
     inventory = inventories(cli)
-    first = str((cli.get("args") or ("",))[0])
     given_options = [str(item) for item in cli.get("extra_vars") or () if not _private(str(item))]
     options = "".join(f" -e {shlex.quote(item)}" for item in given_options)
 
@@ -51,7 +50,7 @@ def typed(cli: Any) -> Callable[..., str]:
         words = f"{options} {more}".rstrip()
         if name == "cycle" and os.environ.get("PODCYCLE_TYPED") == "make cycle":
             return f"make cycle ARGS={shlex.quote(words.strip())}" if words else "make cycle"
-        if first.startswith(INSTALLED):
+        if installed(cli):
             return f"ansible-playbook{inventory} {INSTALLED}{name}{words}"
         return f"ansible-playbook{inventory} {'cycle.yml' if name == 'cycle' else f'playbooks/{name}.yml'}{words}"
 

@@ -38,11 +38,15 @@ def with_inventory(result: Any, cli: Any = None) -> Any:
     return result if full == BARE else _renamed(result, full)
 
 
+def installed(cli: Any) -> bool:
+    """Whether the command named a playbook by its collection."""
+    return str((cli.get("args") or ("",))[0]).startswith(INSTALLED)
+
+
 def typed(cli: Any = None) -> str:
     """How another playbook of ours is typed, up to its name."""
     given = context.CLIARGS if cli is None else cli
-    first = str((given.get("args") or ("",))[0])
-    return f"ansible-playbook{inventories(given)} {INSTALLED if first.startswith(INSTALLED) else 'playbooks/'}"
+    return f"ansible-playbook{inventories(given)} {INSTALLED if installed(given) else 'playbooks/'}"
 
 
 def _renamed(value: Any, full: str) -> Any:

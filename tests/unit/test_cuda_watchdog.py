@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.podcycle.gpu.plugins.module_utils._torch_proof import STAMP
+
 ROLE = Path(__file__).resolve().parents[2] / "roles/cuda_watchdog"
 PROGRAM = ROLE / "files"
 NVML = """
@@ -75,7 +77,7 @@ class Pod:
             self.write(f"{site}/{name}/__init__.py", text)
             record = f"{name}/__init__.py,sha256=x,{len(text)}\n../../../bin/x,sha256=y,9\n{name}-1.dist-info/RECORD,,\n"
             self.write(f"{site}/{name}-1.dist-info/RECORD", record)
-        self.write("venv/.podcycle-torch.json", json.dumps({"schema": 1, "torch": "2.13.0+cpu", "cuda_available": False}))
+        self.write(f"venv/{STAMP}", json.dumps({"schema": 1, "torch": "2.13.0+cpu", "cuda_available": False}))
 
     def write(self, name: str, text: str) -> Path:
         path = self.root / name
@@ -163,7 +165,7 @@ SITE = "venv/lib/python3.11/site-packages"
         (f"{SITE}/torch/__init__.py:x", "torch", "torch/__init__.py has 1 bytes"),
         (f"{SITE}/numpy/__init__.py:gone", "torch", "numpy in"),
         (f"{SITE}/torch-1.dist-info:gone", "torch", "torch is missing"),
-        ("venv/.podcycle-torch.json:gone", "torch", "never proven"),
+        (f"venv/{STAMP}:gone", "torch", "never proven"),
     ],
 )
 def test_a_quick_look_sees_what_is_broken_and_a_cycle_heals_it(pod: Pod, fault: str, part: str, sentence: str) -> None:
@@ -233,7 +235,7 @@ def running_job(pod: Pod) -> subprocess.Popen[bytes]:
 def test_torch_is_imported_through_the_forward_compatibility_library_that_proved_it(pod: Pod) -> None:
     stamp = {"schema": 1, "torch": "2.13.0+cpu", "cuda_available": True}
     for more, code in (({}, 3), ({"library_path": "/usr/local/cuda-13.0/compat"}, 0)):
-        pod.write("venv/.podcycle-torch.json", json.dumps({**stamp, **more}))
+        pod.write(f"venv/{STAMP}", json.dumps({**stamp, **more}))
         done = pod.ask("check")
         assert done.returncode == code and ("no longer finds a GPU" in done.stdout) == bool(code), done
 

@@ -19,6 +19,7 @@ import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _job_runner as runner
 from ansible_collections.podcycle.gpu.plugins.module_utils._job import Job, JobDiffers, JobInputError, JobSpec
+from ansible_collections.podcycle.gpu.plugins.module_utils._torch_proof import STAMP
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 CHECKPOINTING = """
@@ -124,7 +125,7 @@ def test_a_job_in_an_environment_gets_the_library_that_its_torch_was_proven_with
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
-    (tmp_path / "venv" / ".podcycle-torch.json").write_text('{"library_path": "/usr/local/cuda-13.0/compat"}')
+    (tmp_path / "venv" / STAMP).write_text('{"library_path": "/usr/local/cuda-13.0/compat"}')
     job = make_job("import os; print(os.environ['LD_LIBRARY_PATH'])", environment={"LD_LIBRARY_PATH": "/own"})
     job.spec.command[0] = str(python)
     started(job)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.podcycle.gpu.plugins.module_utils._torch_proof import STAMP
 from support.services import put
 
 
@@ -87,7 +88,7 @@ def test_a_program_gets_the_library_that_torch_was_proven_with(kept: Kept) -> No
     kept.start(f'echo "[$LD_LIBRARY_PATH]" >> {kept.dir}/starts; exit 3', venv=str(venv), environment={"LD_LIBRARY_PATH": "/own"})
     until(lambda: kept.lines("starts"))
     venv.mkdir()
-    (venv / ".podcycle-torch.json").write_text('{"library_path": "/usr/local/cuda-13.0/compat"}')
+    (venv / STAMP).write_text('{"library_path": "/usr/local/cuda-13.0/compat"}')
     until(lambda: kept.lines("starts")[-1] == "[/usr/local/cuda-13.0/compat:/own]")
     assert kept.lines("starts")[0] == "[/own]"
 
