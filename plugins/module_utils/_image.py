@@ -164,13 +164,13 @@ def link(source: Path, target: Path) -> None:
 def torch_arguments(collection: Path, given: Mapping[str, Any], backend: str) -> tuple[list[str], dict[str, Path], str]:
     """What uv installs, as the role pytorch would on a machine with that driver: its arguments, wheels of a local folder, the lock file."""
     defaults = defaults_of(collection)
-    links = [entry.removeprefix("file://") for entry in given.get("find_links") or []]
+    links = [entry.removeprefix("file://") for entry in _listed(given.get("find_links"))]
     wish = Wish(
         venv=Path("/nowhere"),
         version=str(given.get("version") or defaults["pytorch_version"]),
         backend=backend,
         python="",
-        extra_packages=list(given.get("extra_packages") or defaults["pytorch_extra_packages"]),
+        extra_packages=_listed(given.get("extra_packages") or defaults["pytorch_extra_packages"]),
         find_links=links,
         index_url=given.get("index_url") or "",
         lock=given.get("lock") or "",
@@ -185,6 +185,11 @@ def torch_arguments(collection: Path, given: Mapping[str, Any], backend: str) ->
     # A folder of this machine is not there in the build.
     local = {str(entry) for entry in folders}
     return ["/srv/torch" if word in local else word for word in plain], wheels, wish.lock
+
+
+def _listed(value: Any) -> list[str]:
+    """A list as -e NAME=VALUE can only say it, with commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else list(value or [])
 
 
 def _exact(wish: Wish) -> str:

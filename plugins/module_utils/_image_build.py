@@ -121,9 +121,11 @@ class BuildFailed(ImageError):
     def __init__(self, lines: list[str], ended: str, log: Path) -> None:
         errors = [line for line in lines if re.search(r"(?i)\berror\b|denied|unauthorized|failed", line) and not line.startswith("------")]
         said = _COMMAND.sub("a step", (errors or lines or ["nothing"])[-1].removeprefix("ERROR: "))
-        # What the step itself said last; its command alone tells nobody why.
-        output = [found.group(1) for line in lines if (found := _OUTPUT.match(line))]
-        self.said = clean_text(f"{said}: {output[-1]}" if "a step" in said and output else said, 400)
+        self.in_step = "a step" in said
+        # What the step itself said last, from its error on; its command alone tells nobody why.
+        output = [found.group(1).strip() for line in lines if (found := _OUTPUT.match(line))]
+        first = max((number for number, line in enumerate(output) if line.lower().startswith("error")), default=len(output) - 1)
+        self.said = clean_text(f"{said}: {'; '.join(output[first:])}" if self.in_step and output else said, 400)
         self.everything = "\n".join(lines)
         super().__init__(f"{WHAT}: docker buildx build {ended}: {self.said}", hint=f"see {log}")
 
@@ -198,7 +200,7 @@ def push(docker: Docker, words: list[str], repository: str, tags: list[str], log
             login = f"docker login{'' if host == 'docker.io' else f' {host}'}"
             hint = f"type {login} with an account that may write there, then the same again"
             raise ImageError(f"{what}: the registry refused: {error.said}", hint=hint, registry=host) from None
-        if _UNREACHABLE.search(error.said):
+        if _UNREACHABLE.search(error.said) and not error.in_step:
             raise ImageError(f"{what}: the registry {host_of(repository)} cannot be reached: {error.said}", hint="check its name and the network") from None
         raise ImageError(f"{what}: {error.said}", hint=error.hint) from None
     found = {tag: there(docker, f"{repository}:{tag}") for tag in tags}

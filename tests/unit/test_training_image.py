@@ -107,9 +107,11 @@ def test_the_context_has_every_program_and_changes_with_each() -> None:
 def test_torch_is_chosen_as_the_role_does(tmp_path: Path) -> None:
     wheel = tmp_path / f"torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_{os.uname().machine}.whl"
     wheel.write_bytes(b"wheel")
-    local = images.context_of(ROOT, args(backend="cpu", torch={"find_links": [str(tmp_path)]}))
-    assert local.texts["torch/arguments"].splitlines()[:3] == ["--find-links", "/srv/torch", "torch==2.13.0+cpu"]
-    assert local.wheels == {f"torch/{wheel.name}": wheel}
+    # As a list, and as a command line says it.
+    for links in ([str(tmp_path)], f"{tmp_path}, https://wheels.example.org"):
+        local = images.context_of(ROOT, args(backend="cpu", torch={"find_links": links}))
+        arguments = local.texts["torch/arguments"].splitlines()
+        assert arguments[:2] == ["--find-links", "/srv/torch"] and "torch==2.13.0+cpu" in arguments and local.wheels == {f"torch/{wheel.name}": wheel}
     locked = images.context_of(ROOT, args(torch={"version": "2.12.0", "lock": "torch==2.12.0 --hash=sha256:00\n"}))
     assert "--require-hashes" in locked.texts["torch/arguments"] and "--hash" in locked.texts["torch/lock.txt"]
     with pytest.raises(UsageError, match="holds a password"):
@@ -181,6 +183,26 @@ def test_a_build_ends_in_time_although_its_own_child_holds_the_pipe(tmp_path: Pa
     with pytest.raises(builds.BuildFailed, match="did not end in 1 s"):
         builds.Docker(str(program)).build(["."], tmp_path / "log", 1, print)
     assert time.monotonic() - began < 15
+
+
+def test_a_step_that_failed_says_what_it_wanted(tmp_path: Path) -> None:
+    log = """\
+#11 [stage-0  6/12] RUN --mount=type=cache,target=/var/cache/uv uv pip install torch
+#11 10.92 error: Request failed after 3 retries in 10.4s
+#11 10.93   cause: Failed to fetch: https://wheels.example.org/whl/cpu/torch/
+#11 10.93   cause: client error (Connect)
+#11 10.93   cause: network is unreachable
+#11 ERROR: executor failed running [/bin/bash -c uv pip install torch]: exit code: 2
+------
+ERROR: failed to solve: executor failed running [/bin/bash -c uv pip install torch]: exit code: 2
+"""
+    fake = FakeDocker(tmp_path)
+    fake.tell({"buildx build": {"code": 1, "err": log}})
+    with pytest.raises(images.ImageError) as caught:
+        builds.push(builds.Docker(str(fake.program)), ["."], "ghcr.io/me/it", ["a"], tmp_path / "log", 10, print)
+    said = caught.value.message
+    assert "a step: exit code: 2: error: Request failed" in said and "Failed to fetch: https://wheels.example.org/whl/cpu/torch/; cause: client" in said
+    assert "network is unreachable" in said and "registry" not in said
 
 
 @pytest.mark.parametrize(
