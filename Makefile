@@ -16,6 +16,9 @@ VENV := .venv
 RUN_STAMP := $(VENV)/.requirements-run
 TEST_STAMP := $(VENV)/.requirements
 
+# Without byte code every start of Ansible compiles it anew, for twice the time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # pip's variable for a local folder of wheels; uv reads another one.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 ifeq ($(strip $(UV_FIND_LINKS)),)

@@ -195,7 +195,7 @@ def pytest_steps() -> list[Step]:
         return steps
     bin_high = BUILD / "venv-high" / "bin"
     path = {"PATH": f"{bin_high}:{os.environ['PATH']}"}
-    plugins = [str(bin_high / "python"), "-m", "pytest", "-q", "tests/unit"]
+    plugins = [str(bin_high / "python"), "-m", "pytest", "-q", "-n", "2", "tests/unit"]
     syntax = [str(bin_high / "ansible-playbook"), "--syntax-check", "-i", "localhost,", "cycle.yml"]
     steps.append(Step("unit-high", [*high_setup(high), *([syntax] if existing("cycle.yml") else []), plugins], path, pytest=True))
     if existing("tests/e2e"):
@@ -258,6 +258,7 @@ def main() -> int:
     unknown = wanted - {step.name for step in steps} - {"unit-high", "e2e", "e2e-high", "molecule"}
     if unknown:
         parser.error(f"no such group or step: {', '.join(sorted(unknown))}")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.monotonic()
     run_lanes(steps)
     for step in steps:
