@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -23,6 +24,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import RSYNC_PARTIAL, chosen, safe_relative, survey
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._copying import Meter, rsync_progress, run_watched, summary
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import NoSuchFile
 from ansible_collections.podcycle.gpu.plugins.module_utils._scp import Scp
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import identity_trouble, known_hosts_of
 
@@ -98,12 +100,10 @@ class ActionModule(ActionBase):
         if missing and not self._task.check_mode:
             if pull:
                 self._make_room(local, result["bytes"])
-            began = time.monotonic()
-            method, sent = self._send(args, local, there, missing, task_vars)
-            seconds = time.monotonic() - began
+            trips = [self._timed(args, local, there, missing, task_vars)]
             wrong = self._astray(source, self._here(args, local) if pull else self._remote(args, there, task_vars))
             if wrong and pull:
-                wrong = self._settle(args, local, there, source, wrong, task_vars)
+                wrong = self._settle(args, local, there, source, wrong, task_vars, trips)
                 asked = {row["path"] for row in missing}
                 missing = [row for row in source["files"] if row["path"] in asked]
                 result.update(files=source["files"], refused=source["refused"], transferred=[row["path"] for row in missing])
@@ -112,6 +112,8 @@ class ActionModule(ActionBase):
                 raise errors.CloudError(
                     f"{len(wrong)} files differ after the transfer, the first is {wrong[0]}", hint="run the stage again; what arrived whole is not sent again"
                 )
+            method, seconds = trips[0][0], sum(trip[2] for trip in trips)
+            sent = None if any(trip[1] is None for trip in trips) else sum(trip[1] or 0 for trip in trips)
             result.update(method=method, bytes_sent=sent, seconds=round(seconds, 2), mib_s=round(result["bytes"] / 2**20 / max(seconds, 0.01), 1))
             result["summary"] = summary(len(missing), result["bytes"], seconds, method)
         if pull:
@@ -124,7 +126,14 @@ class ActionModule(ActionBase):
     def _astray(source: dict[str, Any], target: dict[str, Any]) -> list[str]:
         return [row["path"] for row in source["files"] if row not in target["files"]]
 
-    def _settle(self, args: dict[str, Any], local: Path, there: str, source: dict[str, Any], wrong: list[str], task_vars: dict[str, Any]) -> list[str]:
+    def _timed(self, args: dict[str, Any], local: Path, there: str, rows: list[dict[str, Any]], task_vars: dict[str, Any]) -> tuple[str, int | None, float]:
+        began = time.monotonic()
+        return (*self._send(args, local, there, rows, task_vars), time.monotonic() - began)
+
+    def _settle(
+        self, args: dict[str, Any], local: Path, there: str, source: dict[str, Any], wrong: list[str], task_vars: dict[str, Any],
+        trips: list[tuple[str, int | None, float]],
+    ) -> list[str]:  # fmt: skip
         """Fetch again what changed on the pod meanwhile, as the state of a job that runs does; which files differ though they did not change.
 
         `source` tells in the end what has arrived: a file that is never still is refused there, and what came of it stays.
@@ -149,7 +158,7 @@ class ActionModule(ActionBase):
                 break
             if attempt < args["tries"]:
                 self._make_room(local, sum(row["size"] for row in rows))
-                self._send(args, local, there, rows, task_vars)
+                trips.append(self._timed(args, local, there, rows, task_vars))
         if rows:
             display.display(f"  {len(rows)} files change while they are copied, the first is {clean_name(rows[0]['path'])}")
             refused += [{"path": row["path"], "why": "it changes while it is copied; what came of it is unchecked"} for row in rows]
@@ -310,7 +319,12 @@ class ActionModule(ActionBase):
             for here, remote, size in pairs:
                 display.display(f"  through the gateway: {clean_name(remote)} ({size} bytes)")
                 here.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._connection.fetch_bounded(remote, str(here), size + SLACK_BYTES, partial(meter.after, done))
+                try:
+                    self._connection.fetch_bounded(remote, str(here), size + SLACK_BYTES, partial(meter.after, done))
+                except AnsibleError as err:
+                    if isinstance(err.__cause__, NoSuchFile):
+                        continue
+                    raise
                 done += size
                 here.chmod(0o600)
         return sum(size for _here, _remote, size in pairs)

@@ -28,6 +28,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import
     Damaged,
     Finished,
     GatewayError,
+    NoSuchFile,
     Pace,
     Part,
     RemoteFile,
@@ -154,7 +155,7 @@ class Session(Lines):
         with self._working():
             size, known = self._open(source)
             if size < 0:
-                raise RemoteFile(f"cannot read {clean_text(source, 200)}: it is no readable file", tidy=True)
+                raise NoSuchFile(f"cannot read {clean_text(source, 200)}: it is no readable file", tidy=True)
         return size, known
 
     def read(self, start: int, size: int) -> Iterator[bytes]:

@@ -33,6 +33,10 @@ class RemoteFile(GatewayError):
     code = "remote_file"
 
 
+class NoSuchFile(RemoteFile):
+    """There is nothing to read."""
+
+
 class Damaged(Exception):
     """Something did not arrive as it was sent."""
 

@@ -18,6 +18,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import SCP
 from ansible_collections.podcycle.gpu.plugins.module_utils._copying import Meter, run_watched
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import CloudError, StateError, clean_text
 
+_GONE = re.compile(r"^(?:\S*/)?scp: .*: No such file or directory", re.MULTILINE)
+
 
 @dataclass
 class Scp:
@@ -59,7 +61,9 @@ class Scp:
 
             # sftp reads the name on the pod as a shell's pattern.
             name = re.sub(r"([*?\[\]{}\\])", r"\\\1", f"{root}/{row['path']}")
-            self._copy([f"{self.host}:{name}", str(partial)], bound, tick)
+            # A pod that works drops its old checkpoints while its files are fetched.
+            if not self._copy([f"{self.host}:{name}", str(partial)], bound, tick):
+                continue
             dest = local / row["path"]
             dest.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             partial.chmod(0o600)
@@ -68,7 +72,8 @@ class Scp:
             self.meter.seen(done)
         place.rmdir()
 
-    def _copy(self, ends: list[str], bound: Callable[[], None] | None, tick: Callable[[bytes], None] = lambda heard: None) -> None:
+    def _copy(self, ends: list[str], bound: Callable[[], None] | None, tick: Callable[[bytes], None] = lambda heard: None) -> bool:
+        """Whether there was something to copy."""
         program = shutil.which("scp")
         if program is None:
             raise StateError("neither rsync nor scp is installed here", hint="install one: apt-get install rsync")
@@ -78,8 +83,10 @@ class Scp:
         for attempt in range(1, self.tries + 1):
             done = run_watched(command, self.timeout, bound=bound, tick=tick)
             if done.returncode == 0:
-                return
+                return True
             raw = done.stderr.decode("utf-8", "replace")
+            if bound is not None and _GONE.search(raw):
+                return False
             said = clean_text(raw.strip(), 400)
             self.judge(raw)
             self.say(f"transfer try {attempt} of {self.tries} failed: {said}")

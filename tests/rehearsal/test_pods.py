@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.podcycle.gpu.plugins.module_utils._copying import Meter
+from ansible_collections.podcycle.gpu.plugins.module_utils._scp import Scp
+
 VOLUME = {"mounts": {"persistent": {"size": 20, "path": "/workspace"}}}
 
 
@@ -70,6 +73,15 @@ def test_files_go_in_and_out(cloud: Any, tmp_path: Path) -> None:
     subprocess.run(["scp", "-q", *options, f"root@127.0.0.1:{folder}/workspace/by_scp", str(tmp_path / "back")], check=True, timeout=20)
     for path in (folder / "workspace" / "by_rsync", folder / "workspace" / "by_scp", tmp_path / "back"):
         assert path.read_bytes() == source.read_bytes()
+    # A pod that works may have dropped a file since it was listed.
+    rows = [{"path": name, "size": 3_000_000} for name in ("gone[1].pt", "by_scp")]
+    never: list[str] = []
+    meter = Meter("pull", 6_000_000, never.append)
+    (tmp_path / "pulled").mkdir()
+    Scp(options, "root@127.0.0.1", 0, 1, 20, meter, never.append, never.append, never.append).pull(
+        f"{folder}/workspace", tmp_path / "pulled", rows, lambda: None
+    )
+    assert [path.name for path in (tmp_path / "pulled").iterdir()] == ["by_scp"] and never == []
 
 
 def test_nvidia_smi_reports_the_rented_gpu(cloud: Any) -> None:

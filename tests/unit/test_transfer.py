@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleError
 
 from ansible_collections.podcycle.gpu.plugins.action.transfer import ActionModule
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import survey
 from ansible_collections.podcycle.gpu.plugins.module_utils._copying import Meter, rsync_progress
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import NoSuchFile, RemoteFile
 
 SHA = "0" * 64
 FILE = {"path": "model.pt", "size": 3, "sha256": SHA}
@@ -162,6 +164,10 @@ def test_the_gateway_tells_how_far_it_is_within_a_file(tmp_path: Path, monkeypat
             moved(3)
 
         def fetch_bounded(self, there: str, here: str, most: int, moved: Callable[[int], None]) -> None:
+            if there.endswith("gone.pt"):
+                raise AnsibleError("cannot read it") from NoSuchFile("cannot read it")
+            if there.endswith("locked.pt"):
+                raise AnsibleError("cannot read it") from RemoteFile("cannot read it")
             Path(here).write_bytes(b"abc")
             self.put_watched(here, there, moved)
 
@@ -175,6 +181,13 @@ def test_the_gateway_tells_how_far_it_is_within_a_file(tmp_path: Path, monkeypat
             (tmp_path / name).write_bytes(b"abc")
     assert action._gateway({**ARGS, "direction": direction}, tmp_path, ARGS["src"], [{**FILE, "path": name} for name in names], {}) == 6
     assert told == [1, 3, 4, 6]
+    if direction == "pull":
+        # What the pod has dropped since it was listed is left out, and told by whoever compares.
+        rows = [{**FILE, "path": name} for name in ("gone.pt", "after.pt")]
+        action._gateway({**ARGS, "direction": direction}, tmp_path, ARGS["src"], rows, {})
+        assert (tmp_path / "after.pt").exists() and not (tmp_path / "gone.pt").exists()
+        with pytest.raises(AnsibleError):
+            action._gateway({**ARGS, "direction": direction}, tmp_path, ARGS["src"], [{**FILE, "path": "locked.pt"}], {})
 
 
 def test_what_changes_on_the_pod_meanwhile_is_fetched_again(tmp_path: Path) -> None:
@@ -217,7 +230,7 @@ def test_what_changes_on_the_pod_meanwhile_is_fetched_again(tmp_path: Path) -> N
     assert [(row["path"], row["size"]) for row in result["files"]] == [("once.pt", 2), ("whole.pt", 1)]
     assert [(row["path"], row["why"][:10]) for row in result["refused"]] == [("grown.pt", "100 bytes,"), ("never.pt", "it changes")]
     assert (result["transferred"], result["bytes"]) == (["once.pt", "whole.pt"], 3) and result["summary"].startswith("2 files, 3 bytes")
-    assert sends[1:] == [["never.pt"], ["never.pt"]] and len(rooms) == 3
+    assert sends[1:] == [["never.pt"], ["never.pt"]] and len(rooms) == 3 and result["bytes_sent"] == 3
     assert "lacks never.pt: it changes" in action._transfer({**args, "required": ["never.pt"]}, {})["msg"]
     (here / "whole.pt").unlink()
     damage = True
