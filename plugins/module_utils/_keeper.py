@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import BARE, PodcycleError, StateError
+from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import take_back
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_cloud, open_session
@@ -281,4 +282,8 @@ def main() -> None:
     write_atomic(folder / "keeper.json", json.dumps({**me.to_dict(), **terms, "since": model.rfc3339(model.utc_now())}) + "\n")
     keeper.log(f"keeping run {keeper.run_id}")
     keeper.log(keeper.watch())
+    if session.cloud.name == "runpod":
+        # Whatever begins to rent for the run meanwhile keeps its key.
+        for line in take_back(settings["options"], session, keeper.run_id, spare_waiting=True):
+            keeper.log(line)
     os.close(handle)

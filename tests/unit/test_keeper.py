@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.podcycle.gpu.plugins.module_utils import _keeper, _leases, _state
+from ansible_collections.podcycle.gpu.plugins.module_utils import _gateway_key, _keeper, _leases, _state
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError
+from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import Keeper, ensure_keeper
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import rfc3339, utc_now
-from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session
+from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import ProcessId, StateDir, start_ticks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +125,23 @@ def test_every_way_to_end_the_controller_ends_the_lease(
     for number, pod in pods.items():
         (lease,) = engine.ledger.of_run(f"run{number:d}")
         assert (lease.pod_id, lease.state) == (pod.id, "released") and lease.marks["orphaned_at"]
+
+
+def test_the_gateways_key_goes_with_the_pods(
+    control: Callable[..., Controller], engine: Engine, rehearsal: Any, make_wish: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = HttpClient(rehearsal.url, KEY, "runpod")
+    controller = control("lent")
+    wish = make_wish(run_id="lent", ssh_public_key=f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{'M' * 43}", options={"ssh_via": "gateway"})
+    options = {**controller.options, "catalog_seconds": 0}
+    with monkeypatch.context() as process:
+        process.setattr(_gateway_key.os, "getpid", lambda: controller.process.pid)
+        _gateway_key.lend(options, open_session(options), wish, 60)
+    rent(engine, make_wish, "lent")
+    assert len(client.get("/account/ssh-keys").body["keys"]) == 1
+    controller.end(signal.SIGKILL)
+    assert "gave back 1 pods" in controller.wait_keeper()
+    assert client.get("/account/ssh-keys").body["keys"] == [], controller.log
 
 
 def test_a_takeover_a_kept_lease_and_a_deadline(
