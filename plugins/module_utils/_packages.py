@@ -9,6 +9,7 @@ Ansible's own apt module wants python3-apt, which a bare container lacks, and th
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import time
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ._errors import PodcycleError, UsageError
-from ._machine import read_container
+from ._machine import read_container, read_os
 from ._uv import run_program
 
 STATUS = Path("/var/lib/dpkg/status")
@@ -47,6 +48,10 @@ _UNKNOWN = re.compile(r"Unable to locate package (\S+)|Package '?([^\s']+)'? has
 
 class PackagesError(PodcycleError):
     code = "system_packages"
+
+
+class ArchiveUnreachable(PackagesError):
+    """The distribution's archive could not be reached."""
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -113,8 +118,11 @@ def _end_of(path: str) -> str:
     return path
 
 
-def install(names: list[str]) -> None:
-    """Bring the packages in; what an earlier run left half-done is finished first."""
+def install(names: list[str], cache: Path | None = None) -> None:
+    """Bring the packages in; what an earlier run left half-done is finished first.
+
+    What is fetched stays in a folder of `cache` for this release; from there it comes when the archive cannot be reached.
+    """
     what = f"install {', '.join(names)}"
     if os.geteuid() != 0:
         raise PackagesError(f"{what}: packages need root", hint="run with become, or leave them out with the user scope")
@@ -122,24 +130,51 @@ def install(names: list[str]) -> None:
         raise PackagesError(f"{what}: this machine has no apt-get: only Debian and Ubuntu are supported")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "NEEDRESTART_MODE": "l", "NEEDRESTART_SUSPEND": "1"}
     run_program(["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"], environment, timeout=900)
-    refreshed = _lists_are_old()
-    if refreshed:
-        _refresh(what, environment)
     there = installed()
     lost = lost_programs([name for name in names if name.partition("=")[0] in there])
     # For apt a package is there as long as dpkg says so.
     words = ["--reinstall", *dict.fromkeys((*names, *_holders(lost)))] if lost else names
-    command = [*_GET, *_KEEP, *(_NO_FLUSH if read_container() else ()), "install", "--no-install-recommends", *words]
+    kept = _folder_of(cache) if cache else None
+    where = ["-o", f"Dir::Cache::archives={kept}/", "-o", "APT::Keep-Downloaded-Packages=true"] if kept else []
+    command = [*_GET, *_KEEP, *where, *(_NO_FLUSH if read_container() else ()), "install", "--no-install-recommends"]
+    try:
+        _fetch_and_install(what, [*command, *words], environment)
+    except ArchiveUnreachable:
+        debs = _newest(kept, set() if lost else set(there)) if kept else []
+        if not debs or run_program([*command, *(["--reinstall"] if lost else []), "--no-download", *debs], environment, timeout=1800).returncode:
+            raise
+    left = missing(names)
+    if left:
+        raise PackagesError(f"{what}: apt-get ended well, and {', '.join(left)} is not installed; see /var/log/apt/term.log")
+
+
+def _fetch_and_install(what: str, command: list[str], environment: dict[str, str]) -> None:
+    refreshed = _lists_are_old()
+    if refreshed:
+        _refresh(what, environment)
     done = run_program(command, environment, timeout=1800)
     if done.returncode and not refreshed:
         # Lists that name versions which the archive no longer has answer 404.
         _refresh(what, environment)
         done = run_program(command, environment, timeout=1800)
     if done.returncode:
-        raise PackagesError(f"{what}: {_said(done.stdout + done.stderr)}", hint=_advice(done.stdout + done.stderr))
-    left = missing(names)
-    if left:
-        raise PackagesError(f"{what}: apt-get ended well, and {', '.join(left)} is not installed; see /var/log/apt/term.log")
+        raise _failed(what, done.stdout + done.stderr)
+
+
+def _folder_of(cache: Path) -> Path:
+    """Where packages of this release and architecture are kept; apt-get wants its folder for halves."""
+    system = read_os()
+    folder = cache / f"{system['id']}-{system['version']}-{platform.machine()}"
+    (folder / "partial").mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _newest(folder: Path, there: set[str]) -> list[str]:
+    """The latest of each package that is kept and not installed."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.deb"), key=lambda path: path.stat().st_mtime):
+        found[path.name.partition("_")[0]] = path
+    return [str(path) for name, path in sorted(found.items()) if name not in there]
 
 
 def look_up(names: list[str]) -> str:
@@ -163,7 +198,7 @@ def look_up(names: list[str]) -> str:
 def _refresh(what: str, environment: dict[str, str]) -> None:
     done = run_program([*_GET, "-o", "APT::Update::Error-Mode=any", "update"], environment, timeout=600)
     if done.returncode:
-        raise PackagesError(f"{what}: apt-get update: {_said(done.stdout + done.stderr)}", hint=_advice(done.stdout + done.stderr))
+        raise _failed(f"{what}: apt-get update", done.stdout + done.stderr)
 
 
 def _lists_are_old() -> bool:
@@ -174,6 +209,11 @@ def _lists_are_old() -> bool:
 def _said(text: str) -> str:
     lines = [line for line in text.splitlines() if line.startswith(("E:", "Err:", "W: Failed", "dpkg: error"))] or text.splitlines() or ["it said nothing"]
     return " ".join(" ".join(lines[-4:]).split())[-400:]
+
+
+def _failed(what: str, text: str) -> PackagesError:
+    kind = ArchiveUnreachable if _NETWORK.search(text) and not _UNKNOWN.search(text) else PackagesError
+    return kind(f"{what}: {_said(text)}", hint=_advice(text))
 
 
 def _advice(text: str) -> str:

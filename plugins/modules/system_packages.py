@@ -20,7 +20,7 @@ attributes:
   check_mode:
     support: full
   diff_mode:
-    support: none
+    support: full
 author: podcycle.gpu contributors (@podcycle)
 options:
   names:
@@ -28,6 +28,11 @@ options:
     type: list
     elements: str
     required: true
+  cache_dir:
+    description:
+      - Folder on a volume in which the packages stay that were fetched, apart for each release.
+      - From there they come again, also where the distribution's archive cannot be reached.
+    type: path
 """
 
 EXAMPLES = r"""
@@ -71,6 +76,8 @@ failure:
       sample: {}
 """
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, failure
@@ -78,17 +85,23 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._packages import inst
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={"names": {"type": "list", "elements": "str", "required": True}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={"names": {"type": "list", "elements": "str", "required": True}, "cache_dir": {"type": "path"}}, supports_check_mode=True
+    )
+    cache = Path(module.params["cache_dir"]) if module.params["cache_dir"] else None
     try:
         wanted = missing(module.params["names"])
         if wanted and not module.check_mode:
-            install(wanted)
+            install(wanted, cache)
         unsure = look_up(wanted) if wanted and module.check_mode else ""
     except PodcycleError as error:
         module.fail_json(**failure(error))
+    except OSError as error:
+        module.fail_json(msg=f"install {', '.join(module.params['names'])}: {error}")
     if unsure:
         module.warn(unsure)
-    module.exit_json(changed=bool(wanted), installed=wanted)
+    diff = {"before": "", "after": "".join(f"{name}\n" for name in wanted), "after_header": "packages"}
+    module.exit_json(changed=bool(wanted), installed=wanted, diff=diff if wanted else {})
 
 
 if __name__ == "__main__":

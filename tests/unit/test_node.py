@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,23 @@ def test_old_lists_are_tried_and_then_fetched(machine: Machine) -> None:
     with pytest.raises(PodcycleError, match="rsync is not installed; see /var/log"):
         _packages.install(["rsync"])
     assert machine.told == ["dpkg --configure", "apt-get install rsync", "apt-get update", "apt-get install rsync"]
+
+
+def test_a_volume_has_what_was_fetched_when_the_archive_is_away(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each package the latest, but for those that are installed; for another release there is nothing."""
+    monkeypatch.setattr(_packages, "read_os", lambda: {"id": "debian", "version": "12"})
+    stanza = "Package: rsync\\nStatus: install ok installed\\nVersion: 3.2.7\\n"
+    offline = f"case \"$*\" in *rsync_2_all.deb*) printf %b '{stanza}' > {machine.status} ;; *) echo 'E: Temporary failure resolving x' >&2; exit 100 ;; esac"
+    machine.apt("echo 'E: Temporary failure resolving x' >&2; exit 100", offline)
+    with pytest.raises(PodcycleError, match="apt-get update: E: Temporary failure resolving"):
+        _packages.install(["rsync"], tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    for name, age in (("rsync_1_all", 2), ("rsync_2_all", 1), ("git_1_all", 1)):
+        (kept / f"{name}.deb").touch()
+        os.utime(kept / f"{name}.deb", (time.time() - age, time.time() - age))
+    _packages.install(["rsync"], tmp_path / "cache")
+    said = machine.calls.read_text().splitlines()[-1]
+    assert "--no-download" in said and said.endswith(f"{kept}/rsync_2_all.deb") and "rsync_1" not in said and "git_1" not in said
 
 
 @pytest.mark.parametrize(
