@@ -11,12 +11,14 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import BARE, UsageError
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import BARE, NoReply, RateLimited, ServerError, Unreachable, UsageError, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec
 from ansible_collections.podcycle.gpu.plugins.module_utils._status import note_silence, pod_status
 from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 
 display = Display()
+# What says nothing about the pods: a watch outlives it.
+_PASSING = (ServerError, NoReply, Unreachable, RateLimited)
 
 SPEC = {
     **cloud_spec(),
@@ -46,15 +48,26 @@ class ActionModule(ActionBase):
     def _look(args: dict[str, Any]) -> dict[str, Any]:
         if min(args["watch"], args["watch_limit"], args["stall_seconds"]) < 0 or args["ssh_timeout"] < 1:
             raise UsageError("watch, watch_limit and stall_seconds are seconds from 0 on, ssh_timeout seconds from 1 on")
-        began = time.monotonic()
+        began = looked = time.monotonic()
         seen: dict[str, float] = {}
+        found: dict[str, Any] = {}
         while True:
-            found = {**pod_status(args), "seen": bool(seen), "typed": BARE}
-            note_silence(found, seen, time.monotonic(), args["stall_seconds"])
+            told: list[str] = []
+            try:
+                found = {**pod_status(args), "seen": bool(seen), "typed": BARE}
+                note_silence(found, seen, time.monotonic(), args["stall_seconds"])
+                told = found["lines"]
+            except _PASSING as err:
+                if not found:
+                    raise
+                told = [f"the pods cannot be looked at now: {clean_text(err.message)}; the watch goes on"]
+                # While nobody can look, no pod falls silent.
+                seen = {stamp: at + time.monotonic() - looked for stamp, at in seen.items()}
+            looked = time.monotonic()
             over = not found["pods"] or (args["watch_limit"] and time.monotonic() - began + args["watch"] > args["watch_limit"])
             if not args["watch"] or over or (args["until_ended"] and (found["ended"] or found["stalled"])):
                 return found
             display.display(time.strftime("%H:%M:%S UTC", time.gmtime()))
-            for line in found["lines"]:
+            for line in told:
                 display.display(line)
             time.sleep(args["watch"])

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +21,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_agent import
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_park import Visit, close_park, start_time
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_parts import Finished, GatewayError, RemoteFile, Secret, SessionLost
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
-from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, gateway_known_hosts
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, gateway_known_hosts, gateway_overrides
 
 USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")
 RECONNECTIONS = 5
@@ -271,8 +271,9 @@ def probe_gateway(endpoint: Endpoint, access: SshAccess, seconds: float = 30.0) 
 
 
 def ask_gateway(endpoint: Endpoint, access: SshAccess, command: str, seconds: float) -> Finished:
-    """Run one shell command in the pod, in a session of its own; raises GatewayError."""
-    address = Address(endpoint.host, endpoint.port, endpoint.user, str(access.private_key_file), str(gateway_known_hosts(access)))
+    """Run one shell command in the pod, in a session of its own; raises GatewayError, and UsageError for what the environment says of the gateway."""
+    place = replace(endpoint, **gateway_overrides())
+    address = Address(place.host, place.port, place.user, str(access.private_key_file), str(gateway_known_hosts(access)))
     link = Link(address, Limits(10, seconds, seconds, 0))
     try:
         return link.run(command.encode())

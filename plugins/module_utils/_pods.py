@@ -20,7 +20,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import S
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._offers import worst_case
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, money_option, naming_rentals, open_session
-from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, close_masters, control_path_dir, gateway_variables
+from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess, close_masters, control_path_dir, gateway_overrides, gateway_variables
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import private
 
 DEFAULT_IMAGE = "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"
@@ -189,8 +189,11 @@ def _converge(options: Mapping[str, Any], session: Session, wish: model.PodWish,
 
 
 def _rent(options: Mapping[str, Any], session: Session, engine: Engine, wish: model.PodWish, check_mode: bool) -> tuple[list[Slot], list[str]]:
-    if check_mode or session.cloud.name != "runpod" or not wants_gateway(wish):
+    if session.cloud.name != "runpod" or not wants_gateway(wish):
         return engine.rent(wish, check_mode=check_mode), []
+    gateway_overrides()
+    if check_mode:
+        return engine.rent(wish, check_mode=True), []
     waits = engine.waits
     note = lend(options, session, wish, waits.capacity + waits.boot + waits.endpoint + waits.sshd)
 

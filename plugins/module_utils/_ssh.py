@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, StrangeHostKey, clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, StrangeHostKey, UsageError, clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_park import close_park
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import write_atomic
 
 _MOST_BYTES = 1 << 20
+_GATEWAY_NAMES = {"host": "RUNPOD_SSH_HOST", "port": "RUNPOD_SSH_PORT", "user": "RUNPOD_SSH_USER"}
 
 
 @dataclass(frozen=True)
@@ -245,11 +246,27 @@ def gateway_known_hosts(access: SshAccess) -> Path:
     return access.known_hosts_file.with_name("gateway_known_hosts")
 
 
+def gateway_overrides() -> dict[str, Any]:
+    """What RUNPOD_SSH_HOST and the like in the environment put before the API's word on where the gateway is; raises UsageError."""
+    found = {}
+    for name, variable in _GATEWAY_NAMES.items():
+        text = os.environ.get(variable)
+        if not text:
+            continue
+        given: dict[str, Any] = {"host": "gateway", "port": 22, name: text}
+        place = Endpoint.parse(**given)
+        if place is None:
+            said = f"the environment variable {variable} is {clean_text(text, 60)!r}, which is no {name} of a gateway"
+            raise UsageError(said, hint=f"mend it, or: unset {variable}")
+        found[name] = getattr(place, name)
+    return found
+
+
 def gateway_variables(endpoint: Endpoint, access: SshAccess) -> dict[str, Any]:
-    """What Ansible is told of a pod behind the gateway; RUNPOD_SSH_HOST and the like in the environment have the last word."""
-    variables = {"host": ("RUNPOD_SSH_HOST", endpoint.host), "port": ("RUNPOD_SSH_PORT", endpoint.port), "user": ("RUNPOD_SSH_USER", endpoint.user)}
+    """What Ansible is told of a pod behind the gateway; what the environment names is left to the connection plugin, which reads it there."""
+    variables = {"host": endpoint.host, "port": endpoint.port, "user": endpoint.user}
     return {
         "ansible_connection": "podcycle.gpu.runpod_gateway",
-        **{f"ansible_runpod_gateway_{name}": value for name, (variable, value) in variables.items() if not os.environ.get(variable)},
+        **{f"ansible_runpod_gateway_{name}": value for name, value in variables.items() if not os.environ.get(_GATEWAY_NAMES[name])},
         "ansible_runpod_gateway_known_hosts_file": str(gateway_known_hosts(access)),
     }

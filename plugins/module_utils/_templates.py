@@ -197,20 +197,25 @@ def wire_body(fields: Mapping[str, Any], after: Template) -> dict[str, Any]:
     return body
 
 
-def _brief(row: dict[str, Any]) -> dict[str, Any]:
-    """A whole script in `args` is told by its beginning and its digest."""
-    if len(row["args"]) > 300:
-        digest = hashlib.sha256(row["args"].encode()).hexdigest()[:16]
-        row["args"] = f"{row['args'][:100]}... ({len(row['args'])} characters, sha256 {digest})"
-    return row
+def _exact(text: str) -> str:
+    """What would not be shown as it is, as JSON: a line break is no space."""
+    return text if text == errors.clean_text(text, BODY_LIMIT) and not text.startswith('"') else json.dumps(text)
+
+
+def _pictured(row: Template, secret_names: Sequence[str]) -> dict[str, Any]:
+    """For a diff: a whole script in `args` is told by its beginning and its digest."""
+    args = _exact(row.args)
+    if len(args) > 300:
+        args = f"{args[:100]}... ({len(row.args)} characters, sha256 {hashlib.sha256(row.args.encode()).hexdigest()[:16]})"
+    return shown(replace(row, args=args, env={name: _exact(value) for name, value in row.env.items()}), secret_names)
 
 
 def difference(before: Template | None, after: Template, changes: Mapping[str, Any], secret_names: Sequence[str] = ()) -> dict[str, Any]:
     """The fields that change; a hidden value that changes says so."""
-    new = _brief(shown(after, secret_names))
+    new = _pictured(after, secret_names)
     if before is None:
         return {"before": {}, "after": {name: new[name] for name in ("name", *changes)}}
-    old = _brief(shown(before, secret_names))
+    old = _pictured(before, secret_names)
     for name, value in before.env.items():
         if "env" in changes and old["env"].get(name) == HIDDEN and after.env.get(name) not in (None, value):
             new["env"][name] = f"{HIDDEN}, another one"

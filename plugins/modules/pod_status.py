@@ -43,7 +43,9 @@ options:
     type: float
     default: 10.0
   watch:
-    description: Look again every so many seconds, and print, until no pod is left or the task is interrupted; once when V(0).
+    description:
+      - Look again every so many seconds, and print, until no pod is left or the task is interrupted; once when V(0).
+      - After the first look, a cloud that fails to answer is told in a line and asked again; that time counts as no pod's silence.
     type: float
     default: 0.0
   watch_limit:

@@ -182,6 +182,24 @@ def test_a_long_start_command_is_told_by_its_digest(options: Any) -> None:
     assert changed["diff"]["before"] != changed["diff"]["after"] and len(str(changed["diff"])) < 500
 
 
+def test_a_diff_tells_a_line_break_from_a_space(options: Any) -> None:
+    def saved(value: str, args: str) -> dict[str, Any]:
+        return _templates.change_template(options(name="t", image="i", env={"A": value, "B": "it's \"quoted\""}, args=args), check_mode=False)
+
+    texts = ["a\nb", "a b", '"a\\nb"', "a b ", "a\\nb", "a\u202eb"]
+    saved("x", "x")
+    for text in texts:
+        changed = saved(text, text)
+        before, after = changed["diff"]["before"], changed["diff"]["after"]
+        assert before["env"] != after["env"] and before["args"] != after["args"], text
+        assert after["env"]["B"] == "it's \"quoted\"" and (after["env"]["A"] == after["args"]) and "\u202e" not in str(changed)
+        assert not saved(text, text)["changed"]
+    assert saved("a\nb", "#!/bin/sh\necho")["diff"]["after"] == {"args": '"#!/bin/sh\\necho"', "env": {"A": '"a\\nb"', "B": "it's \"quoted\""}}
+    long = "a" * 5000
+    told = [saved("x", long + mark)["diff"]["after"]["args"] for mark in (" b", "\nb")]
+    assert told[0] != told[1] and all("(5002 characters, sha256 " in text for text in told)
+
+
 def test_two_templates_of_a_name_are_told_by_their_ids(options: Any, rehearsal: Any) -> None:
     ids = [call(rehearsal, "POST", "/templates", {"name": "t", "image": image})["id"] for image in "ab"]
     for state in ("present", "absent"):

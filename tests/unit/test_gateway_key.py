@@ -66,6 +66,20 @@ def test_the_key_is_lent_when_the_gateway_may_be_needed_and_taken_back_with_the_
     assert pod.keys() == [OTHERS]
 
 
+@pytest.mark.parametrize(("name", "text"), [("HOST", "ssh runpod"), ("PORT", "0"), ("PORT", "22x"), ("USER", "-oProxyCommand=x")])
+def test_a_gateway_that_the_environment_misspells_is_refused_before_anything_is_rented(
+    pod: Any, rehearsal: Any, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(f"RUNPOD_SSH_{name}", text)
+    for check_mode in (True, False):
+        with pytest.raises(errors.UsageError, match=f"RUNPOD_SSH_{name} is '{text}', which is no {name.lower()} of a gateway; .*unset RUNPOD_SSH_{name}"):
+            pod(check_mode, runpod={"ssh_via": "gateway"})
+    assert rehearsal.pods() == [] and pod.keys() == [OTHERS]
+    pod()
+    pod(state="absent", runpod={"ssh_via": "gateway"})
+    assert rehearsal.pods() == [], "it keeps no pod from being given back, and direct SSH does not look at it"
+
+
 def test_a_key_whose_controller_died_before_it_rented_is_removed_by_reap(pod: Any, rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*args: Any, **more: Any) -> Any:
         raise KeyboardInterrupt

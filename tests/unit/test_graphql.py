@@ -90,6 +90,7 @@ def test_prices_balance_and_bids_on_the_wire(graphql: api.GraphQl, stub: Any, to
         ({"status": 410, "body": {"title": "Gone"}}, errors.SchemaError, "has changed"),
         ({"status": 200, "body": {"data": {"myself": None}}}, errors.Unauthorized, "does not know whose key"),
         ({"status": 400, "body": {"errors": [{"message": 'Cannot query field "clientBalance"'}]}}, errors.SchemaError, "has changed.*clientBalance"),
+        ({"status": 200, "body": {"errors": [{"message": "?", "extensions": {"code": "UNAUTHENTICATED"}}]}}, errors.Unauthorized, "REST takes.*web console"),
         ({"status": 200, "body": {"data": {"myself": {"clientBalance": "much"}}}}, errors.SchemaError, "no balance: much"),
         ({"status": 200, "body": [1]}, errors.SchemaError, "no data"),
         ({"status": 200, "body": b"<html>hello</html>", "content_type": "text/html"}, errors.NoReply, "a web page: hello"),
@@ -205,10 +206,11 @@ def test_refused_by_graphql_while_rest_works(real: api.GraphQl, rehearsal: Any, 
     rehearsal.fault("graphql_refused", params={"as": kind}, times=None)
     with pytest.raises(expected) as caught:
         real.balance()
-    if kind != "1010":
-        for remedy in ("access to api.runpod.io/graphql", "web console", "name the GPU by its id"):
-            assert remedy in str(caught.value)
-        assert "export RUNPOD_API_KEY" not in str(caught.value), "REST has taken the key"
+    for remedy in ("access to api.runpod.io/graphql", "web console", "name the GPU by its id"):
+        assert remedy in str(caught.value)
+    assert "export RUNPOD_API_KEY" not in str(caught.value), "REST has taken the key"
+    assert ("it only lacks GraphQL rights" in str(caught.value)) is (kind != "1010"), "a proxy says nothing of the key's rights"
+    assert ("the key was not judged" in str(caught.value)) is (kind == "1010")
     with pytest.raises(expected):
         real.rent_spot(WISH)
     assert rehearsal.client(clock).list() == []

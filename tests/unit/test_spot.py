@@ -70,16 +70,17 @@ def test_a_pod_that_cannot_be_read_after_its_create_is_looked_for(engine: Engine
     [
         ({"kind": "spot_removed", "times": None}, errors.InvalidRequest, "taken spot pods out of its API.*set spot to false"),
         ({"kind": "graphql_refused", "params": {"as": "403"}, "times": None}, errors.Forbidden, "spot to false.*GraphQL rights.*GPU by its id.*web console"),
-        ({"kind": "graphql_refused", "params": {"as": "1010"}, "times": None}, errors.ProxyRefused, "1010.*key was not judged.*spot to false"),
+        ({"kind": "graphql_refused", "params": {"as": "1010"}, "times": None}, errors.ProxyRefused, "1010.*spot to false.*not judged.*GPU by its id.*console"),
     ],
 )
 def test_spot_that_is_not_to_be_had_says_what_to_do(
     engine: Engine, rehearsal: Any, make_wish: MakeWish, fault: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
     rehearsal.fault(**fault)
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=words) as caught:
         slot = rent(engine, make_wish(spot=True))
         raise slot.error
+    assert ("where REST takes the key" in str(caught.value)) is (kind is errors.Forbidden), "a proxy judges no key"
     assert rehearsal.pods() == [] and not any(lease.open for lease in engine.ledger.leases())
 
 
@@ -96,6 +97,7 @@ def test_offers_show_spot_prices_where_the_key_may(rehearsal: Any, state: Any) -
     rehearsal.fault("graphql_refused", params={"as": "1010"}, times=None)
     refused = _offers.list_offers(options)
     assert refused["offers"][0]["spot_usd_per_hour"] is None and "1010" in refused["warnings"][0]
+    assert "name the GPU by its id" in refused["warnings"][0] and "web console" in refused["warnings"][0]
 
 
 # ---- templates and volumes ----------------------------------------------------------------------------------

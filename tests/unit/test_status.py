@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.action import pod_status
-from ansible_collections.podcycle.gpu.plugins.module_utils import _status
+from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
+from ansible_collections.podcycle.gpu.plugins.module_utils import _gateway_link, _status
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import MARK, latest_command, parse_poll
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import remember_workspace
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
 from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDir
@@ -160,6 +162,78 @@ def test_a_watched_pod_whose_job_cannot_be_read_stalls(look: Any, monkeypatch: p
     found = pod_status.ActionModule._look(options)
     assert asked == [100.0, 120.0, 140.0, 160.0] and found["stalled"] == ["r1-1"]
     assert found["lines"][-1] == "r1-1: no job could be seen for 60 s: no job has been started on it"
+
+
+def test_a_watch_outlives_an_outage_of_the_cloud(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told in a line, asked again, and no silence of a pod; only the first look may fail."""
+    empty = f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n".encode()
+    outage = [errors.ServerError("GET /pods on runpod: HTTP 500: broken"), errors.NoReply("cut"), errors.Unreachable("no way"), errors.RateLimited("slowly")]
+    answers: list[Any] = [(said(), empty), *outage, (said(), empty), (said(), empty)]
+    now, asked, told = [100.0], [], []
+
+    def given(options: dict[str, Any]) -> Any:
+        asked.append(now[0])
+        answer = answers[len(asked) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return look(*answer, stall_seconds=options["stall_seconds"])
+
+    monkeypatch.setattr(pod_status, "pod_status", given)
+    monkeypatch.setattr(pod_status.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pod_status.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(pod_status.display, "display", told.append)
+    options = {"watch": 20.0, "watch_limit": 0.0, "until_ended": True, "stall_seconds": 30.0, "ssh_timeout": 10.0}
+    found = pod_status.ActionModule._look(options)
+    assert asked == [100.0 + 20 * turn for turn in range(7)], "of 120 s the cloud told nothing for 80"
+    assert found["stalled"] == ["r1-1"] and found["lines"][-1] == "r1-1: no job could be seen for 40 s: no job has been started on it"
+    lines = [line for line in told if "cannot be looked at" in line]
+    assert len(lines) == 4 and lines[0] == "the pods cannot be looked at now: GET /pods on runpod: HTTP 500: broken; the watch goes on"
+    asked.clear()
+    now[0] = 100.0
+    answers[1:] = outage * 9
+    found = pod_status.ActionModule._look({**options, "watch_limit": 90.0})
+    assert asked == [100.0, 120.0, 140.0, 160.0, 180.0] and len(found["pods"]) == 2 and not found["ended"] and not found["stalled"]
+    for first, watch in ((outage[0], 20.0), (errors.Unauthorized("no key"), 20.0), (outage[0], 0.0)):
+        asked.clear()
+        answers[:] = [first]
+        with pytest.raises(type(first)):
+            pod_status.ActionModule._look({**options, "watch": watch})
+    asked.clear()
+    answers[:] = [(said(), empty), errors.Unauthorized("no key")]
+    with pytest.raises(errors.Unauthorized):
+        pod_status.ActionModule._look(options)
+
+
+def test_a_pod_behind_the_gateway_is_asked_where_the_environment_says(
+    look: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for lease in engine.ledger.leases():
+        engine.ledger.write(lease.stamp, "mark", ssh_via="gateway")
+    opened: list[_gateway_link.Address] = []
+
+    class Link:
+        def __init__(self, address: _gateway_link.Address, limits: Any) -> None:
+            opened.append(address)
+
+        def run(self, command: bytes) -> Any:
+            raise _gateway_link.Refused("no session")
+
+        def drop(self) -> None:
+            pass
+
+    monkeypatch.setattr(_gateway_link, "Link", Link)
+    monkeypatch.setenv("RUNPOD_SSH_PORT", "2200")
+    found = look("", "")
+    assert [row["trouble"] for row in found["pods"]] == ["no session"] * 2
+    assert {(address.port, address.user.partition("-")[0]) for address in opened} == {(2200, pod) for pod in look.pods}
+    access = SshAccess(Path("key"), Path("known_hosts"))
+    monkeypatch.setenv("RUNPOD_SSH_HOST", "gateway.example.org")
+    monkeypatch.setenv("RUNPOD_SSH_USER", "p1-me")
+    opened.clear()
+    assert _gateway_link.probe_gateway(Endpoint("ssh.runpod.io", 22, "p1-0a1b2c3d", "gateway"), access) == "no session", "the login of start.yml too"
+    assert [(address.host, address.port, address.user) for address in opened] == [("gateway.example.org", 2200, "p1-me")]
+    monkeypatch.setenv("RUNPOD_SSH_PORT", "22x")
+    assert look("", "")["pods"][0]["trouble"].startswith("the environment variable RUNPOD_SSH_PORT is '22x', which is no port of a gateway")
 
 
 SERVICES = {

@@ -25,11 +25,13 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClie
 
 DEFAULT_ENDPOINT = "https://api.runpod.io/graphql"
 ENDPOINT_VARIABLE = "RUNPOD_GRAPHQL_URL"
-# REST may take a key that GraphQL refuses.
-NO_RIGHTS = (
-    "where REST takes the key, it only lacks GraphQL rights: make one with access to api.runpod.io/graphql in RunPod's console (Settings, API Keys); or do "
-    "without spot pods, live prices and the balance, name the GPU by its id (-e gpu='NVIDIA GeForce RTX 4090'), and take templates by hand in the web console"
+_NEW_KEY = "make one with access to api.runpod.io/graphql in RunPod's console (Settings, API Keys)"
+_WITHOUT = (
+    "do without spot pods, live prices and the balance, name the GPU by its id (-e gpu='NVIDIA GeForce RTX 4090'), "
+    "and take templates by hand in the web console"
 )
+# REST may take a key that GraphQL refuses.
+NO_RIGHTS = f"where REST takes the key, it only lacks GraphQL rights: {_NEW_KEY}; or {_WITHOUT}"
 # What RunPod says, by how it begins: the class of error, and what to type next.
 _SAID: tuple[tuple[str, type[errors.CloudError], str], ...] = (
     (r"there are no longer any instances available with enough disk space", errors.NoCapacity, "ask for a smaller disk; a template needs one"),
@@ -129,6 +131,10 @@ class GraphQl:
             raise errors.Unauthorized(f"RunPod's GraphQL API does not know the key{self._source}: {err.message}", hint=NO_RIGHTS, **err.details) from err
         except errors.Forbidden as err:
             raise self._forbidden(err.message, err.details) from err
+        except errors.ProxyRefused as err:
+            # It may stand there for certain keys only, and says nothing of it.
+            err.hint = f"{err.hint}; if it is the same everywhere, try another key: {_NEW_KEY}; or {_WITHOUT}"
+            raise
         except errors.NotFound as err:
             # Of the API, not of a pod: no pod is gone because of this.
             said = f"RunPod has switched its GraphQL API off: {err.message}"
@@ -177,7 +183,7 @@ class GraphQl:
         if code == "FORBIDDEN":
             return self._forbidden(message, details)
         if code in _BY_CODE:
-            return _BY_CODE[code](message, **details)
+            return _BY_CODE[code](message, hint=NO_RIGHTS if code == "UNAUTHENTICATED" else "", **details)
         # "Something went wrong" is said of bad input and of a fault after the fact alike.
         if said.lower().startswith("something went wrong") or code == "INTERNAL_SERVER_ERROR":
             return errors.ServerError(message, effect=doubt, hint="RunPod says this of bad input too: check ids, data center and sizes", **details)

@@ -11,11 +11,10 @@ from decimal import Decimal
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_account import RunPodAccount, Template, Volume
-from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_graphql import NO_RIGHTS, GraphQl, SpotWish
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_graphql import GraphQl, SpotWish
 from ansible_collections.podcycle.gpu.plugins.module_utils._templates import named_template
 
 KINDS = ("secure", "community")
-_REMEDIES = f"set spot to false; {NO_RIGHTS}"
 
 
 def offers(graphql: GraphQl, gpu_count: int, cloud_type: str) -> list[model.Offer]:
@@ -28,7 +27,7 @@ def offers(graphql: GraphQl, gpu_count: int, cloud_type: str) -> list[model.Offe
                     price = row.spot_usd * gpu_count
                     found.append(model.Offer("runpod", row.gpu, row.gpu_name, gpu_count, row.vram_gib, price, None, kind, True, row.stock))
     except (errors.Forbidden, errors.Unauthorized, errors.ProxyRefused) as err:
-        err.hint = f"{err.hint}; {_REMEDIES}" if err.hint and err.hint != NO_RIGHTS else _REMEDIES
+        err.hint = f"set spot to false; {err.hint}"
         raise
     return found
 
