@@ -90,6 +90,6 @@ def _tell(file: Path, start: int, done: threading.Event) -> None:
             whole = content.rfind(b"\n") + 1
             place += whole
             for line in content[:whole].decode("utf-8", "replace").splitlines():
-                display.display(f"  {clean_text(line, 200)}")
+                display.display(f"  {clean_text(line, 300)}")
         if last:
             return

@@ -95,8 +95,10 @@ class Engine(Desk):
             slot.before = self._peek(lease) if lease else None
             if slot.before is not None:
                 slot.changed = slot.before.state in (model.STOPPED, model.FAILED)
-                price = lease.usd_per_hour if lease else None
-                slot.after = replace(slot.before, state=model.RUNNING, usd_per_hour=price) if slot.changed else slot.before
+                slot.after = slot.before
+                if slot.changed and lease is not None:
+                    bid = self.cloud.start_price(slot.before, wish.max_usd_per_hour) if lease.wish.get("spot") else None
+                    slot.after = replace(slot.before, state=model.RUNNING, usd_per_hour=bid or lease.usd_per_hour)
                 continue
             plan = plan or self.plan(wish)
             best = plan[0]
@@ -137,8 +139,12 @@ class Engine(Desk):
                 slot.lease = lease
                 self.notify(f"{self.cloud.name}: pod {pod.id} of this run is there ({pod.state})")
                 if pod.state in (model.STOPPED, model.FAILED):
-                    self._start(lease, pod)
+                    pod = self._start(lease, pod, wish.max_usd_per_hour)
                     slot.changed = True
+                elif lease.state == book.STOPPED:
+                    # Whoever was starting it died on the way.
+                    self.ledger.write(lease.stamp, "started", pod_id=pod.id)
+                self._note_price(lease, pod)
                 slot.notes += drift(lease, wish)
                 slot.after = self._ready(wish).wait_ready(lease, pod)
                 self._check_gpus(lease, slot.after)
@@ -252,14 +258,21 @@ class Engine(Desk):
 
     # ---- stop and start -----------------------------------------------------------------------
 
-    def _start(self, lease: Lease, pod: Pod) -> None:
+    def _start(self, lease: Lease, pod: Pod, cap: Decimal | None) -> Pod:
         if self.ssh is not None:
             self.ssh.forget(pod.id)
         self.ledger.write(lease.stamp, "starting", pod_id=pod.id)
         self.notify(f"starting stopped pod {pod.id}")
         # RunPod shows the old status for a moment after the start was accepted.
-        self._push(lambda: self.cloud.start(pod.id), lease, lambda seen: seen is None or seen.state != model.STOPPED, f"pod {pod.id} to start")
+        seen = self._push(lambda: self.cloud.start(pod.id, cap), lease, lambda seen: seen is None or seen.state != model.STOPPED, f"pod {pod.id} to start")
         self.ledger.write(lease.stamp, "started", pod_id=pod.id)
+        return seen or pod
+
+    def _note_price(self, lease: Lease, pod: Pod) -> None:
+        """A spot pod costs what was bid for it last; a stopped one shows no price, or 0."""
+        if pod.usd_per_hour and pod.usd_per_hour != lease.usd_per_hour:
+            self.notify(f"pod {pod.id} costs {model.usd(pod.usd_per_hour)} $/h now")
+            self.ledger.write(lease.stamp, "priced", usd_per_hour=str(pod.usd_per_hour))
 
     def restart(self, lease: Lease) -> Pod:
         """Start the container anew on the same host, proven by its later start time: the answer to the request alone proves nothing."""

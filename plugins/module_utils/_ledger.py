@@ -65,6 +65,9 @@ class Lease:
     sent_at: datetime | None = None
     stopped_at: datetime | None = None
     stopped_seconds: float = 0.0
+    # A spot pod that was bid for again has another price from then on.
+    earlier_usd: Decimal = Decimal(0)
+    priced_at: datetime | None = None
     gpu: str | None = None
     region: str | None = None
     marks: dict[str, Any] = field(default_factory=dict)
@@ -81,15 +84,15 @@ class Lease:
         return replace(self, marks=dict(self.marks))
 
     def cost(self, now: datetime) -> Decimal | None:
-        """Dollars since the lease began, at the rented price; the storage of a stopped pod is not in it."""
+        """Dollars since the lease began, each part at the price of its time; the storage of a stopped pod is not in it."""
         if self.usd_per_hour is None or self.leased_at is None:
             return None
         end = self.ended_at or now
-        running = (end - self.leased_at).total_seconds() - self.stopped_seconds
+        running = (end - (self.priced_at or self.leased_at)).total_seconds() - self.stopped_seconds
         if self.stopped_at is not None:
             running -= (end - self.stopped_at).total_seconds()
         seconds = Decimal(str(running))
-        return max(Decimal(0), seconds) * self.usd_per_hour / 3600
+        return self.earlier_usd + max(Decimal(0), seconds) * self.usd_per_hour / 3600
 
     def to_dict(self, now: datetime) -> dict[str, Any]:
         cost = self.cost(now)
@@ -274,6 +277,8 @@ def _apply(lease: Lease, kind: str, data: dict[str, Any], moment: datetime) -> N
         lease.region = str(data.get("region") or lease.region or "") or None
     if data.get("pod_id"):
         lease.pod_id = str(data["pod_id"])
+    if kind == "priced":
+        lease.earlier_usd, lease.priced_at, lease.stopped_seconds = lease.cost(moment) or Decimal(0), moment, 0.0
     if data.get("usd_per_hour") is not None:
         lease.usd_per_hour = to_money(data["usd_per_hour"])
     if kind == "leased":

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock,
 _PASSING = (errors.ServerError, errors.NoReply, errors.Unreachable, errors.RateLimited, errors.SchemaError)
 # A container that was started anew this often, as its falling uptime tells, ends each time it starts.
 _RESTARTS = 2
+_MOMENT = re.compile(r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T\S+ ")
+_NOT_PULLED = re.compile(r"error pulling|manifest", re.IGNORECASE)
 _CLOCK_SLACK_SECONDS = 5.0
 _QUIET_SECONDS = 3.0
 _TELL_EVERY_SECONDS = 5.0
@@ -52,11 +55,14 @@ class Readiness:
         try:
             return self._wait_ready(lease, pod)
         except (errors.WaitTimeout, errors.PodFailed) as err:
-            words: tuple[str, ...] = ()
+            words: list[str] = []
             with suppress(errors.CloudError):
-                words = self.cloud.last_words(pod.id)
+                words = [_MOMENT.sub("", line) for line in reversed(self.cloud.last_words(pod.id))]
             if words:
-                err.message += f"; the system log of {self.cloud.name} ends with: {errors.clean_text(' | '.join(words), 400)}"
+                err.message += f"; {self.cloud.name}'s system log, newest line first: {errors.clean_text(' | '.join(words), 400)}"
+            # Who has started a container since has the image.
+            if _NOT_PULLED.search(next((line for line in words if _NOT_PULLED.search(line) or "start container" in line), "")):
+                err.hint = "the image cannot be pulled: check `image` and, where it is private, `runpod.registry`"
             raise
 
     def _wait_ready(self, lease: Lease, pod: Pod) -> Pod:
@@ -103,7 +109,12 @@ class Readiness:
             )
 
         wait(lambda seen: seen.state == model.RUNNING, self.boot, "to run")
-        via = "gateway" if self.ssh_via == "gateway" or (self.ssh_via == "auto" and last.gateway is not None and "22/tcp" not in last.ports) else "direct"
+        why = "runpod.ssh_via is gateway" if self.ssh_via == "gateway" else ""
+        if self.ssh_via == "auto" and last.gateway is not None and "22/tcp" not in last.ports:
+            why = "it publishes no port 22/tcp"
+        if why:
+            self.notify(f"pod {pod.id}: {why}, so its SSH goes through the gateway{f' {last.gateway.host}' if last.gateway else ''}")
+        via = "gateway" if why else "direct"
         try:
             ready = wait(lambda seen: seen.reached(via).endpoint is not None, self.endpoint, "to show an SSH address")
         except errors.WaitTimeout:

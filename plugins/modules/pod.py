@@ -61,7 +61,7 @@ options:
     type: int
     default: 0
   max_usd_per_hour:
-    description: Highest price of one pod, in dollars an hour; no limit when not given.
+    description: Highest price of one pod, in dollars an hour, also when a spot pod is bid for again; no limit when not given.
     type: str
   spot:
     description: Whether the pods may be interruptible.

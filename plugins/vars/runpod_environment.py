@@ -41,4 +41,5 @@ class VarsModule(BaseVarsPlugin):
         try:
             return read_environment(os.environ)
         except PodcycleError as err:
-            raise AnsibleParserError(str(err)) from err
+            # Ansible would print the cause's sentence once more.
+            raise AnsibleParserError(str(err)) from None

@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
+from ansible_collections.podcycle.gpu.plugins.module_utils._pods import DEFAULT_IMAGE
 
 GPU = "NVIDIA GeForce RTX 4090"
 OTHER = "NVIDIA L40S"
@@ -440,10 +441,20 @@ def test_a_container_that_ends_each_time_it_starts_is_recognised(engine: Engine,
 def test_an_image_that_cannot_be_pulled_is_told_by_the_system_log(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish) -> None:
     """The status never tells it, and the pod is billed meanwhile: there is a time limit, and the provider's own log in the message."""
     rehearsal.fault("image_pull", times=None)
-    slot = rent(make_engine(waits={"boot": 20}), make_wish())
+    slot = rent(make_engine(waits={"boot": 20}), make_wish(image=DEFAULT_IMAGE))
     assert isinstance(slot.error, errors.WaitTimeout) and "to run" in str(slot.error)
-    assert "the system log of runpod ends with: " in str(slot.error) and "manifest unknown" in str(slot.error)
-    assert rehearsal.pods() == []
+    said = f"runpod's system log, newest line first: error pulling image: manifest for {DEFAULT_IMAGE} not found: manifest unknown | start container"
+    assert said in str(slot.error) and str(slot.error).endswith("check `image` and, where it is private, `runpod.registry`")
+    assert rehearsal.pods() == [] and "manifest unknown" in errors.clean_text(slot.notes[0])
+
+
+def test_a_pod_whose_image_came_at_last_is_not_told_to_change_it(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish) -> None:
+    rehearsal.fault("image_pull", times=None)
+    engine = make_engine(waits={"boot": 20})
+    engine.cloud.last_words = lambda pod_id: ("error pulling image: registry timed out", "start container for me/chess:1: begin")
+    slot = rent(engine, make_wish())
+    del engine.cloud.last_words
+    assert "start container for me/chess:1: begin | error pulling" in str(slot.error) and "check `image`" not in str(slot.error)
 
 
 def test_a_pod_that_comes_back_without_its_gpus_is_no_success(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:

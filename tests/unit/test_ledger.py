@@ -227,3 +227,5 @@ def test_cost_runs_from_the_create_to_the_proven_end() -> None:
     assert ended.cost(now) == Decimal("0.3") and not ended.open
     assert fold(events[:2])[0].cost(now) is None
     assert fold(events[1:]) == [], "a lease without its intent is not invented"
+    again = [event(305, "stopped"), event(400, "starting"), event(425, "started"), event(425, "priced", usd_per_hour="36.00")]
+    assert fold([*events, *again])[0].cost(now) == Decimal("0.3") + Decimal("1.8")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import threading
@@ -151,6 +152,31 @@ def test_pod_info_joins_pods_with_their_leases(pod: Callable[..., dict[str, Any]
     rows = _listing.pod_info({**account, "scope": "all", "run_id": None})["pods"]
     assert [one["ours"] for one in rows] == [True, False]
     assert _listing.pod_info({**account, "scope": "all", "run_id": "r2"})["pods"] == []
+
+
+def test_the_guard_goes_on_ending_the_pod_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    said: list[str] = []
+
+    def write_status(folder: Path, **status: Any) -> None:
+        said.append(status["why"])
+        if status["why"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Enough(Exception):
+        pass
+
+    def sleep(seconds: float) -> None:
+        if asked.count("DELETE") == 3:
+            raise Enough
+
+    monkeypatch.setattr(_guard, "pod_environment", lambda: {"RUNPOD_POD_ID": "p1", "RUNPOD_API_KEY": "rpa_x"})
+    monkeypatch.setattr(_guard, "call", lambda url, pod, method: asked.append(method) or (200 if method == "GET" else 500))
+    monkeypatch.setattr(_guard, "write_status", write_status)
+    monkeypatch.setattr(_guard.time, "sleep", sleep)
+    with pytest.raises(Enough):
+        _guard.watch(tmp_path, "http://127.0.0.1:1/v2", 0.0)
+    assert asked == ["GET", "DELETE", "DELETE", "DELETE"] and len(said) == 4
 
 
 def test_the_guard_outlives_an_answer_that_is_not_http() -> None:

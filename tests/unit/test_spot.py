@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
-from ansible_collections.podcycle.gpu.plugins.module_utils import _offers
+from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger, _offers
+from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._engine import Engine
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 from support.harness import FULL
@@ -49,6 +51,63 @@ def test_a_spot_pod_is_rented_outbid_and_bid_for_again(engine: Engine, rehearsal
     again = rent(engine, wish)
     assert again.error is None and again.changed and again.after.id == slot.after.id and again.after.state == "running"
     assert len(rehearsal.pods()) == 1 and states(engine) == ["leased"]
+
+
+def outbid_at(rehearsal: Any, price: str) -> None:
+    rehearsal.control("POST", "/market", {"gpu": GPU, "cloud": "SECURE_SPOT", "price": price})
+
+
+def test_a_bid_again_costs_what_it_costs_now(engine: Engine, rehearsal: Any, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch) -> None:
+    wish = make_wish(spot=True, gpu_count=2, max_usd_per_hour=Decimal("1.00"))
+    began = model.utc_now().replace(microsecond=0)
+    monkeypatch.setattr(_ledger, "utc_now", lambda: began)
+    pod = rent(engine, wish).after
+    outbid_at(rehearsal, "0.45")
+    (foreseen,) = engine.rent(wish, check_mode=True)
+    assert (foreseen.changed, foreseen.after.usd_per_hour) == (True, Decimal("0.90")) and engine.ledger.leases()[0].usd_per_hour == Decimal("0.58")
+    monkeypatch.setattr(_ledger, "utc_now", lambda: began + timedelta(hours=1))
+    again = rent(engine, wish)
+    assert again.error is None and (again.after.id, again.after.usd_per_hour) == (pod.id, Decimal("0.90"))
+    (lease,) = engine.ledger.leases()
+    assert lease.usd_per_hour == Decimal("0.90") and lease.cost(began + timedelta(hours=2)) == Decimal("1.48")
+    assert not rent(engine, wish).changed and [row.last_event for row in engine.ledger.leases()] == ["priced"]
+
+
+def test_a_bid_again_whose_controller_was_killed_is_in_the_books_with_the_next_run(
+    engine: Engine, rehearsal: Any, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rent(engine, make_wish(spot=True))
+    engine.stop(engine.ledger.leases()[0])
+    outbid_at(rehearsal, "0.45")
+    write = engine.ledger.write
+
+    def killed(stamp: Any, event: str, **data: Any) -> None:
+        if event == "started":
+            raise KeyboardInterrupt
+        write(stamp, event, **data)
+
+    monkeypatch.setattr(engine.ledger, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rent(engine, make_wish(spot=True))
+    monkeypatch.undo()
+    again = rent(engine, make_wish(spot=True))
+    (lease,) = engine.ledger.leases()
+    assert (again.changed, lease.state, lease.stopped_at, lease.usd_per_hour) == (False, "leased", None, Decimal("0.45"))
+
+
+def test_a_bid_again_never_goes_above_the_cap(engine: Engine, rehearsal: Any, make_wish: MakeWish) -> None:
+    wish = make_wish(spot=True, gpu_count=2, max_usd_per_hour=Decimal("0.60"))
+    pod = rent(engine, wish).after
+    outbid_at(rehearsal, "0.45")
+    words = f"pod {pod.id}: the lowest bid is 0.9000 .*above max_usd_per_hour 0.6000; try again when it is cheaper"
+    with pytest.raises(errors.NoCapacity, match=words):
+        engine.rent(wish, check_mode=True)
+    with pytest.raises(errors.NoCapacity, match=words):
+        raise rent(engine, wish).error
+    (row,) = rehearsal.pods()
+    assert (row["id"], row["status"]) == (pod.id, "EXITED") and engine.ledger.leases()[0].usd_per_hour == Decimal("0.58")
+    dearer = rent(engine, make_wish(spot=True, gpu_count=2, max_usd_per_hour=Decimal("0.90")))
+    assert dearer.error is None and dearer.after.id == pod.id and dearer.after.usd_per_hour == Decimal("0.90")
 
 
 @pytest.mark.parametrize("fault", ["error_500_after_effect", "reply_cut", "no_reply"])

@@ -134,7 +134,7 @@ def test_the_way_to_a_pod(readiness: Callable[..., Any], monkeypatch: pytest.Mon
     assert case.go() == replace(pod, endpoint=reached)
     assert case.lease().marks.get("ssh_via") == ("gateway" if reached is GATEWAY else None)
     assert asked == ([GATEWAY] if reached is GATEWAY else [])
-    assert any("goes through the gateway" in line for line in case.told) == ("22/tcp" in pod.ports and pod.endpoint is None)
+    assert sum("goes through the gateway ssh.runpod.io" in line for line in case.told) == (reached is GATEWAY)
 
 
 def test_without_a_login_to_prove_it_the_gateway_is_no_way_out(readiness: Callable[..., Any]) -> None:

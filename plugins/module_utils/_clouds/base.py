@@ -96,7 +96,12 @@ class Cloud(ABC):
         """Every pod of the account, all pages."""
 
     @abstractmethod
-    def start(self, pod_id: str) -> None: ...
+    def start(self, pod_id: str, max_usd_per_hour: Decimal | None = None) -> None:
+        """Start a stopped pod; where that is to bid for it again, never above the cap: raises NoCapacity."""
+
+    def start_price(self, pod: Pod, max_usd_per_hour: Decimal | None) -> Decimal | None:
+        """What a stopped spot pod would be bid for again at; raises NoCapacity above the cap."""
+        return None
 
     @abstractmethod
     def stop(self, pod_id: str) -> None: ...

@@ -277,13 +277,17 @@ class RunPod(Cloud):
         events = self._http.events(path, {"source": source, "tail": str(tail)}, seconds=seconds, most=tail)
         return tuple(line for event in events if (line := log_line(event)))
 
-    def start(self, pod_id: str) -> None:
+    def start_price(self, pod: model.Pod, max_usd_per_hour: Decimal | None) -> Decimal | None:
+        price: Decimal = self._spot.price_again(self._graphql(), pod, max_usd_per_hour)
+        return price
+
+    def start(self, pod_id: str, max_usd_per_hour: Decimal | None = None) -> None:
         try:
             self._act(pod_id, "start")
         except (errors.InvalidRequest, errors.Conflict) as err:
             if not _IS_SPOT.search(str(err.details.get("said", ""))):
                 raise
-            self._spot.bid_again(self._graphql(), self.get(pod_id))
+            self._spot.bid_again(self._graphql(), self.get(pod_id), max_usd_per_hour)
 
     def restart(self, pod_id: str) -> None:
         self._act(pod_id, "restart")

@@ -59,12 +59,25 @@ def create(graphql: GraphQl, wish: model.PodWish, stamp: model.Stamp, offer: mod
     )
 
 
-def bid_again(graphql: GraphQl, pod: model.Pod) -> None:
-    """Start a spot pod that was stopped or outbid, at the lowest bid that RunPod takes now."""
-    price = graphql.live_prices(max(1, pod.gpu_count), cloud_type=pod.cloud_type or "any").get(pod.gpu or "")
-    if price is None or price.spot_usd is None:
+def price_again(graphql: GraphQl, pod: model.Pod, cap: Decimal | None) -> Decimal:
+    """The lowest bid that RunPod takes now for all GPUs of a pod that was stopped or outbid; raises NoCapacity above the cap."""
+    count = max(1, pod.gpu_count)
+    live = graphql.live_prices(count, cloud_type=pod.cloud_type or "any").get(pod.gpu or "")
+    if live is None or live.spot_usd is None:
         raise errors.NoCapacity(f"start spot pod {pod.id}: nobody can bid for {pod.gpu} now", hint="try again later, or rent another pod with another run_id")
-    graphql.resume_spot(pod.id, Decimal(price.spot_usd), max(1, pod.gpu_count))
+    price = live.spot_usd * count
+    if cap is not None and price > cap:
+        raise errors.NoCapacity(
+            f"start spot pod {pod.id}: the lowest bid is {model.usd(price)} $/h now, above max_usd_per_hour {model.usd(cap)}",
+            hint="try again when it is cheaper, or with a higher max_usd_per_hour",
+        )
+    return price
+
+
+def bid_again(graphql: GraphQl, pod: model.Pod, cap: Decimal | None) -> None:
+    """Start a spot pod that was stopped or outbid, at the lowest bid that RunPod takes now."""
+    count = max(1, pod.gpu_count)
+    graphql.resume_spot(pod.id, price_again(graphql, pod, cap) / count, count)
 
 
 def prepare(account: RunPodAccount, wish: model.PodWish) -> model.PodWish:
