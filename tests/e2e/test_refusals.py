@@ -51,6 +51,12 @@ CASES = [
     Case("negative-volume", ("volume_gib is -1; it must be between 0 and 10000",), {"volume_gib": -1}),
     Case("no-lease", ("lease.hours is 0; it must be between 0.01 and 720",), {"lease_hours": "0"}),
     Case("misspelt", ("no role has a variable pytorch_verson; pytorch_version was meant",), {"pytorch_verson": "2"}),
+    Case("service-misspelt", ("there is no variable services_jupiter; services_jupyter was meant",), {"services_jupiter": True}, playbook="cycle.yml"),
+    Case("service-port", ("services_jupyter_port is '99999' and has to be a number from 1 to 65535",), {"services_jupyter_port": 99999}),
+    Case(
+        "service-in-env", ("START_JUPYTER is 'maybe', which is neither 1 nor 0",),
+        {"pod_env": {"START_JUPYTER": "maybe", "IDLE_TIMEOUT_SECONDS": "{% raw %}{{ RUNPOD_SECRET_x }}{% endraw %}"}},
+    ),
     Case("price-zero", ("max_usd_per_hour is 0; it must be above 0",), {"max_usd_per_hour": 0}),
     Case("negative-price", ("max_usd_per_hour is -1; it must be above 0",), {"max_usd_per_hour": "-1"}),
     Case("price-no-number", ("max_usd_per_hour is 'cheap'; it must be a number",), {"max_usd_per_hour": "cheap"}),

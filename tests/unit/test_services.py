@@ -81,6 +81,8 @@ def test_names_that_change_nothing_are_told() -> None:
         ({}, {"REPO_DIR": "/a/../etc"}, "REPO_DIR is '/a/../etc', which is no folder"),
         ({}, {"AUTOSTOP_ACTION": "sleep"}, "none of stop, terminate, exit, none"),
         ({"jupyter_prt": 1}, {}, "services_jupyter_port was meant, perhaps"),
+        ({}, {"SSHD_PORT": "--5"}, "SSHD_PORT is '--5' and has to be a number from 1 to 65535"),
+        ({}, {"SSHD_PORT": "\u00b2"}, "SSHD_PORT is '\u00b2' and has to be a number"),
     ],
 )
 def test_values_without_sense_are_refused_by_name(given: dict[str, Any], environ: dict[str, str], words: str) -> None:

@@ -9,6 +9,8 @@ One table names them all; started as a program, it prints it as docs/services.md
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,7 +93,7 @@ def read(row: Setting, raw: Any, where: str) -> Any:
             raise SettingsError(f"{where} is {text[:40]!r}, which is neither 1 nor 0")
         return text.lower() in TRUE
     if row.kind == "int":
-        if not text.lstrip("-").isdigit() or not row.low <= int(text) <= row.high:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not row.low <= int(text) <= row.high:
             raise SettingsError(f"{where} is {text[:40]!r} and has to be a number from {row.low:.0f} to {row.high:.0f}")
         return int(text)
     if row.kind == "list":
@@ -158,7 +160,16 @@ def told(value: Any) -> str:
 
 
 def main() -> int:
-    sys.stdout.write(table())
+    """The table; with --check the settings on standard input are read as a pod would, before there is one."""
+    if sys.argv[1:] != ["--check"]:
+        sys.stdout.write(table())
+        return 0
+    wish = json.load(sys.stdin)
+    try:
+        # What a provider's secret holds only the pod will know.
+        resolve(wish["given"], {name: str(value) for name, value in wish["environ"].items() if "{{" not in str(value)}, wish["workspace"])
+    except SettingsError as error:
+        sys.exit(str(error))
     return 0
 
 
