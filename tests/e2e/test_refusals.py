@@ -51,6 +51,10 @@ CASES = [
     Case("negative-volume", ("volume_gib is -1; it must be between 0 and 10000",), {"volume_gib": -1}),
     Case("no-lease", ("lease.hours is 0; it must be between 0.01 and 720",), {"lease_hours": "0"}),
     Case("misspelt", ("no role has a variable pytorch_verson; pytorch_version was meant",), {"pytorch_verson": "2"}),
+    Case(
+        "value-of-a-role", ('begin a run: pytorch_backend is "cu999" and has to be one of auto, cpu, cu128, cu130',), {"pytorch_backend": "cu999"},
+        playbook="cycle.yml",
+    ),
     Case("price-zero", ("max_usd_per_hour is 0; it must be above 0",), {"max_usd_per_hour": 0}),
     Case("negative-price", ("max_usd_per_hour is -1; it must be above 0",), {"max_usd_per_hour": "-1"}),
     Case("price-no-number", ("max_usd_per_hour is 'cheap'; it must be a number",), {"max_usd_per_hour": "cheap"}),
