@@ -17,6 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _bootstrap as 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import COLLECTION, checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._pod_state import MARKER, hook_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._role_values import refuse_values
 
 SPEC = {
     "kind": {"type": "str", "choices": list(bootstrap.KINDS), "default": "pod_setup"},
@@ -53,13 +54,21 @@ class ActionModule(ActionBase):
 
     def _write(self, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         refuse(args)
+        writes = args["dest"] or args["host_variables"]
+        doing = "write a bootstrap script" if writes else f"set up {task_vars.get('inventory_hostname', 'this machine')}"
         if args["strict"]:
-            bootstrap.refuse_unknown(COLLECTION, load_extra_vars(self._loader), near_only=True)
+            typed = load_extra_vars(self._loader)
+            bootstrap.refuse_unknown(COLLECTION, typed, doing, near_only=True)
+            if args["host_variables"]:
+                bootstrap.refuse_secrets({name: typed[name] for name in bootstrap.names_of(COLLECTION) if name in typed})
         found, left_out = bootstrap.stack_variables(COLLECTION, self._of_host(task_vars)) if args["host_variables"] else ({}, [])
+        given = {**found, **args["variables"]}
+        price = {"usd_per_hour": args["usd_per_hour"]} if args["usd_per_hour"] else {}
+        refuse_values(COLLECTION, {**(task_vars if args["strict"] else {}), **given, **price}, doing)
         archive = bootstrap.pack(COLLECTION)
         wish = bootstrap.Wish(
             kind=args["kind"],
-            variables={**found, **args["variables"]},
+            variables=given,
             workspace=args["workspace"].rstrip("/"),
             archive="embedded" if args["archive"] == "embedded" else args["archive_source"],
             archive_sha256=args["archive_sha256"] or "",
@@ -91,8 +100,7 @@ class ActionModule(ActionBase):
 
     def _of_host(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """The variables of the host that decide its stack, without templates left in them."""
-        names = {*bootstrap.SHARED, *bootstrap.defaults_of(COLLECTION)}
-        return {name: self._templar.template(task_vars[name]) for name in sorted(names & task_vars.keys())}
+        return {name: self._templar.template(task_vars[name]) for name in sorted(task_vars.keys() & bootstrap.names_of(COLLECTION))}
 
 
 def refuse(args: dict[str, Any]) -> None:

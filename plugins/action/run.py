@@ -18,6 +18,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._bootstrap import ref
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import COLLECTION, checked, guarded, playbook_process
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import check_run_id, utc_now
+from ansible_collections.podcycle.gpu.plugins.module_utils._role_values import refuse_values
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import RunFolder
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session, open_state, remember_workspace
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import make_key
@@ -55,15 +56,16 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        result.update(with_inventory(guarded(lambda: self._open(checked(SPEC, self._task.args)))))
+        result.update(with_inventory(guarded(lambda: self._open(checked(SPEC, self._task.args), task_vars or {}))))
         return result
 
-    def _open(self, args: dict[str, Any]) -> dict[str, Any]:
+    def _open(self, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         check_numbers(args)
         if args["whole_cycle"]:
             refuse_partial(context.CLIARGS)
         if args["create"]:
             refuse_unknown(COLLECTION, load_extra_vars(self._loader), "begin a run", near_only=True)
+            refuse_values(COLLECTION, task_vars, "begin a run")
         run_id = check_run_id(args["run_id"]) if args["run_id"] else ""
         if not run_id:
             if not args["create"]:

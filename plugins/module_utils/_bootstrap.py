@@ -175,6 +175,11 @@ def defaults_of(collection: Path) -> dict[str, Any]:
     return found
 
 
+def names_of(collection: Path) -> list[str]:
+    """The variables that decide a machine's stack."""
+    return [*SHARED, *defaults_of(collection)]
+
+
 def refuse_secrets(variables: Mapping[str, Any]) -> None:
     """A start script is read by everybody who can see the machine's metadata."""
     secret = sorted(place for name in variables for place in secrets_in(name, variables[name]))
@@ -186,14 +191,14 @@ def refuse_secrets(variables: Mapping[str, Any]) -> None:
 
 def refuse_unknown(collection: Path, variables: Mapping[str, Any], doing: str = "write a bootstrap script", *, near_only: bool = False) -> None:
     """A misspelt variable would be passed over, and found when the machine is set up otherwise than was wanted."""
-    wrong = misspelt(variables, [*SHARED, *defaults_of(collection)], ROLES, near_only=near_only)
+    wrong = misspelt(variables, names_of(collection), ROLES, near_only=near_only)
     if wrong:
         raise UsageError(f"{doing}: {wrong}; docs/stack.md and the roles' README.md name them all")
 
 
 def stack_variables(collection: Path, known: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Of all that is known of a host, what decides its stack; and the names of secrets that stay out."""
-    found = {name: known[name] for name in (*SHARED, *defaults_of(collection)) if name in known}
+    found = {name: known[name] for name in names_of(collection) if name in known}
     empty = [name for name in found if looks_secret(name) and not found[name]]
     secret = sorted([*empty, *(place for name, value in found.items() for place in secrets_in(name, value))])
     return {name: value for name, value in without_secrets(found).items() if name not in empty}, secret

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import PodcycleError, clean_text
-from ._pod_state import LOCK_FD, Setup, SetupError, cost_lines, earlier_phases, hook, install_self, misspelt, names_in, names_roles, write_whole
+from ._pod_state import LOCK_FD, Setup, SetupError, cost_lines, earlier_phases, hook, install_self, names_roles, write_whole
 from ._pod_watch import running_job, verified, watch, watchdog_of
+from ._role_values import Mistyped, refuse_typed
 from ._uv import Uv, UvCacheError, find_uv, install_uv, keep_uv, run_program
 
 # ansible-core 2.19 is the oldest that this collection takes, and it starts on Python 3.11 only.
@@ -170,16 +171,6 @@ def typed_values(text: str) -> list[str]:
     return [value for value in text.split("\x1e") if value]
 
 
-def refuse_misspelt(setup: Setup) -> None:
-    defaults = list(setup.collection.glob("roles/*/defaults/main.yml"))
-    known = [name for path in defaults for name in re.findall(r"(?m)^([a-z0-9_]+):", path.read_text(encoding="utf-8"))]
-    roles = [path.parent.parent.name for path in defaults]
-    for value in setup.extra:
-        wrong = misspelt(names_in(value), known, roles)
-        if wrong:
-            raise SetupError(f"set up this machine: {wrong}")
-
-
 def converge(setup: Setup, timeout: float) -> int:
     """Exit status of ansible-playbook; what it says goes to the terminal and to the log."""
     playbook = setup.collection / "playbooks" / "bootstrap.yml"
@@ -263,7 +254,7 @@ def _kill(child: subprocess.Popen[str]) -> None:
 
 
 def set_up(setup: Setup, *, hooked: bool) -> int:
-    refuse_misspelt(setup)
+    refuse_typed(setup)
     setup.tell_status("running")
     with setup.phase("uv"):
         uv = bring_uv(setup)
@@ -319,6 +310,9 @@ def main(words: list[str]) -> int:
         if args.login:
             setup.say("the environment is not whole; setting it up (Ctrl-C stops it, the next login goes on)")
         return watch(setup, detach=args.detach) if args.watchdog else set_up(setup, hooked=not args.no_hook)
+    except Mistyped as error:
+        setup.say(f"failed: {clean_text(error, 2000)}")
+        return 2
     except PodcycleError as error:
         cause = clean_text(error, 2000)
     except OSError as error:

@@ -180,16 +180,18 @@ def names_roles(setup: Setup) -> bool:
 NEAR = 0.85
 
 
-def misspelt(names: Iterable[str], known: Sequence[str], roles: Iterable[str], *, near_only: bool = False) -> str:
+def misspelt(names: Iterable[str], known: Sequence[str], roles: Iterable[str], *, near_only: bool = False, others: bool = False) -> str:
     """The first variable that is named after a role and that no role has, as the end of a sentence; it would be passed over without a word.
 
-    With `near_only` one that resembles none is somebody else's, such as node_exporter_version.
+    With `near_only` one that resembles none is somebody else's, such as node_exporter_version. With `others` one that is named after no role
+    is looked at too, such as torch_version.
     """
     prefixes = tuple(f"{role}_" for role in roles)
     for name in names:
-        if name.startswith(prefixes) and name not in known:
-            near = difflib.get_close_matches(name, known, 1, NEAR if near_only else 0.6)
-            if near_only and not near:
+        ours = name.startswith(prefixes)
+        if (ours or others) and name not in known:
+            near = difflib.get_close_matches(name, known, 1, NEAR if near_only or not ours else 0.6)
+            if not near and (near_only or not ours):
                 continue
             return f"no role has a variable {name}{f'; {near[0]} was meant, perhaps' if near else ''}"
     return ""

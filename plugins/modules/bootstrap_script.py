@@ -37,7 +37,7 @@ options:
     default: pod_setup
   variables:
     description: Variables of the stack's roles, and V(stack), V(stack_scope), V(stack_roles). Secrets are refused, by name or as
-      an address with a password, also inside dictionaries and lists; so are misspelt variables of the roles.
+      an address with a password, also inside dictionaries and lists; so are misspelt variables of the roles, and values that their roles do not take.
     type: dict
     default: {}
   host_variables:
@@ -48,7 +48,9 @@ options:
     default: false
   strict:
     description:
-      - Refuse a variable behind C(-e) of C(ansible-playbook), too, that is named after a role of the stack, that no role has, and that resembles one.
+      - Refuse a variable behind C(-e) of C(ansible-playbook), too, that is named after a role of the stack, that no role has, and that resembles one;
+        and a value of the host that its role does not take.
+      - With O(host_variables), refuse a secret behind C(-e) too, which the script cannot carry.
     type: bool
     default: false
   workspace:

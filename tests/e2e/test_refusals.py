@@ -57,6 +57,10 @@ CASES = [
         "service-in-env", ("START_JUPYTER is 'maybe', which is neither 1 nor 0",),
         {"pod_env": {"START_JUPYTER": "maybe", "IDLE_TIMEOUT_SECONDS": "{% raw %}{{ RUNPOD_SECRET_x }}{% endraw %}"}},
     ),
+    Case(
+        "value-of-a-role", ('begin a run: pytorch_backend is "cu999" and has to be one of auto, cpu, cu128, cu130',), {"pytorch_backend": "cu999"},
+        playbook="cycle.yml",
+    ),
     Case("price-zero", ("max_usd_per_hour is 0; it must be above 0",), {"max_usd_per_hour": 0}),
     Case("negative-price", ("max_usd_per_hour is -1; it must be above 0",), {"max_usd_per_hour": "-1"}),
     Case("price-no-number", ("max_usd_per_hour is 'cheap'; it must be a number",), {"max_usd_per_hour": "cheap"}),

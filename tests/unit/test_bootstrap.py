@@ -284,6 +284,7 @@ def test_what_it_does_not_know_it_refuses(script: Callable[..., Path], run: Run,
         ("-e", "--check"): "-e wants NAME=VALUE",
         ("--check", "--extra-vars", "pytorch_version"): "--extra-vars wants NAME=VALUE",
         ("-e", "=2"): "-e wants NAME=VALUE",
+        ("--detach", "--workspace", "/proc/w"): "--detach goes with --watchdog: type --watchdog --detach",
     }
     for words, told in mistyped.items():
         done = run("bash", script(), *words)
@@ -563,7 +564,7 @@ def test_a_misspelt_variable_is_refused_before_anything_is_fetched(unpacked: Pat
     with pytest.raises(pod_state.SetupError, match=f"no role has a variable [a-z0-9_]*{f'; {near} was meant' if near else ''}"):
         pod_setup.set_up(setup, hooked=False)
     setup.extra.pop()
-    pod_setup.refuse_misspelt(setup)
+    pod_setup.refuse_typed(setup)
 
 
 # ---- what stands behind its last line ------------------------------------------------------------------------

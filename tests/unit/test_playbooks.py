@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import itertools
 import json
 import os
@@ -119,6 +120,21 @@ def test_the_summary_tells_all_that_has_changed(registered: dict[str, Any], told
     known = {"bootstrap_look": {"changed": False}, **registered}
     results = [name for name in known if re.match(pattern.group(1), name)]
     assert json.loads(template.render(**known, bootstrap_results=results, lookup=lambda _plugin, name: known[name])) == told
+
+
+@pytest.mark.parametrize(("check", "phases"), [(False, ["phase node 2.0 s", "phase pod_setup 10.0 s"]), (True, [])])
+def test_a_check_has_no_phases_to_tell(check: bool, phases: list[str]) -> None:
+    """Its roles note no times, so that those of all would count as the script's."""
+    template = jinja2.Environment(autoescape=False).from_string((ROOT / "playbooks/templates/summary.j2").read_text(encoding="utf-8"))
+    parts = {"nvcc": "none", "cutlass.version": "none", "torch": "none"}
+    about = {"os": {"name": "Debian 12"}, "arch": "x86_64", "driver": {"version": ""}, "gpus": [], "parts": parts, "init": "", "fingerprint": "f"}
+    known = {
+        "stack_before": {"stack": about}, "stack_began": "100", "bootstrap_began": "90", "bootstrap_changed": [], "ansible_check_mode": check,
+        "node_done": "102", "pod_setup_done": "112",
+    }  # fmt: skip
+    now = datetime.datetime.fromtimestamp(115, datetime.timezone.utc)
+    lines = template.render(**known, lookup=lambda _plugin, name, default="": known.get(name, default), now=lambda utc: now).splitlines()
+    assert [line for line in lines if line.startswith("phase")] == phases and "took 25.0 s" in lines
 
 
 def refused(variables: dict[str, Any], tmp_path: Path) -> str:
@@ -495,6 +511,8 @@ def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tm
     source = ["-e", "bootstrap_archive_source=https://example.org/collection.tar.gz"]
     refused = played(rehearsal, tmp_path, "playbooks/template.yml")
     assert refused.returncode != 0 and "say -e bootstrap_archive_source=URL" in " ".join(refused.stdout.split()) and rehearsal.writes() == []
+    secret = played(rehearsal, tmp_path, "playbooks/template.yml", *source, "-e", '{"node_environment": {"HF_TOKEN": "hf_1"}}')
+    assert secret.returncode != 0 and "node_environment.HF_TOKEN looks like a secret" in " ".join(secret.stdout.split()) and rehearsal.writes() == []
     for count in (1, 0):
         done = played(rehearsal, tmp_path, "playbooks/template.yml", *source)
         assert done.returncode == 0 and f"changed={count} " in done.stdout, done.stdout
