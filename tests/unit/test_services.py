@@ -18,6 +18,7 @@ import jinja2
 import pytest
 import yaml
 
+from ansible_collections.podcycle.gpu.plugins.module_utils import _status
 from support.services import FILES, ROOT, load, put
 
 pod_settings, prepare = load("pod_settings"), load("prepare")
@@ -115,6 +116,24 @@ def test_the_way_to_each_service_is_told() -> None:
     hostile = {"places": {"jupyter": {"wanted": True, "port": "1; rm -rf /", "url": "http://evil"}, "x": {"wanted": True, "port": 1, "url": None}}}
     text = template.render(reach_seen=hostile, **known)
     assert "evil" not in text and "rm -rf" not in text and "x on" not in text
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_ways_are_told_of_what_the_pod_has_and_nothing_where_none_is_open(tmp_path: Path, wanted: bool) -> None:
+    put = tmp_path / ".podcycle/services/services.json"
+    put.parent.mkdir(parents=True)
+    put.write_text(json.dumps({"places": {"jupyter": {"wanted": wanted, "host": "127.0.0.1", "port": 8888, "url": None}}}))
+    tasks = yaml.safe_load((ROOT / "playbooks/tasks/services.yml").read_text(encoding="utf-8"))
+    assert tasks[0]["loop"][1] in pod_settings.IMAGE_WORKSPACES and tasks[0]["loop"][1] == _status._IMAGE
+    play = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.include_tasks": "tasks/services.yml"}]}]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
+    for name in ("tasks", "templates"):
+        (tmp_path / name).symlink_to(ROOT / "playbooks" / name)
+    given = ["-e", f"workspace={tmp_path}", "-e", f"ansible_python_interpreter={sys.executable}"]
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml"), *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (f"its token is in {tmp_path}/.podcycle/services/jupyter.token on the pod" in " ".join(done.stdout.split())) == wanted
 
 
 # ---- before the services start -------------------------------------------------------------------
