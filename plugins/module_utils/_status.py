@@ -29,6 +29,8 @@ THREADS = 16
 _LOG_BYTES = 2000
 _BREAK = "--podcycle-gpus--"
 _SERVICES = "--podcycle-services--"
+# The training image's own services, whatever the run's workspace is.
+_IMAGE = "/opt/podcycle/runner"
 _GPU_FIELDS = ("utilization.gpu", "memory.used", "memory.total", "temperature.gpu", "power.draw")
 _GPUS = f"nvidia-smi --query-gpu={','.join(_GPU_FIELDS)} --format=csv,noheader,nounits 2>/dev/null"
 
@@ -106,15 +108,20 @@ def links(pod: Pod) -> list[str]:
 
 def _ask(session: Session, lease: Lease, pod: Pod, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the pod itself says: its GPUs, its services and its last job."""
-    places = shlex.quote(f"{workspace_of(session, lease, options)}/.podcycle/services/services.json")
+    places = [f"{folder}/.podcycle/services/services.json" for folder in (workspace_of(session, lease, options), _IMAGE)]
+    told = "; ".join(f"head -c 20000 {shlex.quote(place)} 2>/dev/null; echo; echo {_SERVICES}" for place in places)
     latest = latest_command(jobs_dir(session, lease, options), _LOG_BYTES)
-    command = f"{_GPUS}; echo {_BREAK}; head -c 20000 {places} 2>/dev/null; echo; echo {_SERVICES}; {latest}"
+    command = f"{_GPUS}; echo {_BREAK}; {told}; {latest}"
     said, trouble = ask(session, lease, pod, command, float(options.get("ssh_timeout") or 10))
     gpus, mark, rest = said.partition(_BREAK + "\n")
-    told, second, job = rest.partition(_SERVICES + "\n")
-    if not mark or not second:
+    parts = rest.split(_SERVICES + "\n", 2)
+    if not mark or len(parts) < 3:
         return {"trouble": trouble}
-    return {"gpus": _gpus(gpus), "services": _services(told, session, lease, pod), "job": _job(job)}
+    own, image = (_services(text, session, lease, pod) for text in parts[:2])
+    # What the role finds the image to bring it leaves to it; what it said before, on a volume of another pod, is over then.
+    names = [service["name"] for service in image]
+    services = [service for service in own if service["name"] not in names] + image
+    return {"gpus": _gpus(gpus), "services": services, "job": _job(parts[2])}
 
 
 def _services(text: str, session: Session, lease: Lease, pod: Pod) -> list[dict[str, Any]]:

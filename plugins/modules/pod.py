@@ -93,7 +93,9 @@ options:
     type: list
     elements: str
   env:
-    description: Environment of the container; visible in the provider's console.
+    description:
+      - Environment of the container; visible in the provider's console.
+      - RunPod's pods are also told their rented ports, as E(PODCYCLE_PORTS), unless this or the template names it.
     type: dict
     default: {}
   secret_env:

@@ -107,12 +107,15 @@ def test_create_sends_everything_once(cloud: RunPod, stub: Any, told: Any, make_
                 "cloud": "SECURE",
                 "disk": 20,
                 "ports": ["22/tcp", "8888/http"],
-                "env": {"A": "1", "TOKEN": "hush-hush", "PUBLIC_KEY": "ssh-ed25519 AAAA me", "SSH_PUBLIC_KEY": "ssh-ed25519 AAAA me"},
+                "env": {
+                    "PODCYCLE_PORTS": "22/tcp 8888/http", "A": "1", "TOKEN": "hush-hush",
+                    "PUBLIC_KEY": "ssh-ed25519 AAAA me", "SSH_PUBLIC_KEY": "ssh-ed25519 AAAA me",
+                },
                 "mounts": {"persistent": {"size": 30, "path": "/workspace"}},
                 "dataCenterIds": ["EU-RO-1"],
             },
         )
-    ]
+    ]  # fmt: skip
 
 
 def test_a_plain_create_sends_no_more_than_it_must(cloud: RunPod, stub: Any, told: Any, make_wish: Callable[..., Any]) -> None:
@@ -120,7 +123,14 @@ def test_a_plain_create_sends_no_more_than_it_must(cloud: RunPod, stub: Any, tol
     cloud.create(make_wish(ssh_public_key=None), STAMP, replace(OFFER, gpu_count=1, region=None, cloud_type="community"))
     body = stub.seen[0][2]
     assert body["gpu"] == {"id": "NVIDIA GeForce RTX 4090", "count": 1}, "without the count no machine matches"
-    assert body["cloud"] == "COMMUNITY" and body["env"] == {} and not {"mounts", "dataCenterIds"} & set(body)
+    assert body["cloud"] == "COMMUNITY" and body["env"] == {"PODCYCLE_PORTS": "22/tcp"} and not {"mounts", "dataCenterIds"} & set(body)
+
+
+@pytest.mark.parametrize("given", [{"env": {"PODCYCLE_PORTS": ""}}, {"secret_env": {"PODCYCLE_PORTS": "8888/http"}}])
+def test_ports_that_the_environment_names_itself_are_told_as_it_says(cloud: RunPod, stub: Any, told: Any, make_wish: Callable[..., Any], given: Any) -> None:
+    stub.tell(told(201, POD))
+    cloud.create(make_wish(ssh_public_key=None, **given), STAMP, OFFER)
+    assert stub.seen[0][2]["env"] == next(iter(given.values()))
 
 
 def test_a_create_from_a_template_leaves_to_it_what_it_brings(cloud: RunPod, stub: Any, told: Any, make_wish: Callable[..., Any]) -> None:

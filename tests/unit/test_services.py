@@ -18,6 +18,7 @@ import jinja2
 import pytest
 import yaml
 
+from ansible_collections.podcycle.gpu.plugins.module_utils import _status
 from support.services import FILES, ROOT, load, put
 
 pod_settings, prepare = load("pod_settings"), load("prepare")
@@ -117,6 +118,24 @@ def test_the_way_to_each_service_is_told() -> None:
     hostile = {"places": {"jupyter": {"wanted": True, "port": "1; rm -rf /", "url": "http://evil"}, "x": {"wanted": True, "port": 1, "url": None}}}
     text = template.render(reach_seen=hostile, **known)
     assert "evil" not in text and "rm -rf" not in text and "x on" not in text
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_ways_are_told_of_what_the_pod_has_and_nothing_where_none_is_open(tmp_path: Path, wanted: bool) -> None:
+    put = tmp_path / ".podcycle/services/services.json"
+    put.parent.mkdir(parents=True)
+    put.write_text(json.dumps({"places": {"jupyter": {"wanted": wanted, "host": "127.0.0.1", "port": 8888, "url": None}}}))
+    tasks = yaml.safe_load((ROOT / "playbooks/tasks/services.yml").read_text(encoding="utf-8"))
+    assert tasks[0]["loop"][1] in pod_settings.IMAGE_WORKSPACES and tasks[0]["loop"][1] == _status._IMAGE
+    play = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.include_tasks": "tasks/services.yml"}]}]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
+    for name in ("tasks", "templates"):
+        (tmp_path / name).symlink_to(ROOT / "playbooks" / name)
+    given = ["-e", f"workspace={tmp_path}", "-e", f"ansible_python_interpreter={sys.executable}"]
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml"), *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (f"its token is in {tmp_path}/.podcycle/services/jupyter.token on the pod" in " ".join(done.stdout.split())) == wanted
 
 
 # ---- before the services start -------------------------------------------------------------------
@@ -243,6 +262,48 @@ def test_half_an_environment_does_not_stay(pod: Pod, monkeypatch: pytest.MonkeyP
     (pod.root / "repo/requirements.txt").write_text("chess\n")
     told = pod.ask(repo_url="file:///nowhere", clone_repo=False, pull_repo=False, venv=str(pod.root / "new"))
     assert "ensurepip is not available" in told["errors"][-1] and not (pod.root / "new").exists()
+
+
+# ---- on a pod that runs the training image -----------------------------------------------------------
+
+
+@pytest.fixture
+def image_pod(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> Pod:
+    first = pod.root / "cmdline"
+    first.write_bytes(b"/usr/bin/tini\0--\0/usr/bin/python3\0/opt/podcycle/image/start.py\0sleep\0infinity\0")
+    monkeypatch.setattr(prepare, "FIRST_COMMAND", first)
+    return pod
+
+
+def test_what_the_training_image_brings_is_not_brought_again(image_pod: Pod) -> None:
+    image_pod.environ.update(START_JUPYTER="1", START_IDLE_WATCHDOG="1", REPO_URL="file:///nowhere")
+    told = image_pod.ask(jupyter=True, inference=True)
+    assert [told["settings"][name] for name in ("jupyter", "idle_watchdog", "repo_url", "inference")] == [False, False, "", True]
+    assert told["errors"] == [] and not told["changed"] and not (image_pod.root / ".podcycle/services/jupyter.token").exists()
+    assert not told["places"]["jupyter"]["wanted"] and told["places"]["inference"]["wanted"]
+    assert told["notes"][0].startswith("jupyter, idle_watchdog, repo_url: brought by the training image")
+    assert "nowhere" in image_pod.ask(repo_url="file:///nowhere")["errors"][0], "another repository than the image's is brought"
+    prepare.FIRST_COMMAND.write_bytes(b"/start.sh\0")
+    image_pod.environ.pop("REPO_URL")
+    assert image_pod.ask()["settings"]["jupyter"] and image_pod.ask()["notes"] == []
+
+
+def test_the_image_itself_brings_all_that_the_environment_asks_for_and_nothing_for_a_bad_one(image_pod: Pod) -> None:
+    first = prepare.FIRST_COMMAND.read_text()
+    environ = {"START_JUPYTER": "1"}
+    assert [pod_settings.brought_by_image(environ, place, first) for place in ("/workspace", "/opt/podcycle", *pod_settings.IMAGE_WORKSPACES)] == [
+        ["jupyter"], ["jupyter"], None, None,
+    ]  # fmt: skip
+    assert pod_settings.brought_by_image({**environ, "JUPYTER_PORT": "99999"}, "/workspace", first) == []
+
+
+def test_the_keys_that_the_image_brought_stay(image_pod: Pod) -> None:
+    path = image_pod.home / ".ssh/authorized_keys"
+    path.parent.mkdir()
+    text = f"# BEGIN {prepare.MARKER}\n{KEY}\n# END {prepare.MARKER}\n"
+    path.write_text(text)
+    assert not image_pod.ask()["changed"] and path.read_text() == text
+    assert image_pod.ask(authorized_keys=KEY.replace("mine", "your"))["changed"] and "your" in path.read_text()
 
 
 # ---- without Ansible -----------------------------------------------------------------------------

@@ -171,8 +171,17 @@ def test_a_pod_from_a_template_by_a_part_of_its_name(engine: Engine, rehearsal: 
     (pod,) = rehearsal.pods()
     assert (pod["image"], pod["disk_gib"], sorted(pod["ports"])) == ("me/chess:1", 33, ["22/tcp", "8888/http"])
     env = engine.cloud._http.get(f"/pods/{pod['id']}").body["env"]
-    assert {name: env[name] for name in "AB"} == {"A": "1", "B": "3"}
-    assert engine.ledger.leases()[0].wish["template"] == made["id"] and not rent(engine, wish).changed
+    assert {name: env[name] for name in "AB"} == {"A": "1", "B": "3"} and env["PODCYCLE_PORTS"] == "22/tcp 8888/http"
+    assert engine.ledger.leases()[0].wish["template"] == made["id"]
+    again = rent(engine, wish)
+    assert not again.changed and again.notes == []
+
+
+def test_a_template_may_tell_the_ports_itself(engine: Engine, rehearsal: Any, make_wish: MakeWish, post: Any) -> None:
+    post("/templates", {"name": "shut", "image": "me/chess:1", "category": "NVIDIA", "disk": 33, "ports": ["8888/http"], "env": {"PODCYCLE_PORTS": "none"}})
+    for number, (env, said) in enumerate([({}, "none"), ({"PODCYCLE_PORTS": "8888/http"}, "8888/http")]):
+        slot = rent(engine, make_wish(run_id=f"t{number}", image="", ports=(), env=env, options={"cloud_type": "secure", "template": "shut"}))
+        assert engine.cloud._http.get(f"/pods/{slot.after.id}").body["env"]["PODCYCLE_PORTS"] == said
 
 
 def test_a_pod_on_a_network_volume_goes_where_the_volume_is(engine: Engine, rehearsal: Any, make_wish: MakeWish, post: Any) -> None:

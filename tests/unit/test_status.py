@@ -30,9 +30,10 @@ RUNNER = "5 (python3) S " + " ".join(str(number) for number in range(4, 22)) + "
 GPUS = "37, 1200, 24564, 51, 210.5\n[N/A], 3, 24564, [N/A], [N/A]\n"
 
 
-def said(status: dict[str, Any] | str | None = None, services: str = "") -> bytes:
+def said(status: dict[str, Any] | str | None = None, services: str = "", image: str = "") -> bytes:
     text = status if isinstance(status, str) else json.dumps(status or STATUS)
-    return f"{GPUS}{_status._BREAK}\n{services}\n{_status._SERVICES}\ntrain\n1793527221\n{MARK}\n{RUNNER}\n{MARK}\n{text}\n{MARK}\nlast line".encode()
+    places = f"{services}\n{_status._SERVICES}\n{image}\n{_status._SERVICES}"
+    return f"{GPUS}{_status._BREAK}\n{places}\ntrain\n1793527221\n{MARK}\n{RUNNER}\n{MARK}\n{text}\n{MARK}\nlast line".encode()
 
 
 @pytest.fixture
@@ -45,16 +46,16 @@ def look(rehearsal: Any, make_engine: Callable[..., Engine], make_wish: Callable
     (folder / "id_ed25519").write_text("key")
     pods = [slot.after.id for slot in slots]
 
-    def looked(*answers: Any, **options: Any) -> dict[str, Any]:
+    def looked(*answers: Any, ask: Any = None, **options: Any) -> dict[str, Any]:
         given = dict(zip(pods, answers, strict=True))
 
-        def ask(self: SshAccess, pod_id: str, endpoint: Any, command: str, timeout_seconds: float) -> Any:
+        def answer_for(self: SshAccess, pod_id: str, endpoint: Any, command: str, timeout_seconds: float) -> Any:
             answer = given[pod_id]
             if isinstance(answer, Exception):
                 raise answer
             return subprocess.CompletedProcess([], 0, answer, b"") if isinstance(answer, bytes) else subprocess.CompletedProcess([], 255, b"", answer.encode())
 
-        monkeypatch.setattr(SshAccess, "ask", ask)
+        monkeypatch.setattr(SshAccess, "ask", ask or answer_for)
         monkeypatch.setattr(SshAccess, "pinned", lambda self, pod_id: True)
         found = _status.pod_status({"cloud": "runpod", "endpoint": rehearsal.url, "api_key": FULL, "state_dir": str(engine.state.path), **options})
         found["by"] = {row["pod_id"]: row for row in found["pods"]}
@@ -85,7 +86,7 @@ def test_each_pod_tells_its_job_and_its_gpus(look: Any) -> None:
     [
         (subprocess.TimeoutExpired("ssh", 20), None, "SSH did not answer in time"),
         (b"\xff\xfe no mark at all", None, "it answered something else than it was asked"),
-        (f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n".encode(), None, None),
+        (f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n\n{_status._SERVICES}\n".encode(), None, None),
         (said("[" * 60000), None, None),
         (said('{"state": {"a": 1}, "progress": 7}'), "train", None),
         (b"1" * 5_000_000, None, "it answered something else than it was asked"),
@@ -140,7 +141,7 @@ def test_a_job_without_a_sign_of_life_is_stalled_and_jobs_that_ended_are_not(loo
 def test_a_watched_pod_whose_job_cannot_be_read_stalls(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of reach, or without a job: silence since it was last seen, or since the watch began."""
     quiet = {**STATUS, "heartbeat_at": "2026-11-01T10:00:11Z"}
-    empty = f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n".encode()
+    empty = f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n\n{_status._SERVICES}\n".encode()
     answers = [(said(quiet), empty), ("Connection refused", empty), ("Connection refused", empty), ("Connection refused", empty)]
     now, asked = [100.0], []
 
@@ -249,6 +250,26 @@ def test_services_are_told_with_their_ways(look: Any) -> None:
     assert f"r1-0: jupyter at https://{pod}-8888.proxy.runpod.net\n  ssh -N -L 8888:127.0.0.1:8888 -p " in told and told.count(f"{pod}-8888") == 1
     assert "  its token is on the pod, in /workspace/.podcycle/services/jupyter.token" in told
     assert "r1-0: inference at port 8000 of the pod only\n  ssh -N -L 8000:127.0.0.1:8000 -p " in told and "r1-1: jupyter" not in told
+
+
+def test_what_the_training_image_brings_is_told_where_its_own_start_has_it(look: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = {"places": {"jupyter": {"wanted": True, "port": 8888, "url": True}}, "token_file": "/opt/podcycle/runner/.podcycle/services/jupyter.token"}
+    for own in ("", json.dumps(SERVICES)):
+        told = "\n".join(look(said(services=own, image=json.dumps(image)), said())["lines"])
+        assert "its token is on the pod, in /opt/podcycle/runner/.podcycle/services/jupyter.token" in told
+        assert told.count("jupyter at ") == 1 and "/workspace/.podcycle" not in told and ("inference at port 8000" in told) == bool(own)
+    # As a shell reads them.
+    for name in ("own", "image"):
+        put = tmp_path / name / ".podcycle/services/services.json"
+        put.parent.mkdir(parents=True)
+        put.write_text(json.dumps({**image, "token_file": name}))
+    monkeypatch.setattr(_status, "_IMAGE", str(tmp_path / "image"))
+
+    def run(self: SshAccess, pod_id: str, endpoint: Any, command: str, timeout_seconds: float) -> Any:
+        return subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+
+    rows = look(said(), said(), ask=run, workspace=str(tmp_path / "own"))["by"]
+    assert [service["token_file"] for service in rows[look.pods[0]]["services"]] == ["image"]
 
 
 @pytest.mark.parametrize("services", ["[", "[1]", '{"places": 7}', '{"places": {"jupyter": 7, "inference": {"wanted": 1, "port": "8000;rm"}}}', "[" * 19000])

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 
@@ -23,6 +24,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _image as imag
 from ansible_collections.podcycle.gpu.plugins.module_utils import _image_build as builds
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import UsageError
 from support.docker import FakeDocker
+from support.services import load
 from support.world import ROOT
 
 GOOD = {"uid": 1001, "train_exit_code": 0, "infer_exit_code": 0, "move": "b8c6", "listening": [], "files": dict.fromkeys(builds._FILES, 9)}
@@ -294,6 +296,29 @@ def test_services_are_brought_as_the_account_that_they_need() -> None:
     assert accounts({}, [], "runner", inference=True) == [("runner", False)]
     keys = start.keys_of({"PUBLIC_KEY": f"{KEY}\n# mine\nhello", "AUTHORIZED_KEYS": KEY}, lambda line: line.startswith("ssh-"))
     assert keys == ([KEY], 1)
+
+
+def test_both_passes_and_a_cycle_share_one_heartbeat_and_the_watchdog_sees_every_job() -> None:
+    start, role = start_program(), ROOT / "roles/services"
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(ROOT / "roles/training_image/templates"), trim_blocks=True)
+    templates.filters["hash"] = lambda text, kind: "0" * 64
+    given = yaml.safe_load((ROOT / "roles/training_image/defaults/main.yml").read_text())
+    text = templates.get_template("Dockerfile.j2").render(__training_image_home="/opt/podcycle", **given).replace("\\\n", " ")
+    environ = dict(word.split("=", 1) for line in re.findall(r"^ENV (.+)$", text, re.MULTILINE) for word in line.split())
+    settings, beats = load("pod_settings"), set()
+    own = [start.variables_of(start.Pass(account), environ)["services_workspace"] for account in ("root", "runner")]
+    for place in (*own, "/opt/podcycle", "/workspace"):
+        beats.add(settings.resolve({}, environ, place)["settings"]["idle_heartbeat"])
+    (beat,) = beats
+    assert f"install -m 0664 -o runner -g runner /dev/null {beat} " in text, "both accounts may touch it"
+    start.HOME = Path("/opt/podcycle")
+    jobs = jinja2.Environment().from_string(yaml.safe_load((role / "vars/main.yml").read_text())["__services_jobs"])
+    for account in ("root", "runner"):
+        seen = jobs.render(**start.variables_of(start.Pass(account), environ))
+        assert all(f"'{place}/runs/*/jobs/*/status.json'" in seen for place in ("/opt/podcycle", "/workspace")), seen
+    assert "START_JUPYTER" not in environ and start.variables_of(start.Pass("runner"), {"PODCYCLE_PORTS": "22/tcp 8888/http"})["services_ports"] == [
+        "22/tcp", "8888/http",
+    ]  # fmt: skip
 
 
 def test_the_playbook_builds_once_tries_once_and_writes_nothing_in_check_mode(tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ def _from_template(wish: model.PodWish, template: Template) -> model.PodWish:
     if template.serverless:
         raise errors.UsageError(f"template {template.name} ({template.id}) is for serverless endpoints", hint="choose another: playbooks/templates.yml")
     ports = wish.ports or tuple(dict.fromkeys(("22/tcp", *template.ports)))
-    return replace(wish, ports=ports, disk_gib=wish.disk_gib or template.disk_gib or 40)
+    # Which ports its image is to open, where the template says so itself.
+    told = {name: value for name, value in template.env.items() if name == "PODCYCLE_PORTS"}
+    return replace(wish, ports=ports, disk_gib=wish.disk_gib or template.disk_gib or 40, env={**told, **wish.env})
 
 
 def _volume(account: RunPodAccount, wanted: str) -> Volume:

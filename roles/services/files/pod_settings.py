@@ -82,6 +82,9 @@ SETTINGS = (
     Setting("timing_log", "RUNPOD_PHASE_TIMING_LOG", "str", "", "where to; the run's folder in a cycle, else WORKSPACE/.podcycle/timings, when empty"),
     Setting("timing_run_id", "RUNPOD_PHASE_TIMING_RUN_ID", "str", "", "the run that its rows name; that of the cycle when empty"),
 )  # fmt: skip
+# Where the training image lies; its start brings in these two what the container's environment asks for.
+IMAGE = "/opt/podcycle"
+IMAGE_WORKSPACES = (f"{IMAGE}/root", f"{IMAGE}/runner")
 SYNONYMS = {("idle_action", "runpod_api"): "stop"}
 
 
@@ -129,6 +132,18 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str], workspace: str
             settings[row.name] = row.default.replace("{workspace}", workspace) if isinstance(row.default, str) else row.default
             origin[row.name] = "default"
     return {"settings": settings, "origin": origin, "notes": notes}
+
+
+def brought_by_image(environ: Mapping[str, str], workspace: str, first_command: str) -> list[str] | None:
+    """What the training image brings by itself; None where its start is not the container's first program, and in its own workspaces."""
+    if f"{IMAGE}/image/start.py" not in first_command or workspace in IMAGE_WORKSPACES:
+        return None
+    try:
+        settings = resolve({}, environ, workspace)["settings"]
+    except SettingsError:
+        # It brings keys and no service then.
+        return []
+    return [name for name in ("sshd", "jupyter", "inference", "hf_watch", "idle_watchdog", "repo_url") if settings[name]]
 
 
 def rented(port: int, ports: list[str]) -> bool:

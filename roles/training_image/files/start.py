@@ -81,6 +81,7 @@ def variables_of(one: Pass, environ: Mapping[str, str]) -> dict[str, Any]:
         "services_supervisor": "supervisor",
         "services_stack_venv": str(HOME / "venv"),
         "services_trainer_dir": str(HOME / "src"),
+        "services_idle_workspaces": [str(HOME), "/workspace"],
         "services_ports": environ.get("PODCYCLE_PORTS", "").replace(",", " ").split(),
         "chess_training_workspace": str(own),
         "chess_training_venv": str(HOME / "venv"),
