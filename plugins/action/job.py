@@ -15,6 +15,8 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import failure
+from ansible_collections.podcycle.gpu.plugins.module_utils._fate import EVERY_SECONDS, Inquiry, PodEnded
 from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import (
     LIVE,
     Look,
@@ -32,6 +34,9 @@ display = Display()
 
 # How many polls in a row may answer something unreadable (a full disk, a folder that was removed) before the job is given up.
 UNREADABLE_POLLS = 5
+# A job that the machine stopped: for so long the cloud is asked whether that was the pod's end, which it may show a moment later.
+PREEMPTED_SECONDS = 15.0
+PREEMPTED_EVERY = 3.0
 
 
 @dataclass
@@ -48,6 +53,7 @@ class ActionModule(ActionBase):
     _requires_connection = True
     _pod_id = ""
     _ssh_args = ""
+    _cloud: dict[str, Any] | None = None
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         task_vars = task_vars or {}
@@ -67,11 +73,35 @@ class ActionModule(ActionBase):
         self._run_id = str(task_vars.get("podcycle_run_id") or "")
         self._pod_id, self._ssh_args = str(task_vars.get("podcycle_id") or ""), str(task_vars.get("ansible_ssh_common_args") or "")
         if follow:
-            look = self._follow(job, host, limits, state)
+            self._cloud = self._cloud_of(task_vars) if self._pod_id else None
+            try:
+                look = self._follow(job, host, limits, state)
+                if look is not None and look.state == "preempted" and state == "finished":
+                    self._blame_the_cloud(clean(job["name"], 64), host)
+            except PodEnded as err:
+                result.update(failed=True, **failure(err))
+                return result
             if look is not None:
                 self._take_over(job, look, limits)
                 self._judge(result, job, look, host, state, limits)
         return result
+
+    def _cloud_of(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Where the pod was rented, from its variables: what stands in this task's arguments goes to the pod, and the key must not."""
+        run = self._templar.template(task_vars.get("cycle_run")) or {}
+        told = {name: self._templar.template(task_vars.get(f"cloud_{name}")) or None for name in ("api_key", "endpoint", "account")}
+        return {**told, "cloud": run.get("cloud"), "state_dir": run.get("state_dir") or self._templar.template(task_vars.get("state_dir"))}
+
+    def _inquiry(self, every: float = EVERY_SECONDS) -> Inquiry | None:
+        return Inquiry(self._cloud, self._pod_id, every) if self._cloud else None
+
+    def _blame_the_cloud(self, name: str, host: str) -> None:
+        """Raises PodEnded when what stopped the job was the end of its pod."""
+        inquiry, until = self._inquiry(PREEMPTED_EVERY), time.monotonic() + PREEMPTED_SECONDS
+        while inquiry is not None and time.monotonic() < until:
+            if inquiry.ended(time.monotonic()):
+                raise inquiry.verdict(f"job {name} on {host}")
+            time.sleep(1.0)
 
     def _limits(self) -> Limits:
         args = self._task.args
@@ -117,8 +147,9 @@ class ActionModule(ActionBase):
             time.sleep(max(0.0, pause - (time.monotonic() - began)))
 
     def _look(self, command: str, name: str, host: str, limits: Limits) -> Look:
-        """One poll; a pod that does not answer is asked again until the patience is over."""
+        """One poll; a pod that does not answer is asked again until the patience is over, or its cloud shows that it has ended."""
         lost_at: float | None = None
+        inquiry = self._inquiry()
         while True:
             try:
                 answer = self._low_level_execute_command(command, sudoable=True)
@@ -127,12 +158,16 @@ class ActionModule(ActionBase):
                 return parse_poll(str(answer.get("stdout", "")))
             except AnsibleConnectionFailure as error:
                 self._refuse_stranger(error, name, host)
-                if lost_at is None:
-                    lost_at = time.monotonic()
-                    display.display(f"[{host}] {name}: cannot reach the pod, trying for {limits.unreachable:.0f} s; the job itself goes on")
-                if time.monotonic() - lost_at >= limits.unreachable:
+                now = time.monotonic()
+                first, lost_at = lost_at is None, now if lost_at is None else lost_at
+                if inquiry is not None and inquiry.ended(now):
+                    raise inquiry.verdict(f"job {name} on {host}") from error
+                shown = f"; {inquiry.shown}" if inquiry is not None else ""
+                if first:
+                    display.display(f"[{host}] {name}: cannot reach the pod, trying for {limits.unreachable:.0f} s{shown}")
+                if now - lost_at >= limits.unreachable:
                     raise AnsibleConnectionFailure(
-                        f"job {name} on {host}: the pod could not be reached for {limits.unreachable:.0f} s ({clean(error.message, 200)}). "
+                        f"job {name} on {host}: the pod could not be reached for {limits.unreachable:.0f} s ({clean(error.message, 200)}){shown}. "
                         "The job may still be running there; run the stage again to re-attach"
                     ) from error
                 with contextlib.suppress(AnsibleConnectionFailure):

@@ -297,6 +297,9 @@ class Engine(Desk):
         """Stop a pod and read back that it stopped; None when it is gone."""
         pod = self.lookout.settle(lease)
         if pod is None or pod.state == model.STOPPED:
+            if pod is not None and lease.state == book.LEASED:
+                # By its provider; from here on its GPU costs nothing.
+                self.ledger.write(lease.stamp, "stopped", pod_id=pod.id)
             return pod
         pod_id = pod.id
         self.ledger.write(lease.stamp, "stopping", pod_id=pod_id)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
+from ansible_collections.podcycle.gpu.plugins.module_utils._fate import OUTBID
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import to_money, usd
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
@@ -61,6 +62,8 @@ def choose_ending(
 ) -> str:
     """How the leases end: terminate, stop, keep, or hold for artifacts that could not be brought home or opened.
 
+    A run whose spot pod was outbid is stopped: its volume keeps the checkpoint from which the same command goes on.
+
     `records` are the events of this pass, `earlier` those before it. Where nothing could be written, the events are not all there: from
     the training on nobody knows then what came home.
     """
@@ -69,6 +72,8 @@ def choose_ending(
         return "hold" if begun and hold_minutes > 0 else "terminate"
     if not whole_cycle or not found:
         return on_end
+    if any(trouble.code == OUTBID for trouble in found):
+        return "stop"
     trained = {record.get("host") for record in records if _ended_well(record, "train") and record.get("host")}
     lost = any(trouble.stage == "collect" and (trouble.host in trained or trained and not trouble.host) for trouble in found)
     lost = lost or bool(trained) and any(trouble.stage == "validate" for trouble in found)
@@ -148,7 +153,10 @@ def _judge_billing(summary: Summary, audit: dict[str, Any]) -> None:
         summary.billing = f"NOT given back: {', '.join(names)}, {usd(rate)} $/h" if names else _nothing(summary)
         summary.next_command = stop if left else summary.command("reap", f"-e owner={owner} -e confirm_owner={owner} -e reap_now=true") if strays else again
     else:
+        outbid = any(trouble.code == OUTBID for trouble in summary.troubles)
         why = {"keep": "kept", "stop": "stopped, its volume goes on costing", "hold": "held for its artifacts"}[summary.ending]
+        if outbid and summary.ending == "stop":
+            why = "outbid, and stopped with its checkpoint: the same command bids again and goes on from there; its volume goes on costing"
         until = next((lease["marks"].get("held_until") for lease in left if lease["marks"].get("held_until")), None) or next(
             (lease.get("deadline") for lease in left), None
         )

@@ -186,12 +186,13 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a run is not well: the stage, the pod, the cause, and whether it was out of reach."""
+    """Why a run is not well: the stage, the pod, the cause, and its code for programs."""
 
     stage: str
     host: str
     cause: str
     remedy: str = ""
+    code: str = ""
 
 
 def troubles(records: list[dict[str, Any]], stages: tuple[str, ...], hosts: list[str]) -> list[Trouble]:
@@ -207,7 +208,9 @@ def troubles(records: list[dict[str, Any]], stages: tuple[str, ...], hosts: list
             continue
         own = own[begun[-1] :]
         failed = [record for record in own if record["status"] == "failed" and not record["phase"].endswith(".verdict")]
-        found += [Trouble(stage, record.get("host", ""), record.get("message", "failed"), (record.get("details") or {}).get("remedy", "")) for record in failed]
+        for record in failed:
+            details = record.get("details") or {}
+            found.append(Trouble(stage, record.get("host", ""), record.get("message", "failed"), details.get("remedy", ""), details.get("code", "")))
         if stage in ("converge", "push", "train", "collect"):
             spoken = {record.get("host") for record in own if record["phase"] == stage and record["status"] in ("ok", "failed", "skipped")}
             earlier = {trouble.host for trouble in found}

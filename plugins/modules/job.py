@@ -18,6 +18,8 @@ description:
   - With O(state=finished) the job is followed to its end, and its progress is printed while it runs.
     A pod that cannot be reached for a while is waited for; only when O(unreachable_seconds) are over is the host reported as unreachable,
     and the job goes on.
+  - A pod of ours (with the variable C(podcycle_id)) that cannot be reached is looked for in its cloud as well. As soon as that shows it stopped or gone
+    twice in a row, the task fails and says why. The cloud's key comes from the pod's variables and never goes to the pod.
   - A program may report progress by replacing the file that E(PODCYCLE_PROGRESS_FILE) names with a JSON object.
     Its C(summary), one line of text, is what is printed.
   - A program that ends with exit code 75 after it was asked to stop has saved its work. The job is then V(cancelled) when a cancel was asked
@@ -253,6 +255,7 @@ failure:
       description:
         - V(job_failed), V(job_lost), V(job_cancelled), V(job_preempted), V(job_stalled), V(job_timeout), V(job_differs), V(job_bad_spec) or
           V(job_not_started).
+        - V(pod_outbid), a spot pod that was stopped and whose volume keeps its files, V(pod_stopped) or V(pod_gone).
       type: str
       returned: always
       sample: job_failed

@@ -21,7 +21,7 @@ def test_ssh_is_cut_and_restarted_during_training(world: Any, wait_until: Any, s
     wait_until(lambda: (world.job("cut", pod_id).get("progress") or {}).get("step"), 30, "the first step")
     before = world.job("cut", pod_id)
     world.control("POST", f"/pods/{pod_id}/ssh", {"seconds": seconds})
-    run.says(f"cannot reach the pod, trying for {10 * seconds} s; the job itself goes on", 40)
+    run.says(f"cannot reach the pod, trying for {10 * seconds} s; runpod shows the pod running", 40)
     wait_until(lambda: world.job("cut", pod_id)["progress"]["step"] > before["progress"]["step"], 30, "progress while SSH is cut")
     run.says("reached again after", 30 + seconds)
     world.control("POST", f"/pods/{pod_id}/ssh", {"seconds": 0.5})

@@ -105,14 +105,16 @@ def test_services_that_crash_in_turn_leave_the_training_and_each_other_alone(wor
 
 def test_a_spot_pod_that_is_outbid_in_training_goes_on_from_its_checkpoint(world: Any, wait_until: Any) -> None:
     """RunPod stops it with SIGTERM; its volume stays. The same command bids again and the training goes on."""
-    variables = {"run_id": "spot", "spot": True, "train_seconds": 12, "train_unreachable_seconds": 5, "on_failure": "hold", "volume_gib": 20}
+    variables = {"run_id": "spot", "spot": True, "train_seconds": 12, "volume_gib": 20}
     first = world.begin("cycle.yml", **variables)
     first.says("[spot-0] train:")
     (pod_id,) = world.pod_ids("spot")
     wait_until(lambda: world.checkpointed("spot", pod_id), 60, "a checkpoint is written")
     world.control("POST", f"/pods/{pod_id}/preempt")
-    ended = first.end(200)
-    assert ended.code != 0 and pod_id in ended.text
+    ended = first.end(200).failed()
+    assert f"runpod has stopped spot pod {pod_id}: it was outbid;" in ended.flat and "may still be running there" not in ended.flat
+    assert "outbid, and stopped with its checkpoint: the same command bids again and goes on from there" in ended.flat
+    assert [pod["status"] for pod in world.live()] == ["EXITED"]
     second = world.play("cycle.yml", seconds=300, **variables).ok()
     assert world.pod_ids("spot") == [pod_id], "the same pod, bid for again"
     assert status(world, "spot")["state"] == "succeeded"

@@ -19,7 +19,11 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 
 from ansible_collections.podcycle.gpu.plugins.action import job as action
 from ansible_collections.podcycle.gpu.plugins.module_utils import _job_follow as follow
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
+from ansible_collections.podcycle.gpu.plugins.module_utils._errors import NotFound
 from ansible_collections.podcycle.gpu.plugins.module_utils._job import Job, JobSpec
+from support.harness import FULL
+from support.world import until
 
 CLOCK = 1_800_000_000
 RUNNER = "4709 (python3 (x)) S " + " ".join(["1"] * 18) + " 8812345 0 0"
@@ -143,12 +147,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return terminal
 
 
-def run_action(answers: list[Any], *, args: dict[str, Any] | None = None, module: dict[str, Any] | None = None) -> dict[str, Any]:
+def run_action(
+    answers: list[Any], *, args: dict[str, Any] | None = None, module: dict[str, Any] | None = None, pod: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The plugin with a module that has started the job, and a pod that gives these answers; the last one over and over."""
     resets: list[int] = []
     task = SimpleNamespace(args={"name": "train", "state": "finished", **(args or {})}, check_mode=False, async_val=0, diff=False)
     connection = SimpleNamespace(reset=lambda: resets.append(1), _shell=SimpleNamespace(tmpdir=None))
-    plugin = action.ActionModule(task, connection, SimpleNamespace(), None, None, None)
+    plugin = action.ActionModule(task, connection, SimpleNamespace(), None, SimpleNamespace(template=lambda value: value), None)
     job = {
         "name": "train",
         "state": "running",
@@ -169,7 +175,7 @@ def run_action(answers: list[Any], *, args: dict[str, Any] | None = None, module
 
     plugin._low_level_execute_command = low_level  # type: ignore[method-assign]
     plugin._execute_module = lambda **kwargs: module or {"changed": True, "job": dict(job)}  # type: ignore[method-assign]
-    result = plugin.run(task_vars={"inventory_hostname": "pod-1"})
+    result = plugin.run(task_vars={"inventory_hostname": "pod-1", **(pod or {})})
     result["resets"] = len(resets)
     return result
 
@@ -213,6 +219,96 @@ def test_a_pod_that_stays_away_is_unreachable_and_not_dead(terminal: Terminal) -
     gone = AnsibleConnectionFailure("no route")
     with pytest.raises(AnsibleConnectionFailure, match="could not be reached for 30 s .no route.. The job may still be running"):
         run_action([answer(status()), gone], args={"unreachable_seconds": 30})
+
+
+LOST = AnsibleConnectionFailure("no route")
+
+
+@pytest.fixture
+def rented(make_engine: Any, make_wish: Any, rehearsal: Any) -> Any:
+    """Rents a pod; what the following knows of it."""
+
+    def rent(**wish: Any) -> dict[str, Any]:
+        engine = make_engine()
+        (slot,) = engine.rent(make_wish(**wish), check_mode=False)
+        run = {"cloud": "runpod", "state_dir": str(engine.state.path)}
+        return {"podcycle_id": slot.after.id, "cycle_run": run, "cloud_api_key": FULL, "cloud_endpoint": rehearsal.url}
+
+    return rent
+
+
+def test_a_spot_pod_that_was_outbid_ends_the_wait_at_once(terminal: Terminal, rehearsal: Any, rented: Any) -> None:
+    pod = rented(spot=True, volume_gib=20)
+    rehearsal.control("POST", f"/pods/{pod['podcycle_id']}/preempt")
+    result = run_action([answer(status()), LOST], pod=pod)
+    assert result["failure"]["code"] == "pod_outbid" and action.time.now < 5
+    assert f"job train on pod-1: runpod has stopped spot pod {pod['podcycle_id']}: it was outbid; its volume keeps the checkpoint; type" in result["msg"]
+    assert any(line.endswith("runpod shows the pod stopped") for line in terminal.lines) and FULL not in str([result, terminal.lines])
+
+
+def test_an_outbid_pod_without_a_volume_has_lost_its_checkpoint(terminal: Terminal, rehearsal: Any, rented: Any) -> None:
+    pod = rented(spot=True)
+    rehearsal.control("POST", f"/pods/{pod['podcycle_id']}/preempt")
+    rehearsal.fault("graphql_refused", params={"as": "403"}, times=None)
+    result = run_action([answer(status()), LOST], pod=pod)
+    assert result["failure"]["code"] == "pod_stopped"
+    assert "it was outbid, or the balance, which could not be asked, is spent; its checkpoint is lost" in result["msg"]
+
+
+@pytest.mark.parametrize(("grace", "words"), [(1e6, "has stopped pod"), (0, "has removed pod")])
+def test_a_balance_that_is_spent_under_a_job_is_told_at_once(terminal: Terminal, rehearsal: Any, rented: Any, grace: float, words: str) -> None:
+    pod = rented(spot=True, volume_gib=20)
+    rehearsal.control("POST", "/time_scale", {"timings": {"debt_grace": grace}})
+    rehearsal.control("POST", "/account", {"credit": "0"})
+    wanted = "EXITED" if grace else None
+    until(lambda: {one["id"]: one["status"] for one in rehearsal.pods()}.get(pod["podcycle_id"]) == wanted, 10, "the provider collects its debts")
+    result = run_action([answer(status()), LOST], pod=pod)
+    assert result["failure"]["code"] == ("pod_stopped" if grace else "pod_gone") and action.time.now < 5
+    assert f"runpod {words} {pod['podcycle_id']}: the account's balance is -0.0" in result["msg"]
+    assert "add money to the account, then type the same command again" in result["msg"]
+
+
+def test_a_pod_that_runs_is_waited_for(terminal: Terminal, rented: Any) -> None:
+    with pytest.raises(AnsibleConnectionFailure, match="could not be reached for 60 s .no route.; runpod shows the pod running. The job may still"):
+        run_action([answer(status()), LOST], args={"unreachable_seconds": 60}, pod=rented())
+    assert terminal.lines[-1] == "[pod-1] train: cannot reach the pod, trying for 60 s; runpod shows the pod running"
+
+
+def test_one_miss_of_the_cloud_is_not_the_end(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, rented: Any) -> None:
+    pod, look, asked = rented(), RunPod.get, []
+
+    def get(cloud: RunPod, pod_id: str) -> Any:
+        asked.append(pod_id)
+        if len(asked) == 1:
+            raise NotFound("no such pod")
+        return look(cloud, pod_id)
+
+    monkeypatch.setattr(RunPod, "get", get)
+    ended = answer(status(state="succeeded", exit_code=0))
+    assert run_action([answer(status()), LOST, LOST, LOST, LOST, ended], pod=pod)["job"]["state"] == "succeeded"
+    assert len(asked) == 2, "after a doubt it is asked again at once, and then every so often"
+
+
+def test_a_cloud_that_does_not_answer_ends_nothing(terminal: Terminal, rehearsal: Any, rented: Any) -> None:
+    pod = rented()
+    with pytest.raises(AnsibleConnectionFailure, match="whether the pod still runs could not be asked: .*The job may still be running"):
+        run_action([answer(status()), LOST], args={"unreachable_seconds": 60}, pod={**pod, "cloud_api_key": "rpa_another_key_that_nobody_knows"})
+
+
+@pytest.mark.parametrize("outbid", [True, False])
+def test_a_job_that_the_machine_stopped_is_asked_after_at_the_cloud(terminal: Terminal, rehearsal: Any, rented: Any, outbid: bool) -> None:
+    pod = rented(spot=True, volume_gib=20)
+    if outbid:
+        rehearsal.control("POST", f"/pods/{pod['podcycle_id']}/preempt")
+    result = run_action([answer(status(state="preempted", exit_code=75, ended_at=stamp(1)))], pod=pod)
+    assert result["failure"]["code"] == ("pod_outbid" if outbid else "job_preempted")
+
+
+def test_a_pod_that_was_given_back_meanwhile_was_not_removed_by_its_provider(terminal: Terminal, make_engine: Any, rented: Any) -> None:
+    pod = rented()
+    make_engine().release_run("r1")
+    result = run_action([answer(status()), LOST], pod=pod)
+    assert result["failure"]["code"] == "pod_gone" and "was given back meanwhile, by another command" in result["msg"]
 
 
 def test_a_pod_that_shows_another_host_key_is_not_waited_for(terminal: Terminal) -> None:

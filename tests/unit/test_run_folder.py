@@ -150,6 +150,7 @@ TRAINED = [record("train", "ok", "a")]
 CUT_SHORT = [record("start", "ok"), record("train", "started"), record("train", "ok", "a")]
 LOST = [Trouble("collect", "a", "no space")]
 FAILED = [Trouble("train", "a", "NaN")]
+OUTBID = [Trouble("train", "a", "outbid", code="pod_outbid"), *FAILED]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,8 @@ FAILED = [Trouble("train", "a", "NaN")]
         (FAILED, [], {"on_end": "keep"}, "terminate"),
         (FAILED, [], {"on_failure": "hold"}, "hold"),
         (FAILED, [], {"on_failure": "hold", "hold_minutes": 0}, "terminate"),
+        (OUTBID, [], {}, "stop"),
+        (OUTBID, TRAINED, {"on_failure": "hold", "on_end": "keep", "hold_minutes": 0}, "stop"),
         (LOST, TRAINED, {}, "hold"),
         (LOST, TRAINED, {"hold_minutes": 0}, "terminate"),
         (LOST, [], {}, "terminate"),
@@ -294,6 +297,17 @@ def test_a_run_is_well_only_when_nothing_is_left_billing(folder: RunFolder) -> N
     assert not summary_of(folder, {}).ok, "an audit that says nothing proves nothing"
     held = summary_of(folder, {"leases": [{**lease, "marks": {"held_until": "10:30"}}]}, ending="hold")
     assert held.ok and "held for its artifacts: p1 (running), 0.5900 $/h, until 10:30" in held.billing
+
+
+def test_an_outbid_pod_that_stays_stopped_is_told_with_what_to_type(folder: RunFolder) -> None:
+    folder.event("train", "started")
+    folder.event("train", "failed", host="a", message="it was outbid", details={"code": "pod_outbid"})
+    folder.write("provision.json", {"pods": [{"id": "p1", "usd_per_hour": "0.2900", "volume_gib": 20}]})
+    lease = {"open": True, "pod_id": "p1", "stamp": "s", "observed": "stopped", "usd_per_hour": "0.2900", "marks": {"kept": True}, "deadline": "10:30"}
+    summary = summary_of(folder, {"leases": [lease]}, ending="stop")
+    assert summary.billing.startswith("outbid, and stopped with its checkpoint: the same command bids again and goes on from there")
+    assert "p1 (stopped), until 10:30; 20 GiB of volume cost about 0.0055 $/h" in summary.billing
+    assert "cycle.yml -e run_id=r1, or give back with: ansible-playbook stop.yml" in summary.next_command and not summary.ok
 
 
 def test_a_pod_that_never_worked_is_told_without_gaps(folder: RunFolder) -> None:

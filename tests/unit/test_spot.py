@@ -48,6 +48,8 @@ def test_a_spot_pod_is_rented_outbid_and_bid_for_again(engine: Engine, rehearsal
     slot = rent(engine, wish)
     assert slot.error is None and slot.after.usd_per_hour == Decimal("0.58") and slot.after.gpu_count == 2
     rehearsal.control("POST", f"/pods/{slot.after.id}/preempt")
+    assert engine.stop(engine.ledger.leases()[0]).state == "stopped"  # type: ignore[union-attr]
+    assert states(engine) == ["stopped"], "nobody is told that it goes on costing"
     again = rent(engine, wish)
     assert again.error is None and again.changed and again.after.id == slot.after.id and again.after.state == "running"
     assert len(rehearsal.pods()) == 1 and states(engine) == ["leased"]
