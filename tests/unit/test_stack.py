@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _machine, _nvml, _stack, _toolkits
 from ansible_collections.podcycle.gpu.plugins.module_utils._machine import Unsupported, refuse_unsupported
 from ansible_collections.podcycle.gpu.plugins.module_utils._stack import Places, drift_table, find_drift, fingerprint, read_stack
+from support.world import ROOT
 
 
 def program(path: Path, text: str) -> Path:
@@ -164,3 +167,19 @@ def test_a_machine_that_the_stack_is_not_made_for_is_refused(tmp_path: Path, mon
     with pytest.raises(Unsupported, match="install CUDA: this machine runs Alpine Linux v3.20 on .*choose another image"):
         refuse_unsupported("install CUDA")
     assert _machine.read_os()["supported"] is False
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "role", "variable"),
+    [
+        ("cuda_toolkit", "version", "cuda13", "cuda13_version"),
+        ("cuda_toolkit", "nvcc_version", "cuda13", "cuda13_nvcc_version"),
+        ("cutlass", "version", "cutlass", "cutlass_version"),
+        ("torch_env", "version", "pytorch", "pytorch_version"),
+    ],
+)
+def test_a_modules_version_is_that_of_its_role(module: str, option: str, role: str, variable: str) -> None:
+    text = (ROOT / "plugins/modules" / f"{module}.py").read_text(encoding="utf-8")
+    told = yaml.safe_load(re.findall(r'DOCUMENTATION = r"""\n(.*?)"""', text, re.DOTALL)[0])["options"][option]
+    default = str(yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text(encoding="utf-8"))[variable])
+    assert told.get("required") or str(told["default"]) == default

@@ -167,7 +167,7 @@ def test_a_watched_pod_whose_job_cannot_be_read_stalls(look: Any, monkeypatch: p
 
 def test_a_watch_outlives_an_outage_of_the_cloud(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told in a line, asked again, and no silence of a pod; only the first look may fail."""
-    empty = f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n".encode()
+    empty = f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n\n{_status._SERVICES}\n".encode()
     outage = [errors.ServerError("GET /pods on runpod: HTTP 500: broken"), errors.NoReply("cut"), errors.Unreachable("no way"), errors.RateLimited("slowly")]
     answers: list[Any] = [(said(), empty), *outage, (said(), empty), (said(), empty)]
     now, asked, told = [100.0], [], []
