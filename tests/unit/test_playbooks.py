@@ -319,6 +319,15 @@ def test_a_converge_brings_back_what_calls_the_script_and_signs_for_it(tmp_path:
     assert digest == "p1" and "ok=0 " in told_by(tmp_path, wanted, {**given, "stack_receipts": judged})
 
 
+@pytest.mark.parametrize(("judged", "signs"), [(None, 1), ((True, "p1"), 0), ((False, "p1"), 1), ((True, "p0"), 1)])
+def test_a_cycle_signs_for_the_script_that_heals_when_it_has_to(tmp_path: Path, judged: tuple[bool, str] | None, signs: int) -> None:
+    pods = yaml.safe_load((ROOT / "playbooks/converge.yml").read_text(encoding="utf-8"))[1]
+    (task,) = [task for task in tasks_of(pods["tasks"]) if task["name"] == "Sign for the script that heals"]
+    receipts = {"pod_setup": {"stands": judged[0], "digest": judged[1]}} if judged else {}
+    assert f"ok={signs} " in told_by(tmp_path, [task], {"pod_setup_script": {"payload": "p1"}, "stack_receipts": receipts})
+    assert "ok=0 " in told_by(tmp_path, [task], {"pod_setup_script": {"skipped": True}, "stack_receipts": receipts})
+
+
 @pytest.mark.parametrize("role", ["pytorch", "cuda13", "cutlass"])
 def test_a_folder_that_shuts_accounts_out_is_opened_again(tmp_path: Path, role: str) -> None:
     tasks = yaml.safe_load((ROOT / f"roles/{role}/tasks/bring.yml").read_text(encoding="utf-8"))
