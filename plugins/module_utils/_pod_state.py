@@ -25,8 +25,11 @@ from typing import Any
 
 from ._blocks import merge_block
 from ._errors import PodcycleError
+from ._receipts import sign_set_up
 
 MARKER = "podcycle.gpu bootstrap"
+# What a shell reads at its start.
+HOOKED = (".bashrc", ".profile")
 # The script holds its lock on it.
 LOCK_FD = 9
 
@@ -122,6 +125,15 @@ class Setup:
         row = {"state": state, "exit": exit_code, "cause": cause, "changed": self.changed, "ts": now(), "seconds": self.seconds, "phases": taken, **about}
         with contextlib.suppress(OSError):
             write_whole(self.state / "status.json", json.dumps(row, indent=1) + "\n")
+            if state == "ok":
+                self._sign()
+
+    def _sign(self) -> None:
+        """For the script, the mark and the lines at login, which come after all that the playbook signs for; as playbooks/bootstrap.yml does."""
+        mark = os.environ.get("PODCYCLE_MARK")
+        if mark:
+            hooks = {str(Path.home() / name): MARKER for name in HOOKED}
+            sign_set_up(self.workspace, {"digest": str(self.settings["payload"]), "paths": [str(self.script), mark], "hooks": hooks})
 
     @property
     def seconds(self) -> float:
@@ -207,7 +219,7 @@ def hook_text(workspace: str) -> str:
 def hook(setup: Setup, home: Path) -> list[str]:
     """One marked block in the files that a shell reads; the names of those that changed."""
     changed = []
-    for name in (".bashrc", ".profile"):
+    for name in HOOKED:
         path = home / name
         try:
             text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""

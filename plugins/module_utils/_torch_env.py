@@ -291,7 +291,7 @@ class TorchEnv:
 
     def _refuse(self, told: str) -> NoReturn:
         """Why uv did not install, in one sentence."""
-        wish, none, said = self.wish, unresolved(told), last_words(told)
+        wish, none, said = self.wish, unresolved(told), last_words(told) or "nothing"
         what = f"install torch {wish.version} ({wish.backend}) into {wish.venv}"
         if none:
             asked = "" if local_wheel(wish, self._python_tag()) else wish.backend

@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,9 +54,14 @@ class Uv:
 
     def run(self, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         done = run_program([str(self.path), *arguments], environment)
+        what = f"uv {' '.join(itertools.takewhile(lambda word: not word.startswith('-'), arguments))}"
+        if done.returncode < 0:
+            name = signal.Signals(-done.returncode).name
+            hint = "see with free -m and dmesg whether memory ran out, then run this again" if name == "SIGKILL" else "run this again"
+            raise UvError(f"{what}: it was ended by {name}", hint=hint)
         trouble = _cache_trouble(done.stderr, environment.get("UV_CACHE_DIR", "")) if done.returncode else ""
         if trouble:
-            raise UvCacheError(f"uv {' '.join(itertools.takewhile(lambda word: not word.startswith('-'), arguments))}: {trouble}")
+            raise UvCacheError(f"{what}: {trouble}")
         return done
 
 

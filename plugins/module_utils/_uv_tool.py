@@ -17,7 +17,7 @@ from pathlib import Path
 from ._errors import PodcycleError, UsageError
 from ._file_set import Entry, FileSet
 from ._unresolved import places, unresolved
-from ._uv import find_links_of, find_uv, install_uv, last_words, run_program
+from ._uv import UvCacheError, find_links_of, find_uv, install_uv, last_words, run_program
 
 STAMP = ".podcycle-tool.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -95,7 +95,11 @@ class Tool:
             ["venv", "--quiet", "--clear", "--no-python-downloads", "--python", python, str(self.venv)],
             ["pip", "install", "--quiet", "--python", str(self.venv / "bin" / "python"), requirement, *self.extra],
         ):
-            done = uv.run(arguments, environment)
+            try:
+                done = uv.run(arguments, environment)
+            except UvCacheError as error:
+                hint = "let this account write there, or set UV_CACHE_DIR to another folder in the machine's environment"
+                raise UvToolError(f"install {requirement} into {self.venv}: {error.message}", hint=hint) from error
             if done.returncode:
                 none = unresolved(done.stderr)
                 if none:

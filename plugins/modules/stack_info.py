@@ -173,10 +173,11 @@ stack:
       sample: c13c74fdd58e1cfc38bfa057952ae8a07fe7a0c4d95105a78851200cf4caac8b
     receipts:
       description:
-        - What M(podcycle.gpu.stack_receipt) has signed for, the digest of the wish, whether all of it still stands, and why not.
+        - What M(podcycle.gpu.stack_receipt) has signed for, the digest of the wish, whether all of it still stands, and why not;
+          C(faults) has each reason by itself.
       type: dict
       returned: always
-      sample: {pytorch: {digest: 5feceb66ffc8, stands: true, why: ""}}
+      sample: {pytorch: {digest: 5feceb66ffc8, stands: true, why: "", faults: []}}
     seconds:
       description: How long the reading took.
       type: float

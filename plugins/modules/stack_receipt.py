@@ -14,7 +14,7 @@ author:
 description:
   - Notes the digest of what was wanted beside the kind, mode, owner, size and time of every file that came of it, and the locks that its processes hold.
   - M(podcycle.gpu.stack_info) tells later, in one round trip, whether all of it still stands. The roles of the stack have nothing to do then.
-  - Nothing of the machine is changed by it, so it never reports a change. A receipt that says the same already is left as it is.
+  - Nothing of the machine is changed by it, so it never reports a change.
 options:
   workspace:
     description:
@@ -34,10 +34,11 @@ attributes:
     description: Returns details on what has changed when in diff mode.
     support: none
 notes:
-  - A receipt has C(digest), and as far as needed C(paths), C(trees) (all files below a folder), C(locks) (files that a process
+  - A receipt has C(digest), and as far as needed C(paths), C(trees) (all files below a folder, and the folders), C(locks) (files that a process
     has to hold a lock on, as flock takes it, for as long as it runs), and C(shell), true where the environment of shells belongs to it.
-  - Of files that others write into as well a receipt has its own share only. C(blocks) names the marker of our block in each such file; C(node) names
-    C(packages), an C(account), a C(group), and with C(tailscale) the login to the tailnet.
+  - Of files that others write into as well a receipt has its own share only. C(blocks) names the marker of our block in each such file, and
+    C(hooks) in those whose mode is somebody else's affair; C(node) names C(packages), an C(account), a C(group), and with C(tailscale) the login to
+    the tailnet.
 """
 
 EXAMPLES = r"""

@@ -27,7 +27,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_setup as pod_setup
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_state as pod_state
 from ansible_collections.podcycle.gpu.plugins.module_utils import _pod_watch as pod_watch
-from ansible_collections.podcycle.gpu.plugins.module_utils import _secrets
+from ansible_collections.podcycle.gpu.plugins.module_utils import _receipts, _secrets
 from ansible_collections.podcycle.gpu.plugins.module_utils._uv import Uv
 from support.world import ROOT
 
@@ -295,6 +295,34 @@ def test_what_it_does_not_know_it_refuses(script: Callable[..., Path], run: Run,
         done = run("bash", script(), "-e", value, "--workspace", "/proc/w")
         assert done.returncode == 1 and "cannot be written" in done.stderr, value
     assert "--watchdog" in run("bash", script(), "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("lose", "told"),
+    [
+        (lambda root: (root / "w/pod_setup.sh").unlink(), "{root}/w/pod_setup.sh is missing"),
+        (lambda root: (root / "mark").unlink(), "{root}/mark is missing"),
+        (lambda root: os.truncate(root / "home/.bashrc", 0), "the block podcycle.gpu bootstrap in {root}/home/.bashrc is missing"),
+    ],
+)
+def test_a_set_up_signs_for_the_script_its_mark_and_the_lines_at_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Path], object], told: str
+) -> None:
+    parts = {"os": "debian 12"}
+    _receipts.sign_all(tmp_path / "w", {}, {"parts": parts}, write=True)
+    for name in ("w/pod_setup.sh", "mark"):
+        (tmp_path / name).write_text("it\n", encoding="utf-8")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PODCYCLE_MARK", str(tmp_path / "mark"))
+    setup = pod_state.Setup(tmp_path / "w", {"payload": "p1"}, 0.0)
+    pod_state.hook(setup, tmp_path / "home")
+    setup.tell_status("failed", 1)
+    assert _receipts.read_all(tmp_path / "w", _receipts.machine_of(parts)) == {}
+    setup.tell_status("ok", 0)
+    assert _receipts.read_all(tmp_path / "w", _receipts.machine_of(parts)) == {"pod_setup": {"digest": "p1", "stands": True, "why": "", "faults": []}}
+    lose(tmp_path)
+    assert _receipts.read_all(tmp_path / "w", _receipts.machine_of(parts))["pod_setup"]["faults"] == [told.format(root=tmp_path)]
 
 
 # ---- at login, and once only ---------------------------------------------------------------------------------

@@ -179,6 +179,22 @@ def test_a_quick_look_sees_what_is_broken_and_a_cycle_heals_it(pod: Pod, fault: 
     assert pod.ask("run", "--once").returncode == 0 and pod.heals == 1
 
 
+@pytest.mark.parametrize("command", [["/bin/bash", "heal.sh"], ["heal.sh"]])
+def test_a_script_that_heals_and_is_missing_is_noted_and_never_tried(pod: Pod, command: list[str]) -> None:
+    (pod.root / "heal.sh").chmod(0o755)
+    pod.config(heal_command=[*command[:-1], f"{pod.root}/heal.sh"])
+    assert pod.ask("check", "--quick").stdout.startswith("healthy (")
+    (pod.root / "heal.sh").unlink()
+    told = f"{pod.root}/heal.sh is missing, so nothing can be healed: run playbooks/bootstrap.yml for this machine, or copy that file there again"
+    done = pod.ask("check", "--quick")
+    assert (done.returncode, done.stdout) == (0, f"note: {told}\n")
+    spoil(pod, "cuda-13.0/bin/nvcc:gone")
+    assert pod.ask("run", "--once").returncode == 1
+    assert (pod.state["status"], pod.state["why"], pod.state.get("history")) == ("no_heal_command", told, None)
+    done = pod.ask("heal")
+    assert (done.returncode, done.stderr) == (2, f"cuda_watchdog heal: {told}\n")
+
+
 def test_a_toolkit_that_others_installed_is_found_by_its_note(pod: Pod) -> None:
     (pod.root / "cuda-13.0").rename(pod.root / "image-cuda")
     (pod.root / "image-cuda/.podcycle-cuda.json").unlink()

@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shlex
+import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ import jinja2
 import pytest
 import yaml
 
+from ansible_collections.podcycle.gpu.plugins.module_utils._receipts import machine_of, read_all, signed_parts
+from ansible_collections.podcycle.gpu.plugins.module_utils._stack import drift_table
 from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import with_inventory
 from support.harness import FULL
 from support.world import ROOT
@@ -284,6 +288,85 @@ def test_a_login_that_tailscale_refuses_says_why_without_the_key(tmp_path: Path)
     said = " ".join(done.stdout.split())
     assert done.returncode == 2 and "tailscale up ended with 1: backend error: invalid key: ... is not valid; see that the auth key" in said, said
     assert "SECRET" not in done.stdout + done.stderr
+
+
+def told_by(folder: Path, tasks: list[dict[str, Any]], given: dict[str, Any], *words: str, form: str = "yaml") -> str:
+    """What ansible-playbook says of these tasks on this machine."""
+    known = {"ansible_python_interpreter": sys.executable, **given}
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": known, "tasks": tasks}
+    (folder / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(folder / "play.yml"), *words]
+    env = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(folder), "ANSIBLE_REMOTE_TEMP": str(folder), "ANSIBLE_CALLBACK_RESULT_FORMAT": form, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_the_table_of_drift_stays_a_table(tmp_path: Path, form: str) -> None:
+    report = yaml.safe_load((ROOT / "playbooks/drift.yml").read_text(encoding="utf-8"))[1]["tasks"][-1]
+    found = f"files below /workspace/venv were changed: look at /workspace/venv/lib/python3.12/site-packages/{'a' * 80}.py"
+    rows = [{"part": "chess_training", "expected": "as it was signed for", "found": found}, {"part": "torch", "expected": "2.13.0", "found": "none"}]
+    table = drift_table(rows)
+    lines = [line.strip().strip('",') for line in told_by(tmp_path, [report], {"drift_found": {"drifted": True, "table": table}}, form=form).splitlines()]
+    assert [line for line in lines if line.startswith(("part ", "chess_training ", "torch "))] == table.splitlines()
+
+
+def test_a_converge_brings_back_what_calls_the_script_and_signs_for_it(tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text(encoding="utf-8"))[1]
+    wanted = [task for task in tasks["tasks"] if task["name"].startswith(("Remember at login", "Sign for the script"))]
+    assert len(wanted) == 2
+    sign = yaml.safe_load((ROOT / "playbooks/tasks/sign.yml").read_text(encoding="utf-8"))
+    machine = {"home": str(tmp_path), "uid": os.getuid(), "mark_file": str(tmp_path / "mark"), "mark": "p1", "hooks": "2"}
+    script = {"payload": "p1", "script": "#!/bin/sh\n", "hook": {"marker": "o", "text": "true\n"}}
+    receipts = tmp_path / "w/.podcycle/receipts"
+    given = {"workspace": str(tmp_path / "w"), "bootstrap_machine": machine, "pod_setup_script": script, "bootstrap_stands": tasks["vars"]["bootstrap_stands"]}
+    files = [tmp_path / name for name in ("w/pod_setup.sh", ".bashrc", ".profile", "mark")]
+    (tmp_path / "w").mkdir()
+    for lost in (None, *files):
+        if lost:
+            lost.unlink()
+        judged = read_all(tmp_path / "w", machine_of(signed_parts(tmp_path / "w")))
+        assert [one["faults"] for one in judged.values()] == ([[f"{'the block o in ' if lost.name[0] == '.' else ''}{lost} is missing"]] if lost else [])
+        told = told_by(tmp_path, [*wanted, *sign], {**given, "stack_receipts": judged})
+        assert "changed=1 " in told and all(path.exists() for path in files), told
+    digest = json.loads((receipts / "pod_setup.json").read_text(encoding="utf-8"))["digest"]
+    judged = read_all(tmp_path / "w", machine_of(signed_parts(tmp_path / "w")))
+    assert digest == "p1" and "ok=0 " in told_by(tmp_path, wanted, {**given, "stack_receipts": judged})
+
+
+@pytest.mark.parametrize(("judged", "signs"), [(None, 1), ((True, "p1"), 0), ((False, "p1"), 1), ((True, "p0"), 1)])
+def test_a_cycle_signs_for_the_script_that_heals_when_it_has_to(tmp_path: Path, judged: tuple[bool, str] | None, signs: int) -> None:
+    pods = yaml.safe_load((ROOT / "playbooks/converge.yml").read_text(encoding="utf-8"))[1]
+    (task,) = [task for task in tasks_of(pods["tasks"]) if task["name"] == "Sign for the script that heals"]
+    receipts = {"pod_setup": {"stands": judged[0], "digest": judged[1]}} if judged else {}
+    assert f"ok={signs} " in told_by(tmp_path, [task], {"pod_setup_script": {"payload": "p1"}, "stack_receipts": receipts})
+    assert "ok=0 " in told_by(tmp_path, [task], {"pod_setup_script": {"skipped": True}, "stack_receipts": receipts})
+
+
+@pytest.mark.parametrize("role", ["pytorch", "cuda13", "cutlass"])
+def test_a_folder_that_shuts_accounts_out_is_opened_again(tmp_path: Path, role: str) -> None:
+    tasks = yaml.safe_load((ROOT / f"roles/{role}/tasks/bring.yml").read_text(encoding="utf-8"))
+    (task,) = [task for task in tasks if "shut out" in task["name"]]
+    tree = tmp_path / "tree"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "bin/program").touch(0o700)
+    given = {"pytorch_venv": str(tree), "cuda13_result": {"cuda_toolkit": {"path": str(tree)}}, "cutlass_result": {"cutlass": {"path": str(tree)}}}
+    for words, changed, after in (((), 0, 0o755), (("--check",), 1, 0o700), ((), 1, 0o755), ((), 0, 0o755)):
+        if words:
+            (tree / "bin").chmod(0o700)
+        assert f"changed={changed} " in told_by(tmp_path, [task], given, *words)
+        assert stat.S_IMODE((tree / "bin").stat().st_mode) == after and stat.S_IMODE((tree / "bin/program").stat().st_mode) == 0o700
+    shutil.rmtree(tree)
+    assert "changed=0 " in told_by(tmp_path, [task], given, "--check")
+
+
+def test_an_account_that_was_locked_is_unlocked(tmp_path: Path) -> None:
+    """For Ansible's module a password with a lock before it is the same password."""
+    tasks = yaml.safe_load((ROOT / "roles/node/tasks/bring.yml").read_text(encoding="utf-8"))
+    (user,) = [task["ansible.builtin.user"] for task in tasks if "ansible.builtin.user" in task]
+    show = {"ansible.builtin.debug": {"msg": "lock {{ lock }}"}, "vars": {"lock": user["password_lock"]}}
+    assert "lock False" in told_by(tmp_path, [show], {"__node_runner_ours": True})
 
 
 def test_the_trainer_says_in_a_diff_what_it_does(tmp_path: Path) -> None:

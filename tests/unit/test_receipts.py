@@ -42,7 +42,7 @@ def look(pod: Path, stack: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def test_what_was_signed_for_stands_until_it_is_touched(pod: Path) -> None:
     assert _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True) == ["tool"]
-    assert look(pod) == {"digest": "d1", "stands": True, "why": ""}
+    assert look(pod) == {"digest": "d1", "stands": True, "why": "", "faults": []}
     assert _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True) == [], "the same again is no news"
 
 
@@ -57,6 +57,8 @@ TOUCHES: dict[str, Callable[[Path], object]] = {
     "a file lost": lambda pod: (pod / "tool" / "lib" / "a.so").unlink(),
     "a file more": lambda pod: (pod / "tool" / "b").write_text("", encoding="utf-8"),
     "a mode": lambda pod: (pod / "tool" / "lib" / "a.so").chmod(0o600),
+    "a folder closed": lambda pod: (pod / "tool" / "lib").chmod(0o700),
+    "the tree closed": lambda pod: (pod / "tool").chmod(0o700),
     "a link bent": lambda pod: ((pod / "tool" / "lib64").unlink(), (pod / "tool" / "lib64").symlink_to(".")),
     "the tree lost": lambda pod: (pod / "tool").rename(pod / "moved"),
     "a single file changed": lambda pod: (pod / "note").write_text("two", encoding="utf-8"),
@@ -177,6 +179,18 @@ def test_of_lists_that_others_write_into_only_the_wanted_entries_count(pod: Path
     assert look(pod)["why"] == why.format(pod=pod)
 
 
+def test_a_login_line_counts_and_not_the_file_that_it_is_in(pod: Path) -> None:
+    """The file is somebody's own, and may be as closed as that person likes."""
+    rc, hooks = pod / ".bashrc", {str(pod / ".bashrc"): "o", str(pod / ".profile"): "o"}
+    rc.write_text("# BEGIN o\ntrue\n# END o\n", encoding="utf-8")
+    _receipts.sign_all(pod, {"tool": {"digest": "d1", "hooks": hooks}}, dict(STACK), write=True)
+    rc.write_text("# BEGIN o\ntrue\n# END o\nalias l=ls\n", encoding="utf-8")
+    rc.chmod(0o600)
+    assert look(pod)["stands"]
+    rc.write_text("alias l=ls\n", encoding="utf-8")
+    assert look(pod)["faults"] == [f"the block o in {rc} is missing"]
+
+
 def test_a_link_whose_end_is_lost(pod: Path) -> None:
     """A command may be a link, such as g++, and what it leads to is what was deleted."""
     (pod / "link").symlink_to("note")
@@ -241,12 +255,59 @@ def test_damage_is_drift_although_every_version_is_right(pod: Path) -> None:
     assert (row["part"], row["expected"]) == ("tool", "as it was signed for") and row["found"].startswith(f"files below {pod}/tool were changed")
 
 
+def test_drift_tells_all_that_is_gone_and_not_the_first_of_it(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, shadow = pod / "status", pod / "shadow"
+    status.write_text(GIT.replace("git", "tmux"), encoding="utf-8")
+    shadow.write_text("runner:*:1::::::\n", encoding="utf-8")
+    monkeypatch.setattr(_packages, "STATUS", status)
+    monkeypatch.setattr(_packages, "USR", Path("/usr"))
+    monkeypatch.setattr(_packages, "PROGRAMS", {})
+    monkeypatch.setattr(_standing, "SHADOW", shadow)
+    monkeypatch.setattr(_standing, "ACCOUNTS", (str(shadow),))
+    monkeypatch.setattr(_standing.pwd, "getpwnam", {"runner": RUNNER}.__getitem__)
+    lock = pod / "run.lock"
+    lock.touch()
+    monkeypatch.setattr(_receipts, "_START_SECONDS", 0.0)
+    more = wanted(pod, node={"packages": ["tmux"], "account": "runner"}, locks=[str(lock)])
+    _receipts.sign_all(pod, more, dict(STACK), write=True)
+    rewrite_in_place(pod)
+    (pod / "note").unlink()
+    status.write_text("", encoding="utf-8")
+    shadow.write_text("runner:!:1::::::\n", encoding="utf-8")
+    found = [row["found"] for row in _receipts.broken(_receipts.read_all(pod, _receipts.machine_of({**STACK["parts"], "driver": "570.86.10"})))]
+    assert found[:-1] == [
+        "another machine: driver", f"no process holds {lock}", f"{pod}/note is missing", "package tmux is missing", "account runner was changed",
+    ]  # fmt: skip
+    assert found[-1].startswith(f"files below {pod}/tool were changed")
+
+
+def test_what_was_set_right_and_signed_for_again_is_no_place_to_look_at(pod: Path) -> None:
+    old = 1_700_000_000
+    os.utime(pod / "tool", (old, old))
+    _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True)
+    time.sleep(0.02)
+    (pod / "tool").chmod(0o700)
+    (pod / "tool").chmod(0o755)
+    _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True)
+    time.sleep(0.02)
+    (pod / "tool" / "lib").chmod(0o700)
+    assert look(pod)["why"] == f"the mode or the owner of {pod}/tool/lib was changed"
+
+
+def test_an_empty_folder_of_another_program_is_no_touch(pod: Path) -> None:
+    _receipts.sign_all(pod, wanted(pod), dict(STACK), write=True)
+    (pod / "tool" / "cache" / "__pycache__").mkdir(parents=True)
+    assert look(pod)["stands"]
+
+
 @pytest.mark.parametrize(
     ("touch", "told"),
     [
         ("a file rewritten", "files below {pod}/tool were changed: look at {pod}/tool/lib/a.so"),
         ("a file lost", "files below {pod}/tool were changed: look at {pod}/tool/lib"),
         ("a mode", "files below {pod}/tool were changed: look at {pod}/tool/lib/a.so"),
+        ("a folder closed", "the mode or the owner of {pod}/tool/lib was changed"),
+        ("the tree closed", "the mode or the owner of {pod}/tool was changed"),
         ("a link bent", "files below {pod}/tool were changed: look at {pod}/tool/lib64"),
         ("the tree lost", "{pod}/tool is missing"),
         ("a single file changed", "{pod}/note was changed"),
@@ -264,7 +325,8 @@ def test_drift_says_what_is_gone_and_where_to_look(pod: Path, touch: str, told: 
     TOUCHES[touch](pod)
     assert look(pod)["why"] == told.format(pod=pod)
     (pod / "note").unlink()
-    assert look(pod)["why"] == f"{pod}/note is missing"
+    said = told.format(pod=pod)
+    assert look(pod)["faults"] == [f"{pod}/note is missing", *([] if said.startswith(f"{pod}/note") else [said])]
 
 
 def test_a_folder_that_was_not_there_may_stay_away_and_not_appear(pod: Path) -> None:

@@ -430,6 +430,17 @@ def test_a_cache_that_cannot_be_written_is_named_and_no_network_is_blamed(tmp_pa
     assert "network" not in str(caught.value) and "set UV_CACHE_DIR to another folder" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("KILL", "SIGKILL; see with free -m and dmesg whether memory ran out, then run this again"), ("TERM", "SIGTERM; run this again")],
+)
+def test_a_uv_that_was_killed_is_no_question_of_versions(tmp_path: Path, name: str, told: str) -> None:
+    write_program(tmp_path / "uv", f"kill -{name} $$")
+    with pytest.raises(UvError) as caught:
+        TorchEnv(wish(tmp_path), Driver(None))._install(Uv(tmp_path / "uv", "0.13.9"))
+    assert str(caught.value) == f"uv pip install: it was ended by {told}"
+
+
 @pytest.mark.parametrize("text", ["failed to open `/venv`: Permission denied (os error 13)", "dns error", "failed to read `{cache}/a`: No file (os error 2)"])
 def test_another_failure_of_uv_is_not_the_caches(tmp_path: Path, text: str) -> None:
     write_program(tmp_path / "uv", f"echo '{text.format(cache=tmp_path / 'cache')}' >&2; exit 2")

@@ -128,6 +128,21 @@ def test_a_toolkit_whose_wheels_do_not_exist(tmp_path: Path, monkeypatch: pytest
     assert str(caught.value).startswith(f"install CUDA 99.0 by wheels into {tmp_path}/cuda: ")
 
 
+def test_a_tool_whose_cache_cannot_be_written_names_no_other_roles_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "uv"
+    said = f"error: Failed to initialize cache at `{tmp_path}/c`: Permission denied (os error 13)"
+    program.write_text(f"#!/bin/sh\necho '{said}' >&2; exit 2\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(_uv_tool, "find_uv", lambda *_args: Uv(program, "0.13.9"))
+    monkeypatch.setenv("UV_CACHE_DIR", f"{tmp_path}/c")
+    with pytest.raises(_uv_tool.UvToolError) as caught:
+        _uv_tool.Tool("awscli", "", "aws", tmp_path).make()
+    assert str(caught.value) == (
+        f"install awscli into {tmp_path}/.podcycle/tools/awscli: uv venv: its cache {tmp_path}/c cannot be written: Permission denied; "
+        "let this account write there, or set UV_CACHE_DIR to another folder in the machine's environment"
+    )
+
+
 def test_a_tool_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, NEW % "there is no version of awscli==99 and you require awscli==99")
     monkeypatch.setattr(_uv_tool, "find_uv", lambda *_args: UV)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from watchdog_checks import Check, busy, now, one_line, read_json, stamp, watching, write_json
+from watchdog_checks import Check, busy, lost_healer, now, one_line, read_json, stamp, watching, write_json
 
 HERE = Path(__file__).resolve().parent
 HEALTHY, BROKEN, USAGE, GPU_BROKEN = 0, 1, 2, 3
@@ -155,6 +155,8 @@ class Watchdog:
         attempts, job = int(self.state.get("attempts") or 0), None if self.config["heal_while_busy"] else busy(self.config["jobs"])
         if not self.config["heal_command"]:
             self.hold("no_heal_command", "healing is switched off")
+        elif lost := lost_healer(self.config["heal_command"]):
+            self.hold("no_heal_command", lost)
         elif attempts >= self.config["heal_attempts"]:
             self.hold("given_up", f"given up after {attempts} attempts; see heal.log, then: cuda_watchdog.py heal")
         elif job:
@@ -327,6 +329,10 @@ def do_heal(dog: Watchdog, given: argparse.Namespace) -> int:
         return USAGE
     if not dog.config["heal_command"]:
         sys.stderr.write("cuda_watchdog heal: no command is set; set cuda_watchdog_heal_command and run the role\n")
+        return USAGE
+    lost = lost_healer(dog.config["heal_command"])
+    if lost:
+        sys.stderr.write(f"cuda_watchdog heal: {lost}\n")
         return USAGE
     result = dog.check(quick=False)
     if not any(row["healable"] for row in result["broken"]):

@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -121,6 +122,9 @@ class Check:
                 self.parts[part] = one(self.config[part])
         if self.config["gpu"]:
             self.parts["gpu"] = self.gpu()
+        lost = lost_healer(self.config["heal_command"])
+        if lost:
+            self.notes.append(lost)
         return {
             "ok": not self.broken,
             "mode": "quick" if self.quick else "full",
@@ -350,6 +354,15 @@ def busy(patterns: list[str]) -> str | None:
             for pid, started in (("runner_pid", "runner_started"), ("pid", "pid_started")):
                 if job.get(started) is not None and process_started(job.get(pid)) == job[started]:
                     return os.path.dirname(path)
+    return None
+
+
+def lost_healer(command: list[str]) -> str | None:
+    """Why the command that heals cannot even begin: it, or the script that it is to read, is not there."""
+    script = command[1:2] if command and os.path.basename(command[0]) in ("sh", "bash", "dash") else []
+    for path in (*command[:1], *(word for word in script if word.startswith("/"))):
+        if not (os.path.isfile(path) if path in script else shutil.which(path)):
+            return f"{path} is missing, so nothing can be healed: run playbooks/bootstrap.yml for this machine, or copy that file there again"
     return None
 
 
