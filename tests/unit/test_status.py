@@ -169,15 +169,15 @@ def test_a_watch_outlives_an_outage_of_the_cloud(look: Any, monkeypatch: pytest.
     """Told in a line, asked again, and no silence of a pod; only the first look may fail."""
     empty = f"{GPUS}{_status._BREAK}\n\n{_status._SERVICES}\n\n{_status._SERVICES}\n".encode()
     outage = [errors.ServerError("GET /pods on runpod: HTTP 500: broken"), errors.NoReply("cut"), errors.Unreachable("no way"), errors.RateLimited("slowly")]
-    answers: list[Any] = [(said(), empty), *outage, (said(), empty), (said(), empty)]
+    # By which turn each comes, of an outage between good looks.
+    broken: dict[int, errors.CloudError] = dict(enumerate(outage, 2))
     now, asked, told = [100.0], [], []
 
     def given(options: dict[str, Any]) -> Any:
         asked.append(now[0])
-        answer = answers[len(asked) - 1]
-        if isinstance(answer, Exception):
-            raise answer
-        return look(*answer, stall_seconds=options["stall_seconds"])
+        if len(asked) in broken:
+            raise broken[len(asked)]
+        return look(said(), empty, stall_seconds=options["stall_seconds"])
 
     monkeypatch.setattr(pod_status, "pod_status", given)
     monkeypatch.setattr(pod_status.time, "monotonic", lambda: now[0])
@@ -191,16 +191,17 @@ def test_a_watch_outlives_an_outage_of_the_cloud(look: Any, monkeypatch: pytest.
     assert len(lines) == 4 and lines[0] == "the pods cannot be looked at now: GET /pods on runpod: HTTP 500: broken; the watch goes on"
     asked.clear()
     now[0] = 100.0
-    answers[1:] = outage * 9
+    broken.update(enumerate(outage * 9, 2))
     found = pod_status.ActionModule._look({**options, "watch_limit": 90.0})
     assert asked == [100.0, 120.0, 140.0, 160.0, 180.0] and len(found["pods"]) == 2 and not found["ended"] and not found["stalled"]
     for first, watch in ((outage[0], 20.0), (errors.Unauthorized("no key"), 20.0), (outage[0], 0.0)):
         asked.clear()
-        answers[:] = [first]
+        broken[1] = first
         with pytest.raises(type(first)):
             pod_status.ActionModule._look({**options, "watch": watch})
     asked.clear()
-    answers[:] = [(said(), empty), errors.Unauthorized("no key")]
+    del broken[1]
+    broken[2] = errors.Unauthorized("no key")
     with pytest.raises(errors.Unauthorized):
         pod_status.ActionModule._look(options)
 
