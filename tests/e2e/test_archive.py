@@ -16,8 +16,9 @@ OURS = re.compile(r"podcycle|rehearsal|chess", re.IGNORECASE)
 
 
 def picture(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below a folder, with its size and time."""
-    return {str(path.relative_to(folder)): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*") if not path.is_dir()}
+    """Every file below a folder, with its size and time, but for the byte code that Python keeps of it."""
+    files = [path for path in folder.rglob("*") if not path.is_dir() and path.parent.name != "__pycache__"]
+    return {str(path.relative_to(folder)): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in files}
 
 
 def temporary() -> set[str]:

@@ -16,6 +16,7 @@ def test_one_good_one_failed_one_preempted(world: Any, wait_until: Any) -> None:
     """The good pod's artifacts come home, everything is given back, and the run counts as failed."""
     run = world.begin("cycle.yml", run_id="mixed", pod_count=3, train_seconds=10, hold_minutes=0)
     run.says("[mixed-1] train:")
+    run.says("[mixed-2] train:")
     pods = world.pod_ids("mixed")
     wait_until(lambda: trainers(world.workspace(pods[1])), 30, "training on the second pod")
     for pid in trainers(world.workspace(pods[1])):
