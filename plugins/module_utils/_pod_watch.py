@@ -15,18 +15,16 @@ import runpy
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from ._pod_state import LOCK_FD, Setup, SetupError, watched
+from ._receipts import taken
 from ._uv import last_words, run_program
 
 # As the role cuda_watchdog looks for them, and what its program says of a broken GPU.
 JOBS = ("jobs/*/status.json", "jobs/*/*/status.json", "runs/*/jobs/*/status.json")
 GPU_BROKEN = 3
-# One that was started a moment ago has to read its files before it takes its lock.
-START_SECONDS = 10.0
 
 
 def watchdog_of(setup: Setup) -> Path:
@@ -42,20 +40,10 @@ def verified(setup: Setup, env: dict[str, str], *, asked: bool = True) -> str:
     if done.returncode not in (0, GPU_BROKEN):
         hint = "run this script again, or look closer: " + shlex.join(["python3", str(watchdog_of(setup)), "check"])
         raise SetupError(f"verify this machine: the watchdog says {last_words(said) or f'nothing and ended with {done.returncode}'}", hint=hint)
-    if asked and watched(setup.settings["variables"]) and not _comes_up(setup):
+    if asked and watched(setup.settings["variables"]) and not taken([str(watchdog_of(setup).with_name("run.lock"))]):
         log = watchdog_of(setup).with_name("watchdog.log")
         raise SetupError("verify this machine: the watchdog does not run", hint=f"see {log}, then run this script again")
     return f" but for a GPU: {last_words(said)}" if done.returncode else ""
-
-
-def _comes_up(setup: Setup) -> bool:
-    watching = _checks(setup)["watching"]
-    end = time.monotonic() + START_SECONDS
-    while not watching(watchdog_of(setup).parent):
-        if time.monotonic() >= end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def _checks(setup: Setup) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def held(path: str) -> bool:
     return False
 
 
-def _taken(locks: list[str]) -> bool:
+def taken(locks: list[str]) -> bool:
     """Wait until each of them is held, as long as starting may take."""
     end = time.monotonic() + _START_SECONDS
     while not all(map(held, locks)):
@@ -213,7 +213,7 @@ def sign_all(workspace: Path, wanted: dict[str, Any], stack: dict[str, Any], *, 
         write_json(workspace / PARTS, {"schema": SCHEMA, "parts": stack["parts"]})
         # What was signed a moment ago stands, unless a process did not come up.
         for name, receipt in receipts.items():
-            faults = [] if _taken(receipt["locks"]) else _unheld(receipt["locks"])
+            faults = [] if taken(receipt["locks"]) else _unheld(receipt["locks"])
             stack.setdefault("receipts", {})[name] = _judged(receipt["digest"], faults)
     return signed
 

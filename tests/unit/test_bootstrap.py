@@ -612,7 +612,7 @@ def test_a_misspelt_variable_is_refused_before_anything_is_fetched(unpacked: Pat
 def test_ready_is_what_the_watchdog_has_seen(
     program: str | None, runs: bool, code: int, told: str, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pod_watch, "START_SECONDS", 0.3)
+    monkeypatch.setattr(_receipts, "_START_SECONDS", 0.3)
     state = tmp_path / ".podcycle/bootstrap"
     state.mkdir(parents=True)
     (state / "collection").symlink_to(unpacked)
