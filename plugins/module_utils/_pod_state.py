@@ -211,9 +211,11 @@ def misspelt(names: Iterable[str], known: Sequence[str], roles: Iterable[str], *
 
 def hook_text(workspace: str) -> str:
     """One line for each interactive shell, none for scp, rsync and commands."""
-    script = shlex.quote(f"{workspace}/pod_setup.sh")
-    guard = f'[ -z "${{podcycle_seen-}}" ] && [ -f {script} ]'
-    return f"case $- in *i*) if {guard}; then podcycle_seen=1; bash {script} --login --workspace {shlex.quote(workspace)} || :; fi ;; esac\n"
+    script = f"{workspace}/pod_setup.sh"
+    run = f"bash {shlex.quote(script)} --login --workspace {shlex.quote(workspace)} || :"
+    gone = shlex.quote(f"[Bootstrap] Environment not checked: {script} is not there; see that the volume is mounted, or converge this machine again")
+    look = f"podcycle_seen=1; if [ -f {shlex.quote(script)} ]; then {run}; else echo {gone}; fi"
+    return f'case $- in *i*) if [ -z "${{podcycle_seen-}}" ]; then {look}; fi ;; esac\n'
 
 
 def hook(setup: Setup, home: Path) -> list[str]:

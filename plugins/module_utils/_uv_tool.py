@@ -77,8 +77,10 @@ class Tool:
 
     def satisfied(self) -> bool:
         record = self.record()
-        linked = os.path.realpath(self.link) == os.path.realpath(self.program)
-        return record is not None and linked and record.get("wanted") == self.wanted and self._whole()
+        return record is not None and self._linked() and record.get("wanted") == self.wanted and self._whole()
+
+    def _linked(self) -> bool:
+        return os.path.islink(self.link) and os.path.realpath(self.link) == os.path.realpath(self.program)
 
     def _whole(self) -> bool:
         return bool(list(self.venv.glob(f"lib/python3.*/site-packages/{self.package.replace('-', '_')}-*.dist-info/RECORD")))
@@ -115,9 +117,26 @@ class Tool:
         FileSet([Entry(str(self.venv / STAMP), content=json.dumps(record)), Entry(str(self.link), "link", target=str(self.program))]).converge()
         return record
 
+    def shown(self) -> str:
+        """The program as it lies here, in words, for a diff."""
+        record, lines = self.record(), []
+        if record and self._whole():
+            lines.append(self._named(record.get("wanted", "")))
+        elif self.venv.exists():
+            lines.append(f"{self.package}, not whole, in {self.venv}")
+        if self._linked():
+            lines.append(f"{self.link} -> {self.program}")
+        return "".join(f"{line}\n" for line in lines)
+
+    def planned(self) -> str:
+        return f"{self._named(self.wanted)}\n{self.link} -> {self.program}\n"
+
+    def _named(self, wanted: str) -> str:
+        return f"{self.package}{f' {wanted}' if wanted else ''} in {self.venv}"
+
     def remove(self, *, check_mode: bool) -> bool:
         entries = [Entry(str(self.venv), "absent", recursive=True)]
-        if os.path.islink(self.link) and os.path.realpath(self.link) == os.path.realpath(self.program):
+        if self._linked():
             entries.insert(0, Entry(str(self.link), "absent"))
         return bool(FileSet(entries, check_mode=check_mode).converge())
 

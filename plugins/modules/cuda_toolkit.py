@@ -29,12 +29,12 @@ options:
     description:
       - Release of the toolkit.
     type: str
-    default: 13.0.2
+    required: true
   nvcc_version:
     description:
       - Version that C(nvcc --version) must name.
     type: str
-    default: 13.0.88
+    required: true
   method:
     description:
       - V(wheels) by C(uv) from the Python package index, V(apt) from NVIDIA's repository, V(runfile) by NVIDIA's installer.
@@ -121,12 +121,16 @@ EXAMPLES = r"""
 - name: The CUDA 13.0 toolkit
   podcycle.gpu.cuda_toolkit:
     workspace: /workspace
+    version: 13.0.2
+    nvcc_version: 13.0.88
     scope: user
   register: cuda
 
 - name: With NVTX, in a folder of its own
   podcycle.gpu.cuda_toolkit:
     workspace: /workspace
+    version: 13.0.2
+    nvcc_version: 13.0.88
     prefix: /workspace/cuda-nvtx
     components: [nvtx]
     reuse: false
@@ -226,8 +230,8 @@ def main() -> None:
         argument_spec={
             "workspace": {"type": "path", "required": True},
             "prefix": {"type": "path"},
-            "version": {"type": "str", "default": "13.0.2"},
-            "nvcc_version": {"type": "str", "default": "13.0.88"},
+            "version": {"type": "str", "required": True},
+            "nvcc_version": {"type": "str", "required": True},
             "method": {"type": "str", "choices": ["wheels", "apt", "runfile"], "default": "wheels"},
             "components": {"type": "list", "elements": "str", "default": []},
             "reuse": {"type": "bool", "default": True},

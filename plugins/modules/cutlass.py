@@ -39,7 +39,7 @@ options:
     description:
       - Tag, branch or full commit. For O(source=wheel) its version, with or without C(v).
     type: str
-    default: v4.2.0
+    required: true
   update:
     description:
       - Whether a branch is followed to its newest commit, over the network. Otherwise it stays at the commit that was fetched first.
@@ -109,6 +109,7 @@ EXAMPLES = r"""
     workspace: /workspace
     dest: /workspace/cutlass-wheel
     source: wheel
+    version: 4.2.0
     scope: user
 """
 
@@ -204,7 +205,7 @@ def main() -> None:
             "dest": {"type": "path"},
             "source": {"type": "str", "choices": ["git", "wheel"], "default": "git"},
             "repo": {"type": "str", "default": "https://github.com/NVIDIA/cutlass.git"},
-            "version": {"type": "str", "default": "v4.2.0"},
+            "version": {"type": "str", "required": True},
             "update": {"type": "bool", "default": False},
             "timeout_seconds": {"type": "int", "default": 300},
             "compile": {"type": "bool", "default": True},

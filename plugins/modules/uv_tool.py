@@ -19,7 +19,7 @@ attributes:
   check_mode:
     support: full
   diff_mode:
-    support: none
+    support: full
 author: podcycle.gpu contributors (@podcycle)
 options:
   package:
@@ -129,18 +129,20 @@ def main() -> None:
     )
     given = module.params
     tool = Tool(given["package"], given["version"], given["command"], Path(given["workspace"]), extra=tuple(given["extra"]), python=given["python"])
-    record = None
+    record, before, after = None, "", ""
     try:
         tool.check()
+        before = tool.shown()
         if given["state"] == "absent":
             changed = tool.remove(check_mode=module.check_mode)
         elif changed := not tool.satisfied():
-            record = None if module.check_mode else tool.make()
+            record, after = None if module.check_mode else tool.make(), tool.planned()
         else:
             record = tool.record()
     except PodcycleError as error:
         module.fail_json(**failure(error))
-    module.exit_json(changed=changed, uv_tool={"path": str(tool.link), "said": record.get("said") if record else None})
+    diff = {"before": before, "after": after} if changed else {"before": "", "after": ""}
+    module.exit_json(changed=changed, diff=diff, uv_tool={"path": str(tool.link), "said": record.get("said") if record else None})
 
 
 if __name__ == "__main__":

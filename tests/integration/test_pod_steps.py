@@ -46,7 +46,7 @@ def pod_walks(world: World, python: str) -> list[Walk]:
     tool: Args = {"package": "supervisor", "version": "4.3.0", "command": "supervisord", "workspace": "{{ workspace }}/steps"}
     stack: Args = {"workspace": "{{ workspace }}/steps"}
     # The GPU that the stand-in for nvidia-smi shows runs no kernel.
-    cuda: Args = {**stack, "scope": "user", "reuse": False, "accept_old_driver": True}
+    cuda: Args = {**stack, "scope": "user", "reuse": False, "accept_old_driver": True, "version": "13.0.2", "nvcc_version": "13.0.88"}
     cutlass: Args = {**stack, "scope": "user", "compile": False, "version": "v4.1.0", "repo": "file://{{ workspace }}/source/cutlass"}
     return [
         Walk(

@@ -361,6 +361,10 @@ def test_one_line_in_interactive_shells_and_nothing_elsewhere(archive: bootstrap
         check.unlink()
         mark(tmp_path, workspace, "of another script")
         assert "at work in another process" in run("bash", workspace / "pod_setup.sh", "--login").stdout
+    (workspace / "pod_setup.sh").unlink()
+    gone = f"[Bootstrap] Environment not checked: {workspace}/pod_setup.sh is not there; see that the volume is mounted, or converge this machine again\n"
+    for shell, told in ((["-ic"], gone), (["-lic"], gone), (["-lc"], ""), (["-c"], "")):
+        assert run("bash", *shell, "true").stdout == told, shell
 
 
 def test_a_login_beside_a_job_touches_nothing(archive: bootstrap.Archive, script: Callable[..., Path], run: Run, tmp_path: Path) -> None:

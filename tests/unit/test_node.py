@@ -260,12 +260,13 @@ def test_a_tool_counts_when_it_was_proven_and_is_linked(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
-    assert missing_tools([tool]) == ["aws-cli"]
+    assert (missing_tools([tool]), tool.shown()) == (["aws-cli"], f"aws-cli, not whole, in {tool.venv}\n")
     (tool.venv / ".podcycle-tool.json").write_text('{"wanted": "1.2", "said": "aws 1.2"}')
     assert missing_tools([tool]) == ["aws-cli"]
     tool.link.parent.mkdir()
     tool.link.symlink_to(tool.program)
-    assert missing_tools([tool]) == []
+    assert (missing_tools([tool]), tool.shown()) == ([], f"aws-cli 1.2 in {tool.venv}\n{tool.link} -> {tool.program}\n")
+    assert tool.planned() == tool.shown()
     assert missing_tools([Tool("aws-cli", "1.3", "aws", tmp_path)]) == ["aws-cli"]
     tool.program.unlink()
     assert missing_tools([tool]) == ["aws-cli"]

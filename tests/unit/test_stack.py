@@ -169,17 +169,16 @@ def test_a_machine_that_the_stack_is_not_made_for_is_refused(tmp_path: Path, mon
     assert _machine.read_os()["supported"] is False
 
 
-@pytest.mark.parametrize(
-    ("module", "option", "role", "variable"),
-    [
-        ("cuda_toolkit", "version", "cuda13", "cuda13_version"),
-        ("cuda_toolkit", "nvcc_version", "cuda13", "cuda13_nvcc_version"),
-        ("cutlass", "version", "cutlass", "cutlass_version"),
-        ("torch_env", "version", "pytorch", "pytorch_version"),
-    ],
-)
-def test_a_modules_version_is_that_of_its_role(module: str, option: str, role: str, variable: str) -> None:
-    text = (ROOT / "plugins/modules" / f"{module}.py").read_text(encoding="utf-8")
-    told = yaml.safe_load(re.findall(r'DOCUMENTATION = r"""\n(.*?)"""', text, re.DOTALL)[0])["options"][option]
-    default = str(yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text(encoding="utf-8"))[variable])
-    assert told.get("required") or str(told["default"]) == default
+def test_every_version_of_the_stack_is_the_default_of_one_place() -> None:
+    pins = {}
+    for role in ("cuda13", "cutlass", "pytorch", "node", "cuda_watchdog", "services", "chess_training"):
+        defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text(encoding="utf-8"))
+        pins |= {name: str(value) for name, value in defaults.items() if "version" in name and value}
+    assert {"cuda13_version", "cuda13_nvcc_version", "cutlass_version", "pytorch_version"} <= set(pins)
+    assert len(set(pins.values())) == len(pins)
+    repeated = []
+    for path in sorted((ROOT / "plugins/modules").glob("*.py")):
+        told = re.findall(r'DOCUMENTATION = r"""\n(.*?)"""', path.read_text(encoding="utf-8"), re.DOTALL)
+        options = yaml.safe_load(told[0]).get("options") or {}
+        repeated += [(path.stem, name) for name, option in options.items() if str(option.get("default")) in pins.values()]
+    assert repeated == []
