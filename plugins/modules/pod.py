@@ -95,7 +95,8 @@ options:
   env:
     description:
       - Environment of the container; visible in the provider's console.
-      - RunPod's pods are also told their rented ports, as E(PODCYCLE_PORTS), unless this or the template names it.
+      - RunPod's pods are also told their rented ports, as E(PODCYCLE_PORTS), unless this or the template names it, or there is no room for it among
+        the 50 variables that RunPod allows.
     type: dict
     default: {}
   secret_env:
