@@ -261,12 +261,18 @@ class Engine(Desk):
     def _start(self, lease: Lease, pod: Pod, cap: Decimal | None) -> Pod:
         if self.ssh is not None:
             self.ssh.forget(pod.id)
+        self._note_stop(lease, pod)
         self.ledger.write(lease.stamp, "starting", pod_id=pod.id)
         self.notify(f"starting stopped pod {pod.id}")
         # RunPod shows the old status for a moment after the start was accepted.
         seen = self._push(lambda: self.cloud.start(pod.id, cap), lease, lambda seen: seen is None or seen.state != model.STOPPED, f"pod {pod.id} to start")
         self.ledger.write(lease.stamp, "started", pod_id=pod.id)
         return seen or pod
+
+    def _note_stop(self, lease: Lease, pod: Pod) -> None:
+        """Of a pod that its provider has stopped: from here on its GPU costs nothing."""
+        if pod.state == model.STOPPED and lease.stopped_at is None and lease.state != book.RELEASING:
+            self.ledger.write(lease.stamp, "stopped", pod_id=pod.id)
 
     def _note_price(self, lease: Lease, pod: Pod) -> None:
         """A spot pod costs what was bid for it last; a stopped one shows no price, or 0."""
@@ -297,9 +303,8 @@ class Engine(Desk):
         """Stop a pod and read back that it stopped; None when it is gone."""
         pod = self.lookout.settle(lease)
         if pod is None or pod.state == model.STOPPED:
-            if pod is not None and lease.state == book.LEASED:
-                # By its provider; from here on its GPU costs nothing.
-                self.ledger.write(lease.stamp, "stopped", pod_id=pod.id)
+            if pod is not None:
+                self._note_stop(lease, pod)
             return pod
         pod_id = pod.id
         self.ledger.write(lease.stamp, "stopping", pod_id=pod_id)
