@@ -17,6 +17,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as boo
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import Swept, Terms, being_lent, sweep
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
+from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import living
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session
@@ -93,7 +94,7 @@ def verdict(session: Session, lease: Lease, now: datetime) -> dict[str, Any]:
     if holder is None:
         return {"over": False, "why": "rented outside a cycle; it ends at its deadline"}
     until = model.parse_time(lease.marks.get("gives_back_at"))
-    if until and now < until:
+    if until and now < until and living(session.state.path / "runs" / lease.stamp.run_id) is not None:
         return {"over": False, "why": f"its controller is gone; the keeper gives it back at {model.rfc3339(until)}"}
     return {"over": True, "why": f"its controller ({holder}) is gone"}
 

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -377,14 +379,16 @@ def session(rehearsal: Any, state: Any, clock: Any, monkeypatch: pytest.MonkeyPa
     return options
 
 
-def lease_with(*, deadline: int = 60, controller: str = "alive", **marks: Any) -> tuple[Any, Lease]:
+def lease_with(folder: Path, *, deadline: int = 60, controller: str = "alive", keeper: str = "alive", **marks: Any) -> tuple[Any, Lease]:
     now = utc_now()
     gone, elsewhere = ProcessId(socket.gethostname(), 999_999_999, 1), ProcessId("other-host", 5, 5)
     holder = {"alive": ProcessId.of(os.getpid()), "dead": gone, "elsewhere": elsewhere, "none": None}
     stamp = model.Stamp("r1", "pod", 0, "0a1b2c3d", "9f8e7d6c")
     minutes = {key: rfc3339(now + timedelta(minutes=value)) if key in ("held_until", "gives_back_at") else value for key, value in marks.items()}
     lease = Lease(stamp, "runpod", "key", deadline=now + timedelta(minutes=deadline), marks=minutes)
-    found = SimpleNamespace(state=SimpleNamespace(run_holder=lambda run_id: holder[controller]))
+    (folder / "runs" / "r1").mkdir(parents=True)
+    (folder / "runs" / "r1" / "keeper.json").write_text(json.dumps(holder[keeper].to_dict()), encoding="utf-8")  # type: ignore[union-attr]
+    found = SimpleNamespace(state=SimpleNamespace(path=folder, run_holder=lambda run_id: holder[controller]))
     return found, lease
 
 
@@ -397,6 +401,7 @@ def lease_with(*, deadline: int = 60, controller: str = "alive", **marks: Any) -
         ({"controller": "dead"}, True, "is gone"),
         ({"controller": "dead", "gives_back_at": 5}, False, "the keeper gives it back at"),
         ({"controller": "dead", "gives_back_at": -5}, True, "is gone"),
+        ({"controller": "dead", "gives_back_at": 5, "keeper": "dead"}, True, "is gone"),
         ({"controller": "dead", "kept": True}, False, "kept on purpose"),
         ({"controller": "dead", "held_until": 5}, False, "held for its artifacts"),
         ({"controller": "dead", "held_until": -5}, True, "held for its artifacts"),
@@ -407,8 +412,8 @@ def lease_with(*, deadline: int = 60, controller: str = "alive", **marks: Any) -
         ({"controller": "dead", "deadline": -1, "held_until": 5}, True, "deadline has passed"),
     ],
 )
-def test_what_is_over_and_why(facts: dict[str, Any], over: bool, why: str) -> None:
-    session, lease = lease_with(**facts)
+def test_what_is_over_and_why(tmp_path: Path, facts: dict[str, Any], over: bool, why: str) -> None:
+    session, lease = lease_with(tmp_path, **facts)
     found = _leases.verdict(session, lease, datetime.now(timezone.utc))
     assert found["over"] is over and why in found["why"]
 
