@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._fate import OUTBID
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
-from ansible_collections.podcycle.gpu.plugins.module_utils._model import to_money, usd
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import STOPPED, to_money, usd
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
 
 # What a pod wrote may be of any size; a run of days writes a few MiB.
@@ -138,7 +138,7 @@ def _judge_billing(summary: Summary, audit: dict[str, Any]) -> None:
     strays = [pod["id"] for pod in audit.get("strays") or () if pod.get("run_id") == summary.run_id]
     names = [f"{lease.get('pod_id') or lease['stamp']} ({lease.get('observed')})" for lease in left] + strays
     owner = audit.get("owner")
-    rate = sum((to_money(lease.get("usd_per_hour")) or Decimal(0) for lease in left), Decimal(0))
+    rate = sum((to_money(lease.get("usd_per_hour")) or Decimal(0) for lease in left if lease.get("observed") != STOPPED), Decimal(0))
     run = f"-e run_id={summary.run_id}"
     stop, again = summary.command("stop", run), summary.command("cycle", run)
     if not names and any(trouble.stage == "start" for trouble in summary.troubles):

@@ -495,6 +495,16 @@ def test_hold_and_keep_mark_once(engine: Engine, rehearsal: Any, make_wish: Make
     assert not _leases.mark(session(state="held", run_id="r1"), check_mode=False)["changed"]
     assert _leases.mark(session(state="kept", run_id="r1"), check_mode=False)["changed"]
     assert engine.ledger.leases()[0].marks == {"held_until": None, "kept": True}
+    pod_id = engine.ledger.of_run("r1")[0].pod_id
+    rehearsal.fault("error_401", times=None)
+    assert [lease["pod_id"] for lease in _leases.mark(session(state="held", run_id="r1"), check_mode=False)["leases"]] == [pod_id], "nobody knows better"
+    rehearsal.control("DELETE", "/faults")
+    engine.cloud.terminate(pod_id)
+    for check_mode in (True, False):
+        assert engine.ledger.of_run("r1")[0].open
+        gone = _leases.mark(session(state="held", run_id="r1"), check_mode=check_mode)
+        assert (gone["changed"], gone["leases"], gone["usd_per_hour"]) == (False, [], "0.0000")
+    assert not engine.ledger.of_run("r1")[0].open, "what is gone is neither held nor counted any longer"
     for bad in ({"state": "held", "run_id": None}, {"state": "held", "run_id": "r1", "minutes": 0}, {"state": "held", "run_id": "r1", "minutes": 1441}):
         with pytest.raises(errors.UsageError):
             _leases.mark(session(**bad), check_mode=False)

@@ -300,6 +300,8 @@ def test_a_run_is_well_only_when_nothing_is_left_billing(folder: RunFolder) -> N
     assert not summary_of(folder, {}).ok, "an audit that says nothing proves nothing"
     held = summary_of(folder, {"leases": [{**lease, "marks": {"held_until": "10:30"}}]}, ending="hold")
     assert held.ok and "held for its artifacts: p1 (running), 0.5900 $/h, until 10:30" in held.billing
+    held = summary_of(folder, {"leases": [{**lease, "observed": "stopped", "marks": {"held_until": "10:30"}}]}, ending="hold")
+    assert "held for its artifacts: p1 (stopped), 0.0000 $/h, until 10:30" in held.billing
 
 
 def test_the_end_of_a_stage_says_what_became_of_pods_that_failed_it(
