@@ -37,6 +37,7 @@ options:
   state:
     description:
       - V(running) rents what is missing, starts what is stopped, and waits until SSH answers.
+        A pod that was stopped and does not come up is stopped again.
       - V(restarted) starts the containers of running pods anew on the same hosts, proven by their later start time. What is not on a volume is lost.
       - V(stopped) ends the computing; storage goes on costing.
       - V(absent) gives back every pod of the run.
