@@ -166,9 +166,12 @@ class Engine(Desk):
 
     def _left_as_found(self, lease: Lease, found: Pod) -> bool:
         """A pod that was started and does not come up is stopped again: its volume may hold what nobody has fetched, and its GPU costs money."""
+        now = self.ledger.lease(lease.stamp)
+        if now.given_back:
+            return False
         if found.state in (model.STOPPED, model.FAILED):
             try:
-                self.stop(self.ledger.lease(lease.stamp))
+                self.stop(now)
             except errors.PodcycleError as err:
                 self.notify(f"pod {found.id} could not be stopped again: {err.message}")
                 return False

@@ -494,6 +494,18 @@ def test_a_kept_pod_that_does_not_come_up_again_costs_no_gpu(
     assert [(one["id"], one["status"]) for one in rehearsal.pods()] == ([(pod.id, "EXITED")] if stops else [])
 
 
+def test_a_pod_that_another_command_gives_back_while_it_starts_is_left_to_it(engine: Engine, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch) -> None:
+    rent(engine, make_wish())
+    engine.stop(engine.ledger.leases()[0])
+
+    def meanwhile(lease: Any, seen: Any) -> None:
+        engine.ledger.write(lease.stamp, "releasing", pod_id=seen.id)
+        raise errors.PodFailed("no GPUs")
+
+    monkeypatch.setattr(engine, "_check_gpus", meanwhile)
+    assert isinstance(rent(engine, make_wish()).error, errors.PodFailed) and states(engine) == ["releasing"]
+
+
 @pytest.mark.parametrize("honest", [True, False])
 def test_a_restart_is_proven_by_a_later_start(make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish, honest: bool) -> None:
     """RunPod's older API answered 200 and did nothing."""
