@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import failure
-from ansible_collections.podcycle.gpu.plugins.module_utils._fate import EVERY_SECONDS, Inquiry, PodEnded
+from ansible_collections.podcycle.gpu.plugins.module_utils._fate import EVERY_SECONDS, Inquiry, PodEnded, account_of
 from ansible_collections.podcycle.gpu.plugins.module_utils._job_follow import (
     LIVE,
     Look,
@@ -73,7 +73,7 @@ class ActionModule(ActionBase):
         self._run_id = str(task_vars.get("podcycle_run_id") or "")
         self._pod_id, self._ssh_args = str(task_vars.get("podcycle_id") or ""), str(task_vars.get("ansible_ssh_common_args") or "")
         if follow:
-            self._cloud = self._cloud_of(task_vars) if self._pod_id else None
+            self._cloud = account_of(task_vars, self._templar.template) if self._pod_id else None
             try:
                 look = self._follow(job, host, limits, state)
                 if look is not None and look.state == "preempted" and state == "finished":
@@ -86,22 +86,14 @@ class ActionModule(ActionBase):
                 self._judge(result, job, look, host, state, limits)
         return result
 
-    def _cloud_of(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Where the pod was rented, from its variables: what stands in this task's arguments goes to the pod, and the key must not."""
-        run = self._templar.template(task_vars.get("cycle_run")) or {}
-        told = {name: self._templar.template(task_vars.get(f"cloud_{name}")) or None for name in ("api_key", "endpoint", "account")}
-        return {**told, "cloud": run.get("cloud"), "state_dir": run.get("state_dir") or self._templar.template(task_vars.get("state_dir"))}
-
     def _inquiry(self, every: float = EVERY_SECONDS) -> Inquiry | None:
         return Inquiry(self._cloud, self._pod_id, every) if self._cloud else None
 
     def _blame_the_cloud(self, name: str, host: str) -> None:
-        """Raises PodEnded when what stopped the job was the end of its pod."""
-        inquiry, until = self._inquiry(PREEMPTED_EVERY), time.monotonic() + PREEMPTED_SECONDS
-        while inquiry is not None and time.monotonic() < until:
-            if inquiry.ended(time.monotonic()):
-                raise inquiry.verdict(f"job {name} on {host}")
-            time.sleep(1.0)
+        """Raises PodEnded when what stopped the job, or the answers, was the end of its pod."""
+        inquiry = self._inquiry(PREEMPTED_EVERY)
+        if inquiry is not None:
+            inquiry.insist(f"job {name} on {host}", PREEMPTED_SECONDS, time)
 
     def _limits(self) -> Limits:
         args = self._task.args
@@ -178,6 +170,8 @@ class ActionModule(ActionBase):
         """A pod that shows another host key is not waited for."""
         said = identity_trouble(str(error.message), self._pod_id or host, known_hosts_of(self._ssh_args), self._run_id)
         if said:
+            # The address of a pod that has ended may be another's by now.
+            self._blame_the_cloud(name, host)
             raise AnsibleActionFail(f"job {name} on {host}: {said}")
 
     @staticmethod

@@ -15,12 +15,16 @@ from ansible.utils.display import Display
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked, guarded
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import PodcycleError, clean_text, failure
+from ansible_collections.podcycle.gpu.plugins.module_utils._fate import FATES, Inquiry, PodEnded, account_of
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._phase_times import phase_rows
-from ansible_collections.podcycle.gpu.plugins.module_utils._run import OUT_OF_REACH, STAGES, RunFolder, troubles
+from ansible_collections.podcycle.gpu.plugins.module_utils._run import OUT_OF_REACH, STAGES, RunFolder, Trouble, troubles
 from ansible_collections.podcycle.gpu.plugins.module_utils._ssh import SshAccess
+from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import SystemClock
 
 SILENCE_PROBE_SECONDS = 5.0
+# For so long the cloud of a pod that fell silent is asked for its end, which it may show a moment later.
+ENDED_SECONDS = 5.0
 
 display = Display()
 
@@ -56,7 +60,8 @@ class ActionModule(ActionBase):
             return {"changed": False, "ok": True}
         if args["status"] == "judge":
             try:
-                look_into_silence(folder, args["stage"], args["hosts"], task_vars.get("hostvars") or {})
+                account = account_of(task_vars, self._templar.template)
+                look_closer(folder, args["stage"], args["hosts"], task_vars.get("hostvars") or {}, account)
                 return self._judge(args, folder)
             except OSError as err:
                 told = _unwritten(folder, err)
@@ -94,18 +99,34 @@ def _unwritten(folder: RunFolder, err: OSError) -> str:
     return told
 
 
-def look_into_silence(folder: RunFolder, stage: str, hosts: list[str], hostvars: Mapping[str, Any]) -> None:
-    """Record why pods fell silent in a stage: Ansible lets an unreachable host say nothing."""
+def look_closer(folder: RunFolder, stage: str, hosts: list[str], hostvars: Mapping[str, Any], account: Mapping[str, Any] | None = None) -> None:
+    """Record what pods that are in trouble do not say: why they fell silent, as Ansible lets an unreachable host do, and that their cloud has ended them."""
     until_now = STAGES[: STAGES.index(stage) + 1]
-    silent = [trouble.host for trouble in troubles(folder.since_start(), until_now, hosts) if trouble.stage == stage and trouble.cause == OUT_OF_REACH]
-    if not silent:
+    seen = [trouble for trouble in troubles(folder.since_start(), until_now, hosts) if trouble.stage == stage and trouble.host]
+    told = {trouble.host for trouble in seen if trouble.code in FATES}
+    found = [trouble for trouble in seen if trouble.host not in told]
+    if not found:
         return
-    known = [hostvars.get(host, {}) for host in silent]
+    known = [hostvars.get(trouble.host, {}) for trouble in found]
     known = [{name: row.get(name) for name in ("ansible_host", "ansible_port", "ansible_ssh_private_key_file", "podcycle_id")} for row in known]
     with ThreadPoolExecutor(16) as pool:
-        for host, said in zip(silent, pool.map(partial(ask, folder), known), strict=True):
+        for trouble, (said, details) in zip(found, pool.map(partial(inquire, folder, account), found, known), strict=True):
             if said:
-                folder.event(stage, "failed", host=host, message=f"{OUT_OF_REACH}: {said}")
+                folder.event(stage, "failed", host=trouble.host, message=said, details=details)
+
+
+def inquire(folder: RunFolder, account: Mapping[str, Any] | None, trouble: Trouble, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What the cloud, and of a pod that fell silent a login, says of its trouble; empty when nothing new."""
+    silent, pod_id, shown = trouble.cause == OUT_OF_REACH, str(known.get("podcycle_id") or ""), ""
+    if account and pod_id:
+        inquiry = Inquiry(account, pod_id, every=2.0)
+        try:
+            inquiry.insist(OUT_OF_REACH if silent else "the pod has ended", ENDED_SECONDS if silent else 0.0, SystemClock())
+        except PodEnded as err:
+            return explain(err, "")
+        shown = inquiry.shown
+    said = "; ".join(words for words in (ask(folder, known), shown) if words) if silent else ""
+    return f"{OUT_OF_REACH}: {said}" if said else "", {}
 
 
 def ask(folder: RunFolder, known: Mapping[str, Any]) -> str:

@@ -141,7 +141,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         if C.config.get_config_value("INVENTORY_ANY_UNPARSED_IS_FAILED"):
             Display().error(f"{path}: {err}", wrap_text=False)
             raise SystemExit(_EXIT_PARSER)
-        raise AnsibleParserError(f"{path}: {err}") from err
+        # Ansible would print the cause's sentence once more.
+        raise AnsibleParserError(f"{path}: {err}") from None
 
     def _rows(self, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Plain data of each pod, as it may be cached: no key, no secret."""

@@ -138,21 +138,45 @@ class Engine(Desk):
             if lease is not None and pod is not None:
                 slot.lease = lease
                 self.notify(f"{self.cloud.name}: pod {pod.id} of this run is there ({pod.state})")
-                if pod.state in (model.STOPPED, model.FAILED):
-                    pod = self._start(lease, pod, wish.max_usd_per_hour)
-                    slot.changed = True
-                elif lease.state == book.STOPPED:
-                    # Whoever was starting it died on the way.
-                    self.ledger.write(lease.stamp, "started", pod_id=pod.id)
-                self._note_price(lease, pod)
-                slot.notes += drift(lease, wish)
-                slot.after = self._ready(wish).wait_ready(lease, pod)
-                self._check_gpus(lease, slot.after)
-                if lease.marks.get("kept") or lease.marks.get("held_until"):
+                marks = {name: lease.marks.get(name) for name in ("kept", "held_until")}
+                if any(marks.values()):
+                    # Before it costs money again: whoever is killed from here on leaves a pod that its keeper gives back.
                     self.ledger.write(lease.stamp, "mark", kept=None, held_until=None)
                     slot.notes.append("it is in use again: it is neither kept nor held any more")
+                try:
+                    self._use_again(wish, slot, lease, pod)
+                except errors.PodcycleError:
+                    if self._left_as_found(lease, pod) and any(marks.values()):
+                        self.ledger.write(lease.stamp, "mark", **marks)
+                    raise
                 return
             self._rent_anew(wish, slot, plan or self.plan(wish))
+
+    def _use_again(self, wish: PodWish, slot: Slot, lease: Lease, pod: Pod) -> None:
+        if pod.state in (model.STOPPED, model.FAILED):
+            pod = self._start(lease, pod, wish.max_usd_per_hour)
+            slot.changed = True
+        elif lease.state == book.STOPPED:
+            # Whoever was starting it died on the way.
+            self.ledger.write(lease.stamp, "started", pod_id=pod.id)
+        self._note_price(lease, pod)
+        slot.notes += drift(lease, wish)
+        slot.after = self._ready(wish).wait_ready(lease, pod)
+        self._check_gpus(lease, slot.after)
+
+    def _left_as_found(self, lease: Lease, found: Pod) -> bool:
+        """A pod that was started and does not come up is stopped again: its volume may hold what nobody has fetched, and its GPU costs money."""
+        now = self.ledger.lease(lease.stamp)
+        if now.given_back:
+            return False
+        if found.state in (model.STOPPED, model.FAILED):
+            try:
+                self.stop(now)
+            except errors.PodcycleError as err:
+                self.notify(f"pod {found.id} could not be stopped again: {err.message}")
+                return False
+            self.notify(f"pod {found.id} was left stopped")
+        return True
 
     def _rent_anew(self, wish: PodWish, slot: Slot, plan: Sequence[Offer]) -> None:
         """Create, wait, and draw once more when the host proves bad."""
@@ -249,7 +273,7 @@ class Engine(Desk):
         if pod.gpu_count < rented and lease.gpu:
             raise errors.PodFailed(
                 f"pod {pod.id} came back with {pod.gpu_count} of {rented} GPUs: its host gave them to others while it was stopped",
-                hint="fetch what is on its volume, give it back (playbooks/stop.yml), and use another run_id; or stop it and start it later",
+                hint="start it again later; or give it back (playbooks/stop.yml), with what is on its volume, and use another run_id",
             )
 
     def _ready(self, wish: PodWish | None = None) -> Readiness:
@@ -261,12 +285,18 @@ class Engine(Desk):
     def _start(self, lease: Lease, pod: Pod, cap: Decimal | None) -> Pod:
         if self.ssh is not None:
             self.ssh.forget(pod.id)
+        self._note_stop(lease, pod)
         self.ledger.write(lease.stamp, "starting", pod_id=pod.id)
         self.notify(f"starting stopped pod {pod.id}")
         # RunPod shows the old status for a moment after the start was accepted.
         seen = self._push(lambda: self.cloud.start(pod.id, cap), lease, lambda seen: seen is None or seen.state != model.STOPPED, f"pod {pod.id} to start")
         self.ledger.write(lease.stamp, "started", pod_id=pod.id)
         return seen or pod
+
+    def _note_stop(self, lease: Lease, pod: Pod) -> None:
+        """Of a pod that its provider has stopped: from here on its GPU costs nothing."""
+        if pod.state == model.STOPPED and lease.stopped_at is None and lease.state != book.RELEASING:
+            self.ledger.write(lease.stamp, "stopped", pod_id=pod.id)
 
     def _note_price(self, lease: Lease, pod: Pod) -> None:
         """A spot pod costs what was bid for it last; a stopped one shows no price, or 0."""
@@ -297,9 +327,8 @@ class Engine(Desk):
         """Stop a pod and read back that it stopped; None when it is gone."""
         pod = self.lookout.settle(lease)
         if pod is None or pod.state == model.STOPPED:
-            if pod is not None and lease.state == book.LEASED:
-                # By its provider; from here on its GPU costs nothing.
-                self.ledger.write(lease.stamp, "stopped", pod_id=pod.id)
+            if pod is not None:
+                self._note_stop(lease, pod)
             return pod
         pod_id = pod.id
         self.ledger.write(lease.stamp, "stopping", pod_id=pod_id)

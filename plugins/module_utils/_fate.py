@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -14,10 +14,11 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _model as mode
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._lookout import Lookout
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import open_session
-from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import SystemClock
+from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import Clock, SystemClock
 
-# A spot pod that was stopped with its volume: the checkpoint is there, and can be bid for.
+# A spot pod that was stopped with its volume: its files are there, and can be bid for.
 OUTBID, STOPPED, GONE = "pod_outbid", "pod_stopped", "pod_gone"
+FATES = (OUTBID, STOPPED, GONE)
 EVERY_SECONDS = 15.0
 _CONFIRM_SECONDS = 1.0
 _ENDED = (model.STOPPED, model.FAILED, model.GONE)
@@ -29,6 +30,13 @@ class PodEnded(errors.PodcycleError):
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message, hint=hint)
         self.code = code
+
+
+def account_of(variables: Mapping[str, Any], template: Callable[[Any], Any]) -> dict[str, Any]:
+    """Where a run's pods were rented, from Ansible's variables: what stands in the arguments of a task may go to the pod, and the key must not."""
+    run = template(variables.get("cycle_run")) or {}
+    told = {name: template(variables.get(f"cloud_{name}")) or None for name in ("api_key", "endpoint", "account")}
+    return {**told, "cloud": run.get("cloud"), "state_dir": run.get("state_dir") or template(variables.get("state_dir"))}
 
 
 class Inquiry:
@@ -48,12 +56,22 @@ class Inquiry:
             try:
                 state = self._state()
             except errors.PodcycleError as err:
+                self._sightings = 0
                 self.shown = f"whether the pod still runs could not be asked: {err.message}"
             else:
                 self.shown = f"{self._cloud.name} shows the pod {state}"
                 self._sightings = self._sightings + 1 if state in _ENDED else 0
             self._next = now + (_CONFIRM_SECONDS if self._sightings else self._every)
         return self._sightings > 1
+
+    def insist(self, what: str, seconds: float, clock: Clock) -> None:
+        """Raises PodEnded when the cloud shows the pod's end, which it may do a moment after the pod is lost."""
+        until = clock.monotonic() + seconds
+        while not self.ended(clock.monotonic()):
+            if clock.monotonic() >= until and not self._sightings:
+                return
+            clock.sleep(1.0)
+        raise self.verdict(what)
 
     def _state(self) -> str:
         session = open_session(self._options)
@@ -72,18 +90,21 @@ class Inquiry:
         spent = balance is not None and balance <= 0
         money = f": the account's balance is {model.usd(balance)} $" if spent else "; the account's balance could not be asked" if balance is None else ""
         again = f"{'add money to the account, then ' if spent else ''}type the same command again"
-        if lease.given_back:
+        # The pod's own guard ends it at the deadline and cannot write that down here.
+        if lease.given_back or pod is None and lease.deadline is not None and lease.deadline <= model.utc_now():
             told = f"{what}: pod {self._pod_id} was given back meanwhile, by another command or at the end of its lease"
             return PodEnded(GONE, told, f"{again}: it rents anew")
         if pod is None:
             return PodEnded(GONE, f"{what}: {cloud} has removed pod {self._pod_id}{money}", f"{again}: it rents another pod")
-        if pod.state == model.STOPPED and lease.last_event in ("stopping", "stopped"):
+        if pod.state == model.STOPPED and (lease.stopped_at is not None or lease.last_event == "stopping"):
             return PodEnded(STOPPED, f"{what}: pod {pod.id} was stopped by another command", again)
         if pod.state == model.STOPPED and lease.wish.get("spot") and not spent:
-            told = f"{what}: {cloud} has stopped spot pod {pod.id}: it was outbid{', or the balance, which could not be asked, is spent' if money else ''}"
+            # The API tells neither from the other.
+            told = f"{what}: {cloud} shows spot pod {pod.id} stopped: it was outbid, or stopped in the console"
+            told += ", or the balance, which could not be asked, is spent" if money else ""
             if keeps_its_files(lease):
-                return PodEnded(OUTBID, told, f"its volume keeps the checkpoint; {again}: it bids again and goes on from there")
-            return PodEnded(STOPPED, f"{told}; its checkpoint is lost, since it has no volume", f"{again}: it begins anew (with volume_gib it would go on)")
+                return PodEnded(OUTBID, told, f"its volume keeps its files; {again}: it bids again and goes on from there")
+            return PodEnded(STOPPED, f"{told}; its files are lost, since it has no volume", f"{again}: it begins anew (with volume_gib it would go on)")
         shown = "has stopped" if pod.state == model.STOPPED else f"shows {pod.provider_status} for"
         return PodEnded(STOPPED, f"{what}: {cloud} {shown} pod {pod.id}{money}", again)
 

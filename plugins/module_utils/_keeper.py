@@ -55,7 +55,7 @@ def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir,
     """
     folder = state.run_dir(run_id)
     terms = {"grace_seconds": grace_seconds, "key_id": open_cloud(options).key_id}
-    running = _living(folder)
+    running = living(folder)
     if running is not None and _terms(folder) == terms:
         return running
     if running is not None:
@@ -70,7 +70,7 @@ def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir,
             stream.write(json.dumps(settings).encode())
     end = time.monotonic() + 20
     while time.monotonic() < end:
-        running = _living(folder)
+        running = living(folder)
         if running is not None:
             return running
         if process.poll() is not None:
@@ -81,7 +81,8 @@ def ensure_keeper(collection: Path, options: Mapping[str, Any], state: StateDir,
     )
 
 
-def _living(folder: Path) -> int | None:
+def living(folder: Path) -> int | None:
+    """The process id of the keeper of a run's folder, while it lives."""
     try:
         process = ProcessId.from_dict(json.loads((folder / "keeper.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,9 +18,12 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _ledger as boo
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._gateway_key import Swept, Terms, being_lent, sweep
 from ansible_collections.podcycle.gpu.plugins.module_utils._giving_back import Desk, Slot, each
+from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import living
 from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
+from ansible_collections.podcycle.gpu.plugins.module_utils._lookout import Lookout
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Pod
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, naming_rentals, open_session
+from ansible_collections.podcycle.gpu.plugins.module_utils._waiter import SystemClock
 
 # A create that was presumed void is still looked for this long: a listing can lag.
 _WATCH = timedelta(hours=24)
@@ -93,7 +97,7 @@ def verdict(session: Session, lease: Lease, now: datetime) -> dict[str, Any]:
     if holder is None:
         return {"over": False, "why": "rented outside a cycle; it ends at its deadline"}
     until = model.parse_time(lease.marks.get("gives_back_at"))
-    if until and now < until:
+    if until and now < until and living(session.state.path / "runs" / lease.stamp.run_id) is not None:
         return {"over": False, "why": f"its controller is gone; the keeper gives it back at {model.rfc3339(until)}"}
     return {"over": True, "why": f"its controller ({holder}) is gone"}
 
@@ -277,7 +281,7 @@ def mark(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
     now = model.utc_now()
     until = model.rfc3339(now + timedelta(minutes=options["minutes"]))
     wanted: dict[str, Any] = {"held_until": until, "kept": None} if options["state"] == "held" else {"kept": True, "held_until": None}
-    leases = [lease for lease in session.ledger.of_run(options["run_id"]) if lease.open]
+    leases = _still_there(session, [lease for lease in session.ledger.of_run(options["run_id"]) if lease.open], check_mode)
     fresh = [lease for lease in leases if not _marked(lease, options["state"], now)]
     for lease in fresh if not check_mode else ():
         session.ledger.write(lease.stamp, "mark", **wanted)
@@ -290,6 +294,16 @@ def mark(options: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
         "until": next((lease.marks.get("held_until") for lease in leases if lease.marks.get("held_until")), None) if options["state"] == "held" else None,
         "rehearsal": session.rehearsal,
     }
+
+
+def _still_there(session: Session, leases: list[Lease], check_mode: bool) -> list[Lease]:
+    """Those whose pods are not proven gone, which the ledger then knows; without the cloud's answer none is."""
+    lookout, found = Lookout(session.cloud, session.ledger, SystemClock()), [*leases]
+    with suppress(errors.PodcycleError):
+        for lease in leases:
+            if lease.pod_id and (lookout.by_id(lease) if check_mode else lookout.settle(lease)) is None:
+                found.remove(lease)
+    return found
 
 
 def _marked(lease: Lease, state: str, now: datetime) -> bool:

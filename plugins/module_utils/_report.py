@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._fate import OUTBID
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import is_loopback
-from ansible_collections.podcycle.gpu.plugins.module_utils._model import to_money, usd
+from ansible_collections.podcycle.gpu.plugins.module_utils._model import STOPPED, to_money, usd
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
 
 # What a pod wrote may be of any size; a run of days writes a few MiB.
@@ -62,7 +62,7 @@ def choose_ending(
 ) -> str:
     """How the leases end: terminate, stop, keep, or hold for artifacts that could not be brought home or opened.
 
-    A run whose spot pod was outbid is stopped: its volume keeps the checkpoint from which the same command goes on.
+    A run whose spot pod was outbid is stopped: its volume keeps the files with which the same command goes on.
 
     `records` are the events of this pass, `earlier` those before it. Where nothing could be written, the events are not all there: from
     the training on nobody knows then what came home.
@@ -138,7 +138,7 @@ def _judge_billing(summary: Summary, audit: dict[str, Any]) -> None:
     strays = [pod["id"] for pod in audit.get("strays") or () if pod.get("run_id") == summary.run_id]
     names = [f"{lease.get('pod_id') or lease['stamp']} ({lease.get('observed')})" for lease in left] + strays
     owner = audit.get("owner")
-    rate = sum((to_money(lease.get("usd_per_hour")) or Decimal(0) for lease in left), Decimal(0))
+    rate = sum((to_money(lease.get("usd_per_hour")) or Decimal(0) for lease in left if lease.get("observed") != STOPPED), Decimal(0))
     run = f"-e run_id={summary.run_id}"
     stop, again = summary.command("stop", run), summary.command("cycle", run)
     if not names and any(trouble.stage == "start" for trouble in summary.troubles):
@@ -156,7 +156,7 @@ def _judge_billing(summary: Summary, audit: dict[str, Any]) -> None:
         outbid = any(trouble.code == OUTBID for trouble in summary.troubles)
         why = {"keep": "kept", "stop": "stopped, its volume goes on costing", "hold": "held for its artifacts"}[summary.ending]
         if outbid and summary.ending == "stop":
-            why = "outbid, and stopped with its checkpoint: the same command bids again and goes on from there; its volume goes on costing"
+            why = "outbid or stopped, with its files on its volume: the same command bids again and goes on from there; its volume goes on costing"
         until = next((lease["marks"].get("held_until") for lease in left if lease["marks"].get("held_until")), None) or next(
             (lease.get("deadline") for lease in left), None
         )
@@ -301,6 +301,6 @@ def cost_document(summary: Summary) -> dict[str, Any]:
         "rehearsal": summary.rehearsal,
         "cost_usd": usd(summary.cost_usd),
         "worst_case_usd": summary.worst_case_usd,
-        "basis": "price at renting times seconds from the create to the proof that the pod was gone; storage of stopped pods is not in it",
+        "basis": "each price times its seconds, from the create to the proof that the pod was gone; neither time nor storage of stopped pods is in it",
         "pods": [{key: pod.get(key) for key in ("id", "gpu", "gpu_count", "usd_per_hour", "cost_usd")} for pod in summary.pods],
     }

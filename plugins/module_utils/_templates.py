@@ -16,13 +16,13 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._account import Desk, create_once, find_own, open_desk, trying
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_account import CATALOG_LIMIT, SOURCES, RunPodAccount, Template
+from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_wire import MOST_VARIABLES
 from ansible_collections.podcycle.gpu.plugins.module_utils._secrets import looks_secret
 
 ALL_SOURCES = ("own", *SOURCES)
 HIDDEN = "(hidden)"
 # A pod made from a larger template is refused: the limit is that of one request, the template's text included.
 BODY_LIMIT = 102_400
-MOST_VARIABLES = 50
 # Attribute of ours: field on the wire. The mount is one field and two options.
 _WIRE = {
     "name": "name", "image": "image", "args": "args", "disk_gib": "disk", "ports": "ports", "env": "env", "registry": "registry", "category": "category",

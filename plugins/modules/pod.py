@@ -37,6 +37,7 @@ options:
   state:
     description:
       - V(running) rents what is missing, starts what is stopped, and waits until SSH answers.
+        A pod that was stopped and does not come up is stopped again.
       - V(restarted) starts the containers of running pods anew on the same hosts, proven by their later start time. What is not on a volume is lost.
       - V(stopped) ends the computing; storage goes on costing.
       - V(absent) gives back every pod of the run.
@@ -95,7 +96,8 @@ options:
   env:
     description:
       - Environment of the container; visible in the provider's console.
-      - RunPod's pods are also told their rented ports, as E(PODCYCLE_PORTS), unless this or the template names it.
+      - RunPod's pods are also told their rented ports, as E(PODCYCLE_PORTS), unless this or the template names it, or there is no room for it among
+        the 50 variables that RunPod allows.
     type: dict
     default: {}
   secret_env:

@@ -112,8 +112,8 @@ def test_a_spot_pod_that_is_outbid_in_training_goes_on_from_its_checkpoint(world
     wait_until(lambda: world.checkpointed("spot", pod_id), 60, "a checkpoint is written")
     world.control("POST", f"/pods/{pod_id}/preempt")
     ended = first.end(200).failed()
-    assert f"runpod has stopped spot pod {pod_id}: it was outbid;" in ended.flat and "may still be running there" not in ended.flat
-    assert "outbid, and stopped with its checkpoint: the same command bids again and goes on from there" in ended.flat
+    assert f"runpod shows spot pod {pod_id} stopped: it was outbid, or" in ended.flat and "may still be running there" not in ended.flat
+    assert "outbid or stopped, with its files on its volume: the same command bids again and goes on from there" in ended.flat
     assert [pod["status"] for pod in world.live()] == ["EXITED"]
     second = world.play("cycle.yml", seconds=300, **variables).ok()
     assert world.pod_ids("spot") == [pod_id], "the same pod, bid for again"

@@ -465,7 +465,45 @@ def test_a_pod_that_comes_back_without_its_gpus_is_no_success(engine: Engine, re
     (slot,) = engine.rent(make_wish(gpu_count=2), check_mode=False)
     del engine.cloud.get
     assert isinstance(slot.error, errors.PodFailed) and "came back with 0 of 2 GPUs" in str(slot.error)
-    assert len(rehearsal.pods()) == 1 and states(engine) == ["leased"], "what is on its volume may be wanted"
+    assert [pod["status"] for pod in rehearsal.pods()] == ["EXITED"] and states(engine) == ["stopped"], "what is on its volume may be wanted"
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_kept_pod_that_does_not_come_up_again_costs_no_gpu(
+    make_engine: Callable[..., Engine], rehearsal: Any, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """It is stopped and kept as it was; where that cannot be done, it is not spared when the run is given back."""
+    engine = make_engine(waits={"stop": 5})
+    pod = rent(engine, make_wish()).after
+    engine.stop(engine.ledger.leases()[0])
+    engine.ledger.write(engine.ledger.leases()[0].stamp, "mark", kept=True)
+
+    def broken(lease: Any, seen: Any) -> None:
+        (now,) = engine.ledger.leases()
+        assert now.state == "leased" and not now.marks["kept"], "who is killed here leaves it to the keeper"
+        raise errors.PodFailed("no GPUs")
+
+    monkeypatch.setattr(engine, "_check_gpus", broken)
+    if not stops:
+        monkeypatch.setattr(engine.cloud, "stop", lambda pod_id: None)
+    slot = rent(engine, make_wish())
+    assert isinstance(slot.error, errors.PodFailed) and slot.error.message == "no GPUs"
+    (lease,) = engine.ledger.leases()
+    assert bool(lease.marks["kept"]) is stops and (lease.stopped_at is not None) is stops
+    engine.release_run("r1", spare_kept=True)
+    assert [(one["id"], one["status"]) for one in rehearsal.pods()] == ([(pod.id, "EXITED")] if stops else [])
+
+
+def test_a_pod_that_another_command_gives_back_while_it_starts_is_left_to_it(engine: Engine, make_wish: MakeWish, monkeypatch: pytest.MonkeyPatch) -> None:
+    rent(engine, make_wish())
+    engine.stop(engine.ledger.leases()[0])
+
+    def meanwhile(lease: Any, seen: Any) -> None:
+        engine.ledger.write(lease.stamp, "releasing", pod_id=seen.id)
+        raise errors.PodFailed("no GPUs")
+
+    monkeypatch.setattr(engine, "_check_gpus", meanwhile)
+    assert isinstance(rent(engine, make_wish()).error, errors.PodFailed) and states(engine) == ["releasing"]
 
 
 @pytest.mark.parametrize("honest", [True, False])

@@ -191,6 +191,7 @@ def test_a_cloud_that_refuses_is_an_error_even_where_absence_is_not(load: Callab
     with pytest.raises(AnsibleParserError, match="401") as caught:
         load({**cloud, "api_key": "rpa_wrong_key"})
     assert "rpa_wrong_key" not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__, "Ansible prints a cause's sentence once more"
     rehearsal.fault("schema_changed", times=None, params={"drop": ["id"]})
     rehearsal.control("POST", "/pods/bulk", {"count": 1})
     with pytest.raises(AnsibleParserError, match="without a usable id"):

@@ -242,17 +242,17 @@ def test_a_spot_pod_that_was_outbid_ends_the_wait_at_once(terminal: Terminal, re
     rehearsal.control("POST", f"/pods/{pod['podcycle_id']}/preempt")
     result = run_action([answer(status()), LOST], pod=pod)
     assert result["failure"]["code"] == "pod_outbid" and action.time.now < 5
-    assert f"job train on pod-1: runpod has stopped spot pod {pod['podcycle_id']}: it was outbid; its volume keeps the checkpoint; type" in result["msg"]
+    assert f"job train on pod-1: runpod shows spot pod {pod['podcycle_id']} stopped: it was outbid, or stopped in the console; its volume" in result["msg"]
     assert any(line.endswith("runpod shows the pod stopped") for line in terminal.lines) and FULL not in str([result, terminal.lines])
 
 
-def test_an_outbid_pod_without_a_volume_has_lost_its_checkpoint(terminal: Terminal, rehearsal: Any, rented: Any) -> None:
+def test_an_outbid_pod_without_a_volume_has_lost_its_files(terminal: Terminal, rehearsal: Any, rented: Any) -> None:
     pod = rented(spot=True)
     rehearsal.control("POST", f"/pods/{pod['podcycle_id']}/preempt")
     rehearsal.fault("graphql_refused", params={"as": "403"}, times=None)
     result = run_action([answer(status()), LOST], pod=pod)
     assert result["failure"]["code"] == "pod_stopped"
-    assert "it was outbid, or the balance, which could not be asked, is spent; its checkpoint is lost" in result["msg"]
+    assert "it was outbid, or stopped in the console, or the balance, which could not be asked, is spent; its files are lost" in result["msg"]
 
 
 @pytest.mark.parametrize(("grace", "words"), [(1e6, "has stopped pod"), (0, "has removed pod")])
@@ -309,6 +309,33 @@ def test_a_pod_that_was_given_back_meanwhile_was_not_removed_by_its_provider(ter
     make_engine().release_run("r1")
     result = run_action([answer(status()), LOST], pod=pod)
     assert result["failure"]["code"] == "pod_gone" and "was given back meanwhile, by another command" in result["msg"]
+
+
+def test_a_pod_that_its_own_guard_has_ended_was_not_removed_by_its_provider(terminal: Terminal, make_engine: Any, rented: Any) -> None:
+    pod, engine = rented(), make_engine()
+    (lease,) = engine.ledger.leases()
+    engine.ledger.write(lease.stamp, "extended", deadline="2026-01-01T00:00:00Z")
+    engine.cloud.terminate(lease.pod_id)
+    result = run_action([answer(status()), LOST], pod=pod)
+    assert result["failure"]["code"] == "pod_gone" and "or at the end of its lease; type" in result["msg"]
+
+
+def test_a_spot_pod_that_was_stopped_and_kept_by_another_command_was_not_outbid(terminal: Terminal, make_engine: Any, rented: Any) -> None:
+    pod, engine = rented(spot=True, volume_gib=20), make_engine()
+    (lease,) = engine.ledger.leases()
+    engine.stop(lease)
+    engine.ledger.write(lease.stamp, "mark", kept=True)
+    result = run_action([answer(status()), LOST], pod=pod)
+    assert result["failure"]["code"] == "pod_stopped" and "was stopped by another command; type" in result["msg"]
+
+
+def test_another_machine_at_the_address_of_a_pod_that_was_outbid(terminal: Terminal, rehearsal: Any, rented: Any, tmp_path: Path) -> None:
+    pod = {**rented(spot=True, volume_gib=20), "ansible_ssh_common_args": f"-o UserKnownHostsFile={tmp_path / 'known_hosts'}"}
+    stranger = AnsibleConnectionFailure("REMOTE HOST IDENTIFICATION HAS CHANGED!")
+    with pytest.raises(AnsibleActionFail, match="the SSH host key of pod"):
+        run_action([answer(status()), stranger], pod=pod)
+    rehearsal.control("POST", f"/pods/{pod['podcycle_id']}/preempt")
+    assert run_action([answer(status()), stranger], pod=pod)["failure"]["code"] == "pod_outbid"
 
 
 def test_a_pod_that_shows_another_host_key_is_not_waited_for(terminal: Terminal) -> None:

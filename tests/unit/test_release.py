@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -377,14 +379,16 @@ def session(rehearsal: Any, state: Any, clock: Any, monkeypatch: pytest.MonkeyPa
     return options
 
 
-def lease_with(*, deadline: int = 60, controller: str = "alive", **marks: Any) -> tuple[Any, Lease]:
+def lease_with(folder: Path, *, deadline: int = 60, controller: str = "alive", keeper: str = "alive", **marks: Any) -> tuple[Any, Lease]:
     now = utc_now()
     gone, elsewhere = ProcessId(socket.gethostname(), 999_999_999, 1), ProcessId("other-host", 5, 5)
     holder = {"alive": ProcessId.of(os.getpid()), "dead": gone, "elsewhere": elsewhere, "none": None}
     stamp = model.Stamp("r1", "pod", 0, "0a1b2c3d", "9f8e7d6c")
     minutes = {key: rfc3339(now + timedelta(minutes=value)) if key in ("held_until", "gives_back_at") else value for key, value in marks.items()}
     lease = Lease(stamp, "runpod", "key", deadline=now + timedelta(minutes=deadline), marks=minutes)
-    found = SimpleNamespace(state=SimpleNamespace(run_holder=lambda run_id: holder[controller]))
+    (folder / "runs" / "r1").mkdir(parents=True)
+    (folder / "runs" / "r1" / "keeper.json").write_text(json.dumps(holder[keeper].to_dict()), encoding="utf-8")  # type: ignore[union-attr]
+    found = SimpleNamespace(state=SimpleNamespace(path=folder, run_holder=lambda run_id: holder[controller]))
     return found, lease
 
 
@@ -397,6 +401,7 @@ def lease_with(*, deadline: int = 60, controller: str = "alive", **marks: Any) -
         ({"controller": "dead"}, True, "is gone"),
         ({"controller": "dead", "gives_back_at": 5}, False, "the keeper gives it back at"),
         ({"controller": "dead", "gives_back_at": -5}, True, "is gone"),
+        ({"controller": "dead", "gives_back_at": 5, "keeper": "dead"}, True, "is gone"),
         ({"controller": "dead", "kept": True}, False, "kept on purpose"),
         ({"controller": "dead", "held_until": 5}, False, "held for its artifacts"),
         ({"controller": "dead", "held_until": -5}, True, "held for its artifacts"),
@@ -407,8 +412,8 @@ def lease_with(*, deadline: int = 60, controller: str = "alive", **marks: Any) -
         ({"controller": "dead", "deadline": -1, "held_until": 5}, True, "deadline has passed"),
     ],
 )
-def test_what_is_over_and_why(facts: dict[str, Any], over: bool, why: str) -> None:
-    session, lease = lease_with(**facts)
+def test_what_is_over_and_why(tmp_path: Path, facts: dict[str, Any], over: bool, why: str) -> None:
+    session, lease = lease_with(tmp_path, **facts)
     found = _leases.verdict(session, lease, datetime.now(timezone.utc))
     assert found["over"] is over and why in found["why"]
 
@@ -490,6 +495,16 @@ def test_hold_and_keep_mark_once(engine: Engine, rehearsal: Any, make_wish: Make
     assert not _leases.mark(session(state="held", run_id="r1"), check_mode=False)["changed"]
     assert _leases.mark(session(state="kept", run_id="r1"), check_mode=False)["changed"]
     assert engine.ledger.leases()[0].marks == {"held_until": None, "kept": True}
+    pod_id = engine.ledger.of_run("r1")[0].pod_id
+    rehearsal.fault("error_401", times=None)
+    assert [lease["pod_id"] for lease in _leases.mark(session(state="held", run_id="r1"), check_mode=False)["leases"]] == [pod_id], "nobody knows better"
+    rehearsal.control("DELETE", "/faults")
+    engine.cloud.terminate(pod_id)
+    for check_mode in (True, False):
+        assert engine.ledger.of_run("r1")[0].open
+        gone = _leases.mark(session(state="held", run_id="r1"), check_mode=check_mode)
+        assert (gone["changed"], gone["leases"], gone["usd_per_hour"]) == (False, [], "0.0000")
+    assert not engine.ledger.of_run("r1")[0].open, "what is gone is neither held nor counted any longer"
     for bad in ({"state": "held", "run_id": None}, {"state": "held", "run_id": "r1", "minutes": 0}, {"state": "held", "run_id": "r1", "minutes": 1441}):
         with pytest.raises(errors.UsageError):
             _leases.mark(session(**bad), check_mode=False)

@@ -14,16 +14,19 @@ from typing import Any
 import pytest
 from ansible import constants as C
 
+from ansible_collections.podcycle.gpu.plugins.action import run_event
 from ansible_collections.podcycle.gpu.plugins.action.run import refuse_partial
 from ansible_collections.podcycle.gpu.plugins.action.run_event import explain
 from ansible_collections.podcycle.gpu.plugins.action.run_report import typed
 from ansible_collections.podcycle.gpu.plugins.module_utils import _run
 from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import safe_relative, survey
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, UsageError
+from ansible_collections.podcycle.gpu.plugins.module_utils._fate import account_of
 from ansible_collections.podcycle.gpu.plugins.module_utils._phase_times import phase_rows
 from ansible_collections.podcycle.gpu.plugins.module_utils._report import choose_ending, cost_document, observations, summarise, terminal_lines
 from ansible_collections.podcycle.gpu.plugins.module_utils._report_html import page
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import STAGES, RunFolder, Trouble, troubles
+from support.harness import FULL
 
 URL = "http://127.0.0.1:8787/v2"
 
@@ -297,6 +300,41 @@ def test_a_run_is_well_only_when_nothing_is_left_billing(folder: RunFolder) -> N
     assert not summary_of(folder, {}).ok, "an audit that says nothing proves nothing"
     held = summary_of(folder, {"leases": [{**lease, "marks": {"held_until": "10:30"}}]}, ending="hold")
     assert held.ok and "held for its artifacts: p1 (running), 0.5900 $/h, until 10:30" in held.billing
+    held = summary_of(folder, {"leases": [{**lease, "observed": "stopped", "marks": {"held_until": "10:30"}}]}, ending="hold")
+    assert "held for its artifacts: p1 (stopped), 0.0000 $/h, until 10:30" in held.billing
+
+
+def test_the_end_of_a_stage_says_what_became_of_pods_that_failed_it(
+    folder: RunFolder, make_engine: Any, make_wish: Any, rehearsal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent ones and those that could still say something; one that lives goes by what itself says."""
+    monkeypatch.setattr(run_event, "ENDED_SECONDS", 0.0)
+    engine = make_engine()
+    pods = [slot.after.id for slot in engine.rent(make_wish(spot=True, volume_gib=20, count=5), check_mode=False)]
+    rehearsal.control("POST", f"/pods/{pods[0]}/preempt")
+    for gone in (pods[1], pods[2]):
+        engine.cloud.terminate(gone)
+    hosts = [f"r1-{number}" for number in range(5)]
+    folder.event("push", "started")
+    for host in (hosts[2], hosts[4]):
+        folder.event("push", "failed", host=host, message="rsync failed 3 times")
+    variables = {"cycle_run": {"cloud": "runpod", "state_dir": str(engine.state.path)}, "cloud_api_key": FULL, "cloud_endpoint": rehearsal.url}
+    account = account_of(variables, lambda value: value)
+    known = {host: {"podcycle_id": pod} for host, pod in zip(hosts, pods, strict=True)}
+    for _again in range(2):
+        run_event.look_closer(folder, "push", hosts, known, account)
+    told = {(trouble.host, trouble.code, trouble.cause) for trouble in troubles(folder.events(), ("push",), hosts)}
+    silent = "the pod was out of reach (SSH): runpod"
+    assert told == {
+        ("r1-0", "pod_outbid", f"{silent} shows spot pod {pods[0]} stopped: it was outbid, or stopped in the console; its volume keeps its files; "
+                               "type the same command again: it bids again and goes on from there"),
+        ("r1-1", "pod_gone", f"{silent} has removed pod {pods[1]}; type the same command again: it rents another pod"),
+        ("r1-2", "", "rsync failed 3 times"),
+        ("r1-2", "pod_gone", f"the pod has ended: runpod has removed pod {pods[2]}; type the same command again: it rents another pod"),
+        ("r1-3", "", f"{silent} shows the pod running"),
+        ("r1-4", "", "rsync failed 3 times"),
+    }  # fmt: skip
+    assert len(folder.events()) == 7 and FULL not in (folder.path / "events.jsonl").read_text(encoding="utf-8")
 
 
 def test_an_outbid_pod_that_stays_stopped_is_told_with_what_to_type(folder: RunFolder) -> None:
@@ -305,7 +343,7 @@ def test_an_outbid_pod_that_stays_stopped_is_told_with_what_to_type(folder: RunF
     folder.write("provision.json", {"pods": [{"id": "p1", "usd_per_hour": "0.2900", "volume_gib": 20}]})
     lease = {"open": True, "pod_id": "p1", "stamp": "s", "observed": "stopped", "usd_per_hour": "0.2900", "marks": {"kept": True}, "deadline": "10:30"}
     summary = summary_of(folder, {"leases": [lease]}, ending="stop")
-    assert summary.billing.startswith("outbid, and stopped with its checkpoint: the same command bids again and goes on from there")
+    assert summary.billing.startswith("outbid or stopped, with its files on its volume: the same command bids again and goes on from there")
     assert "p1 (stopped), until 10:30; 20 GiB of volume cost about 0.0055 $/h" in summary.billing
     assert "cycle.yml -e run_id=r1, or give back with: ansible-playbook stop.yml" in summary.next_command and not summary.ok
 

@@ -133,6 +133,16 @@ def test_ports_that_the_environment_names_itself_are_told_as_it_says(cloud: RunP
     assert stub.seen[0][2]["env"] == next(iter(given.values()))
 
 
+@pytest.mark.parametrize("number", [47, 48])
+def test_ports_take_no_room_from_what_is_asked_for(rehearsal: Any, make_engine: Any, make_wish: Callable[..., Any], number: int) -> None:
+    """The pod's SSH key takes two of the 50."""
+    engine = make_engine()
+    (slot,) = engine.rent(make_wish(env={f"A{place}": "1" for place in range(number)}), check_mode=False)
+    assert slot.error is None
+    env = engine.cloud._http.get(f"/pods/{slot.after.id}").body["env"]
+    assert len(env) == 50 and ("PODCYCLE_PORTS" in env) is (number == 47)
+
+
 def test_a_create_from_a_template_leaves_to_it_what_it_brings(cloud: RunPod, stub: Any, told: Any, make_wish: Callable[..., Any]) -> None:
     options = {"cloud_type": "secure", "template": "tpl123", "network_volume": "vol9", "registry": "reg1", "secrets": {"HF_TOKEN": "hf"}, "preset_env": True}
     stub.tell(told(201, POD))

@@ -107,7 +107,10 @@ def test_a_bid_again_never_goes_above_the_cap(engine: Engine, rehearsal: Any, ma
     with pytest.raises(errors.NoCapacity, match=words):
         raise rent(engine, wish).error
     (row,) = rehearsal.pods()
-    assert (row["id"], row["status"]) == (pod.id, "EXITED") and engine.ledger.leases()[0].usd_per_hour == Decimal("0.58")
+    (lease,) = engine.ledger.leases()
+    assert (row["id"], row["status"], lease.usd_per_hour) == (pod.id, "EXITED", Decimal("0.58"))
+    now = model.utc_now()
+    assert lease.cost(now) == lease.cost(now + timedelta(hours=1)), "a pod that is found stopped and stays so costs no GPU"
     dearer = rent(engine, make_wish(spot=True, gpu_count=2, max_usd_per_hour=Decimal("0.90")))
     assert dearer.error is None and dearer.after.id == pod.id and dearer.after.usd_per_hour == Decimal("0.90")
 

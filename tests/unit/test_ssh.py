@@ -21,7 +21,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from ansible_collections.podcycle.gpu.plugins.action.run_event import look_into_silence
+from ansible_collections.podcycle.gpu.plugins.action.run_event import look_closer
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import Endpoint
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import OUT_OF_REACH, RunFolder, troubles
@@ -173,7 +173,7 @@ def test_a_pod_that_fell_silent_is_asked_why(access: SshAccess, start: Callable[
     for stage in ("converge", "collect"):
         folder.event(stage, "started")
         folder.event(stage, "ok", host="r1-3")
-        look_into_silence(folder, stage, hosts, hostvars)
+        look_closer(folder, stage, hosts, hostvars)
     found = [(trouble.stage, trouble.host, trouble.cause) for trouble in troubles(folder.since_start(), ("converge", "collect"), hosts)]
     assert {row[:2] for row in found} == {("converge", "r1-0"), ("converge", "r1-1"), ("converge", "r1-2")} and len(found) == 3
     causes = {host: cause for _stage, host, cause in found}

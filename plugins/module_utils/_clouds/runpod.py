@@ -21,6 +21,7 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.base import Account, Cloud, GpuType
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod_wire import (
+    MOST_VARIABLES,
     as_dict,
     as_gib,
     as_text,
@@ -228,12 +229,13 @@ class RunPod(Cloud):
         options = wish.options
         # RunPod itself fills in a secret of the account, so that its value passes neither here nor through what the API shows.
         referred = {name: f"{{{{ RUNPOD_SECRET_{secret} }}}}" for name, secret in (options.get("secrets") or {}).items()}
-        # RunPod does not tell a container which of its ports are rented; the training image asks for it by this name.
-        ports = {"PODCYCLE_PORTS": " ".join(wish.ports)} if wish.ports else {}
-        env = {**(PRESET_ENV if options.get("preset_env") else {}), **ports, **wish.env, **wish.secret_env, **referred}
+        env = {**(PRESET_ENV if options.get("preset_env") else {}), **wish.env, **wish.secret_env, **referred}
         if wish.ssh_public_key:
             # RunPod's images read PUBLIC_KEY; its documents name SSH_PUBLIC_KEY.
             env.update(PUBLIC_KEY=wish.ssh_public_key.strip(), SSH_PUBLIC_KEY=wish.ssh_public_key.strip())
+        # RunPod does not tell a container which of its ports are rented; the training image asks for it by this name.
+        if wish.ports and len(env) < MOST_VARIABLES:
+            env.setdefault("PODCYCLE_PORTS", " ".join(wish.ports))
         body: dict[str, Any] = {
             "name": str(stamp),
             **({"image": wish.image} if wish.image else {}),

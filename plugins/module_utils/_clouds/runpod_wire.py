@@ -18,6 +18,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as err
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._http import HttpClient
 
+# Of one pod, as of one template.
+MOST_VARIABLES = 50
 _STATES = {
     "PROVISIONING": model.STARTING,
     "STARTING": model.STARTING,
