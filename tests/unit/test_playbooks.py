@@ -302,14 +302,40 @@ def told_by(folder: Path, tasks: list[dict[str, Any]], given: dict[str, Any], *w
     return done.stdout
 
 
+def shown_in(book: str) -> list[dict[str, Any]]:
+    """The tasks of a playbook that show lines; the play that has them knows how."""
+    plays = yaml.safe_load((ROOT / "playbooks" / book).read_text(encoding="utf-8"))
+    found = [(task, play) for play in plays for task in play.get("tasks", []) if "lines" in str(task.get("ansible.builtin.debug"))]
+    assert found and all(play["vars_files"] == ["vars/shown.yml"] for _task, play in found)
+    return [task for task, _play in found]
+
+
+SHOWN = yaml.safe_load((ROOT / "playbooks/vars/shown.yml").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("form", ["yaml", "json"])
 def test_the_table_of_drift_stays_a_table(tmp_path: Path, form: str) -> None:
-    report = yaml.safe_load((ROOT / "playbooks/drift.yml").read_text(encoding="utf-8"))[1]["tasks"][-1]
     found = f"files below /workspace/venv were changed: look at /workspace/venv/lib/python3.12/site-packages/{'a' * 80}.py"
     rows = [{"part": "chess_training", "expected": "as it was signed for", "found": found}, {"part": "torch", "expected": "2.13.0", "found": "none"}]
     table = drift_table(rows)
-    lines = [line.strip().strip('",') for line in told_by(tmp_path, [report], {"drift_found": {"drifted": True, "table": table}}, form=form).splitlines()]
+    said = told_by(tmp_path, shown_in("drift.yml"), {**SHOWN, "drift_found": {"drifted": True, "table": table}}, form=form)
+    lines = [line.strip().strip('",') for line in said.splitlines()]
     assert [line for line in lines if line.startswith(("part ", "chess_training ", "torch "))] == table.splitlines()
+
+
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_what_is_shown_can_be_typed_as_it_stands(tmp_path: Path, form: str) -> None:
+    books = {"status": "status_seen", "logs": "logs_read", "doctor": "doctor_found", "regression": "regression_doctor", "watch": "watch_seen"}
+    tasks = [task for book in books for task in shown_in(f"{book}.yml")]
+    given = {name: {"lines": [f"{book}:", f"  ssh -N {'-o Word=1 ' * 20}{book}@host"]} for book, name in books.items()}
+    tasks += shown_in("verify_run.yml") + [task for task in shown_in("bootstrap.yml") if "summary_lines" in str(task)]
+    for task in tasks:
+        task.get("vars", {}).pop("summary_lines", "")
+    given |= {"verify_found": {"lines": [given["status_seen"]["lines"][1]], "rehearsal": False}, "summary_lines": given["logs_read"]["lines"]}
+    lines = [line.strip(' ",') for line in told_by(tmp_path, tasks, {**SHOWN, **given}, form=form).splitlines()]
+    names = [*books, "status", "logs"]
+    assert [line for line in lines if line.startswith("ssh -N")] == [f"ssh -N {'-o Word=1 ' * 20}{name}@host" for name in names]
+    assert all(shown_in(book) for book in ("templates.yml", "offers.yml", "quick_launch.yml"))
 
 
 def test_a_converge_brings_back_what_calls_the_script_and_signs_for_it(tmp_path: Path) -> None:

@@ -113,7 +113,11 @@ def test_the_way_to_each_service_is_told() -> None:
     lines = [line for line in text.splitlines() if line.strip()]
     assert lines[0] == "jupyter on r1-1: https://p1-8888.proxy.runpod.net" and lines[2] == "  its token is in /w/jupyter.token on the pod"
     assert lines[3] == "inference on r1-1: on the pod only, port 8000"
-    assert " ".join(lines[4].split()) == "through SSH: ssh -L 8000:127.0.0.1:8000 -p 2201 root@203.0.113.7, then http://127.0.0.1:8000"
+    assert " ".join(lines[4].split()) == "here as http://127.0.0.1:8000 by: ssh -N -L 8000:127.0.0.1:8000 -p 2201 root@203.0.113.7"
+    text = template.render(reach_seen={"places": pod_settings.places(settings, ["8000/tcp", "8888/http"], "p1")}, **known, podcycle_ssh_via="gateway")
+    ways = [line.strip() for line in text.splitlines() if line.strip() and "token" not in line]
+    assert ways[1::2] == ["RunPod's gateway brings no port here", "RunPod's gateway brings no port here: rent 8000/http"]
+    assert ways[2] == "inference on r1-1: on every address of the pod, port 8000"
     # A pod's word is no address and no command.
     hostile = {"places": {"jupyter": {"wanted": True, "port": "1; rm -rf /", "url": "http://evil"}, "x": {"wanted": True, "port": 1, "url": None}}}
     text = template.render(reach_seen=hostile, **known)
@@ -128,8 +132,9 @@ def test_the_ways_are_told_of_what_the_pod_has_and_nothing_where_none_is_open(tm
     tasks = yaml.safe_load((ROOT / "playbooks/tasks/services.yml").read_text(encoding="utf-8"))
     assert tasks[0]["loop"][1] in pod_settings.IMAGE_WORKSPACES and tasks[0]["loop"][1] == _status._IMAGE
     play = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.include_tasks": "tasks/services.yml"}]}]
+    play[0]["vars_files"] = ["vars/shown.yml"]
     (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
-    for name in ("tasks", "templates"):
+    for name in ("tasks", "templates", "vars"):
         (tmp_path / name).symlink_to(ROOT / "playbooks" / name)
     given = ["-e", f"workspace={tmp_path}", "-e", f"ansible_python_interpreter={sys.executable}"]
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml"), *given]
