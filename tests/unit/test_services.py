@@ -308,7 +308,14 @@ def test_the_keys_that_the_image_brought_stay(image_pod: Pod) -> None:
     text = f"# BEGIN {prepare.MARKER}\n{KEY}\n# END {prepare.MARKER}\n"
     path.write_text(text)
     assert not image_pod.ask()["changed"] and path.read_text() == text
-    assert image_pod.ask(authorized_keys=KEY.replace("mine", "your"))["changed"] and "your" in path.read_text()
+    given = {"authorized_keys": KEY.replace("mine", "your")}
+    assert image_pod.ask(**given)["changed"] and path.read_text().startswith(text) and given["authorized_keys"] in path.read_text()
+    assert not image_pod.ask(**given)["changed"]
+    # A start of the container brings its own block and leaves this one.
+    starts = prepare.Preparation({"settings": {"authorized_keys": KEY, "account": ""}, "workspace": str(image_pod.root)}, {}, check=False)
+    assert not starts.keys().changed
+    image_pod.environ["AUTHORIZED_KEYS"] = KEY
+    assert image_pod.ask()["changed"] and path.read_text() == text and not image_pod.ask()["changed"]
 
 
 # ---- without Ansible -----------------------------------------------------------------------------
