@@ -524,6 +524,26 @@ def test_a_data_set_is_published_only_when_that_is_confirmed(tmp_path: Path) -> 
     assert asked[0] == ["seal", str(tmp_path / "home/same")] and "the same already in me/games as commit c0ffee" in said and "changed=0 " in said
 
 
+@pytest.mark.parametrize(
+    ("given", "brought"),
+    [
+        ({}, False),
+        ({"services_found": {}, "services_ports": []}, False),
+        ({"services_jupyter_port": 8899}, True),
+        ({"pod_env": {"RESTART_JUPYTER": "1", "AUTHORIZED_KEYS_URL": "x"}}, False),
+        ({"pod_env": {"START_JUPYTER": "1"}}, True),
+        ({"pod_env": {"AUTHORIZED_KEYS": "ssh-ed25519 AAAA me"}}, True),
+        ({"pod_secret_env": {"REPO_URL": "https://me:secret@example.org/x.git"}}, True),
+        ({"services": False, "pod_env": {"START_JUPYTER": "1"}}, False),
+    ],
+)
+def test_a_cycle_brings_services_where_one_is_asked_for(given: dict[str, Any], brought: bool, tmp_path: Path) -> None:
+    block = next(task for task in yaml.safe_load((ROOT / "playbooks/converge.yml").read_text(encoding="utf-8"))[1]["tasks"] if "block" in task)["block"]
+    wanted = next(task["when"] for task in block if task["name"] == "Converge the services")
+    said = told_by(tmp_path, [{"name": "Bring them", "ansible.builtin.debug": {"msg": "brought"}, "when": wanted}], given)
+    assert ("msg: brought" in said) == brought
+
+
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:
     """The controller may be somebody's laptop: no play on it may converge more than a private environment for validation."""
     seen = 0
