@@ -141,7 +141,7 @@ def brought_by_image(environ: Mapping[str, str], workspace: str, first_command: 
     try:
         settings = resolve({}, environ, workspace)["settings"]
     except SettingsError:
-        # It brings keys and no service then.
+        # It brings keys and an SSH server then.
         return []
     return [name for name in ("sshd", "jupyter", "inference", "hf_watch", "idle_watchdog", "repo_url") if settings[name]]
 
