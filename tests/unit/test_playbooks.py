@@ -370,6 +370,17 @@ def test_a_cycle_signs_for_the_script_that_heals_when_it_has_to(tmp_path: Path, 
     assert "ok=0 " in told_by(tmp_path, [task], {"pod_setup_script": {"skipped": True}, "stack_receipts": receipts})
 
 
+@pytest.mark.parametrize(
+    ("complete", "told"),
+    [(True, "r1 is complete and has no pod any more; use another run_id, or"), (False, "rent one first: a start.yml -e run_id=r1, or")],
+)
+def test_a_stage_without_a_pod_says_what_can_be_done(complete: bool, told: str, tmp_path: Path) -> None:
+    refuse = yaml.safe_load((ROOT / "playbooks/tasks/join.yml").read_text(encoding="utf-8"))[-1]
+    given = {"cycle_run": {"id": "r1", "typed": "a ", "complete": complete}}
+    said = told_by(tmp_path, [{"ansible.builtin.debug": refuse["ansible.builtin.fail"]}], given, form="json")
+    assert told in said
+
+
 @pytest.mark.parametrize("role", ["pytorch", "cuda13", "cutlass"])
 def test_a_folder_that_shuts_accounts_out_is_opened_again(tmp_path: Path, role: str) -> None:
     tasks = yaml.safe_load((ROOT / f"roles/{role}/tasks/bring.yml").read_text(encoding="utf-8"))
