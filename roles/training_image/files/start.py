@@ -134,9 +134,9 @@ def bring(environ: dict[str, str]) -> int:
     except pod_settings.SettingsError as error:
         say(f"{error}; keys are brought, and of the services the SSH server alone")
         # The role reads the environment too, and whoever is to put it right has to get in.
-        wish = environ.get("START_SSHD", "").lower()
+        asked = environ.get("START_SSHD", "").lower()
         environ |= {row.env: "" for row in pod_settings.SETTINGS if row.env != "AUTHORIZED_KEYS"}
-        environ["START_SSHD"] = wish if wish in pod_settings.TRUE + pod_settings.FALSE else ""
+        environ["START_SSHD"] = asked if asked in pod_settings.TRUE + pod_settings.FALSE else ""
         settings = pod_settings.resolve({}, environ, str(HOME / "runner"))["settings"]
     for name in ("root", RUNNER) if account == "root" else (account,):
         wish = {"settings": {**settings, "authorized_keys": environ["AUTHORIZED_KEYS"], "account": name}, "workspace": str(HOME / RUNNER)}
