@@ -185,6 +185,27 @@ def test_keys_are_a_block_and_those_of_others_stay(pod: Pod) -> None:
     assert "there is no account nobody-here" in pod.ask(account="nobody-here")["phases"][0]["note"]
 
 
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        (KEY, True),
+        (f'from="10.0.0.0/8,!10.1.1.1",no-pty {KEY}', True),
+        (f'command="tmux new -A",restrict {KEY}', True),
+        ("sk-ssh-ed25519@openssh.com AAAA", True),
+        (f'command="tmux new {KEY}', False),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", False),
+        ("ssh-ed25519", False),
+    ],
+)
+def test_a_line_with_a_key_is_known_before_a_pod_is_rented(line: str, good: bool) -> None:
+    command = [sys.executable, str(FILES / "pod_settings.py"), "--check"]
+    ways = (({"authorized_keys": line}, {}, "services_authorized_keys"), ({}, {"AUTHORIZED_KEYS": f"  # mine\n{line}"}, "AUTHORIZED_KEYS"))
+    for given, environ, where in ways:
+        asked = json.dumps({"given": given, "environ": environ, "workspace": "/workspace"})
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == good and (good or done.stderr == f"{where} holds a line that is no public key: {line[:30]!r}\n"), done.stderr
+
+
 def test_an_accounts_link_is_not_followed(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = pod.root / "theirs"
     theirs.mkdir()

@@ -33,7 +33,6 @@ MARKER = "podcycle.gpu services"
 MORE_KEYS = "podcycle.gpu keys beside those of the training image"
 STAMP = ".podcycle-requirements.sha256"
 PIP_SECONDS = 3600
-_KEY = re.compile(r"(?:[a-z0-9@.-]+=?\S*\s+)?(?:ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+(?: .*)?")
 
 
 class PrepareError(Exception):
@@ -75,7 +74,7 @@ class Preparation:
                     with times.phase(name):
                         outcome = do()
                 row.update(changed=outcome.changed, did=outcome.did, note=outcome.note)
-            except (PrepareError, RepositoryError) as error:
+            except (PrepareError, RepositoryError, pod_settings.SettingsError) as error:
                 row["error"] = str(error)
             except (OSError, subprocess.TimeoutExpired) as error:
                 row["error"] = f"{name}: {error}"
@@ -84,10 +83,7 @@ class Preparation:
 
     def keys(self) -> Outcome:
         """Our block in the account's authorized_keys; keys of others stay."""
-        keys = [line.strip() for line in self.given["authorized_keys"].splitlines() if line.strip() and not line.startswith("#")]
-        bad = [key for key in keys if not _KEY.fullmatch(key)]
-        if bad:
-            raise PrepareError(f"AUTHORIZED_KEYS holds a line that is no public key: {bad[0][:30]!r}")
+        keys = pod_settings.keys_in(self.given["authorized_keys"])
         account, note = self.account()
         path = Path(account.pw_dir, ".ssh", "authorized_keys")
         if account.pw_uid != os.geteuid() and (path.parent.is_symlink() or path.is_symlink()):

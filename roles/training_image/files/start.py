@@ -125,7 +125,7 @@ def bring(environ: dict[str, str]) -> int:
     if not account:
         say(f"there is no account with the number {os.geteuid()}, so there are no services")
         return 1
-    keys, bad = keys_of(environ, prepare._KEY.fullmatch)
+    keys, bad = keys_of(environ, pod_settings.KEY.fullmatch)
     if bad:
         say(f"{bad} lines of PUBLIC_KEY or AUTHORIZED_KEYS are no public keys and are left out")
     environ = {**environ, "AUTHORIZED_KEYS": "\n".join(keys)}
