@@ -650,7 +650,7 @@ def played(rehearsal: Any, tmp_path: Path, *words: str) -> subprocess.CompletedP
 def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tmp_path: Path) -> None:
     source = ["-e", "bootstrap_archive_source=https://example.org/collection.tar.gz"]
     refused = played(rehearsal, tmp_path, "playbooks/template.yml")
-    assert refused.returncode != 0 and "say -e bootstrap_archive_source=URL" in " ".join(refused.stdout.split()) and rehearsal.writes() == []
+    assert refused.returncode != 0 and "Say -e bootstrap_archive_source=URL" in " ".join(refused.stdout.split()) and rehearsal.writes() == []
     secret = played(rehearsal, tmp_path, "playbooks/template.yml", *source, "-e", '{"node_environment": {"HF_TOKEN": "hf_1"}}')
     assert secret.returncode != 0 and "node_environment.HF_TOKEN looks like a secret" in " ".join(secret.stdout.split()) and rehearsal.writes() == []
     for count in (1, 0):
