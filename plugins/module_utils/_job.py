@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import inspect
@@ -171,12 +172,12 @@ class Job:
     def _locked(self) -> Iterator[None]:
         try:
             self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = (self.dir / ".lock").open("a", encoding="ascii")
+            with (self.dir / ".lock").open("a", encoding="ascii") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
         except OSError as error:
-            raise JobError(f"start job {self.spec.name}: {self.dir} cannot be written: {error.strerror}; name another folder with jobs_dir") from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            hint = "make room on that disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another folder with jobs_dir"
+            raise JobError(f"job {self.spec.name}: {self.dir} cannot be written: {error.strerror}", hint=hint) from error
 
     def _prepare(self, attempt: int) -> None:
         spec = {

@@ -193,6 +193,13 @@ def stage_times(records: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
     return found
 
 
+def told_stage(status: str, seconds: float) -> str:
+    """Nobody saw when one ended that was interrupted."""
+    if status.lower() == "interrupted":
+        return status
+    return f"{seconds:.1f} s{'' if status.lower() == 'ok' else f' {status}'}"
+
+
 def _apart(first: str, second: str) -> float:
     from datetime import datetime
 
@@ -240,9 +247,7 @@ def validation_figures(validation: dict[str, Any]) -> list[tuple[str, str]]:
 def terminal_lines(summary: Summary) -> list[str]:
     """The short summary at the end of a cycle."""
     lines = ["", f"run {summary.run_id}{'  (rehearsal: nothing was paid)' if summary.rehearsal else ''}"]
-    lines.append(
-        "  stages      " + "  ".join(f"{name} {seconds:.1f} s{'' if status == 'ok' else f' {status.upper()}'}" for name, status, seconds in summary.stages)
-    )
+    lines.append("  stages      " + "  ".join(f"{name} {told_stage(status.upper(), seconds)}" for name, status, seconds in summary.stages))
     for pod in summary.pods:
         place = f" in {pod['region']}" if pod.get("region") else ""
         lines.append(f"  pod {pod.get('id')}  {pod.get('gpu_count')} x {pod.get('gpu')} at {pod.get('usd_per_hour')} $/h{place}")

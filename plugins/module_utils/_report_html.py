@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import usd
-from ansible_collections.podcycle.gpu.plugins.module_utils._report import Summary, validation_figures
+from ansible_collections.podcycle.gpu.plugins.module_utils._report import Summary, told_stage, validation_figures
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #667085; --line: #d9dee7; --card: #fff; --page: #f4f6f9; --good: #1f8a56;
@@ -88,7 +88,7 @@ def _stages(summary: Summary) -> str:
     most = max((seconds for _name, _status, seconds in summary.stages), default=1.0) or 1.0
     rows = "".join(
         f'<span>{escape(name)}</span><div class="bar{"" if status == "ok" else " failed"}" style="width:{100 * seconds / most:.1f}%"></div>'
-        f'<span class="num">{seconds:.1f} s{"" if status == "ok" else " " + escape(status)}</span>'
+        f'<span class="num">{escape(told_stage(status, seconds))}</span>'
         for name, status, seconds in summary.stages
     )
     return f'<section><h2>Stages</h2><div class="bars">{rows}</div></section>'

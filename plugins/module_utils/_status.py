@@ -139,7 +139,8 @@ def _services(text: str, session: Session, lease: Lease, pod: Pod) -> list[dict[
             continue
         url = f"https://{pod.id}-{port}.proxy.runpod.net" if place.get("url") and pod.cloud == "runpod" else None
         token = clean(said["token_file"], 200) if name == "jupyter" and isinstance(said.get("token_file"), str) else None
-        found.append({"name": name, "port": port, "url": url, "tunnel": _tunnel(port, session, lease, pod), "token_file": token})
+        where = "the pod only" if place.get("host", "127.0.0.1") == "127.0.0.1" else "every address of the pod"
+        found.append({"name": name, "port": port, "where": where, "url": url, "tunnel": _tunnel(port, session, lease, pod), "token_file": token})
     return found
 
 
@@ -298,7 +299,8 @@ def lines(status: Mapping[str, Any]) -> list[str]:
         known = [service["url"] for service in row["services"]]
         told += [f"{row['run_id']}-{row['index']}: {link}" for link in row["links"] if link not in known]
         for service in row["services"]:
-            told.append(f"{row['run_id']}-{row['index']}: {service['name']} at {service['url'] or 'port ' + str(service['port']) + ' of the pod only'}")
+            place = f"at {service['url']}" if service["url"] else f"on {service['where']}, port {service['port']}"
+            told.append(f"{row['run_id']}-{row['index']}: {service['name']} {place}")
             told += [f"  {service['tunnel']}"] if service["tunnel"] else []
             told += [f"  its token is on the pod, in {service['token_file']}"] if service["token_file"] else []
     if rows:

@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils import _model as model
 from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import safe_relative, sha256_of
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease
 from ansible_collections.podcycle.gpu.plugins.module_utils._run import RunFolder
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import Session, open_session
 from ansible_collections.podcycle.gpu.plugins.module_utils._table import columns
 
 _MOST_BYTES = 16 << 20
+# Rounding is no cost.
+_CENTS = Decimal("0.001")
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def _gone(path: Path, session: Session) -> Iterator[Finding]:
         lost = f"{session.ledger.path} has no lease of {', '.join(unknown)}"
         yield Finding("ledger", False, f"{lost}: type the same again with the account and the state_dir that the run was rented with")
     else:
-        yield Finding("ledger", True, f"every lease of the run is closed, {len(leases)} in all")
+        yield Finding("ledger", True, f"every lease of the run is closed, {len(leases)} in all{_since_reported(path, leases)}")
     left = []
     for pod_id in dict.fromkeys([*ids, *(lease.pod_id for lease in leases if lease.pod_id)]):
         try:
@@ -125,6 +129,18 @@ def _gone(path: Path, session: Session) -> Iterator[Finding]:
         left += [f"{pod.id} is {pod.state}"] if pod.state != model.GONE else []
     told_left = "; ".join(left) + f"; give them back: ansible-playbook playbooks/stop.yml -e run_id={run_id}"
     yield Finding("pods gone", not left, told_left if left else f"{session.cloud.name} knows none of them any more")
+
+
+def _since_reported(path: Path, leases: Sequence[Lease]) -> str:
+    """Pods that were kept, stopped or held cost more than the report of their run could know."""
+    spent = sum((lease.cost(model.utc_now()) or Decimal(0) for lease in leases), Decimal(0))
+    try:
+        reported = model.to_money(_json(path / "cost.json").get("cost_usd"))
+    except errors.SchemaError:
+        reported = None
+    if reported is None or spent - reported < _CENTS:
+        return ""
+    return f", for {model.usd(spent)} $; cost.json is older, and written anew by: ansible-playbook playbooks/stop.yml -e run_id={leases[0].stamp.run_id}"
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -121,8 +121,8 @@ pods:
       sample: {name: train, state: running, summary: "epoch 1/1  loss 3.21  ETA 0:40", progress: {}, seconds: 21.5, silent_seconds: 0.8, stalled: false}
     services:
       description:
-        - What the role C(services) keeps running there and how it is reached, each with C(name), C(port), C(url) when its port is rented,
-          C(tunnel), the command that brings it here by SSH, and C(token_file) on the pod.
+        - What the role C(services) keeps running there and how it is reached, each with C(name), C(port), C(where) it listens, C(url) when its
+          port is rented through the proxy, C(tunnel), the command that brings it here by SSH, and C(token_file) on the pod.
       type: list
       elements: dict
       returned: always

@@ -53,6 +53,7 @@ CASES = [
     Case("misspelt", ("no role has a variable pytorch_verson; pytorch_version was meant",), {"pytorch_verson": "2"}),
     Case("service-misspelt", ("there is no variable services_jupiter; services_jupyter was meant",), {"services_jupiter": True}, playbook="cycle.yml"),
     Case("service-port", ("services_jupyter_port is '99999' and has to be a number from 1 to 65535",), {"services_jupyter_port": 99999}),
+    Case("service-keys", ("services_authorized_keys holds a line that is no public key: 'hello'",), {"services_authorized_keys": "hello"}),
     Case(
         "service-in-env", ("START_JUPYTER is 'maybe', which is neither 1 nor 0",),
         {"pod_env": {"START_JUPYTER": "maybe", "IDLE_TIMEOUT_SECONDS": "{% raw %}{{ RUNPOD_SECRET_x }}{% endraw %}"}},

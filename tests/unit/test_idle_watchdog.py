@@ -181,7 +181,7 @@ def test_a_driver_that_hangs_is_told_and_keeps_no_pod(pod: Pod, stub: Any, told:
     assert pod.stop().count("the GPUs cannot be read") == 1
 
 
-def test_idleness_outlives_the_watchdog_but_not_the_machine(pod: Pod, stub: Any, told: Any) -> None:
+def test_idleness_outlives_the_watchdog_but_not_the_machine_and_not_other_bounds(pod: Pod, stub: Any, told: Any) -> None:
     stub.tell(told(200, {}))
     pod.start(idle_seconds=600)
     until((pod.root / "state.json").exists)
@@ -191,6 +191,11 @@ def test_idleness_outlives_the_watchdog_but_not_the_machine(pod: Pod, stub: Any,
     pod.start(idle_seconds=600)
     until(lambda: pod.state["boot"] != "another life")
     assert stub.seen == []
+    pod.stop()
+    (pod.root / "state.json").write_text(json.dumps(long_ago))
+    pod.start(idle_seconds=300)
+    until(lambda: pod.state["pid"] == pod.process.pid)
+    assert stub.seen == [] and pod.state["idle_seconds"] < 60
     pod.stop()
     (pod.root / "state.json").write_text(json.dumps(long_ago))
     pod.start(idle_seconds=600)

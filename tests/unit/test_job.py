@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _job_runner as runner
-from ansible_collections.podcycle.gpu.plugins.module_utils._job import Job, JobDiffers, JobInputError, JobSpec
+from ansible_collections.podcycle.gpu.plugins.module_utils._job import Job, JobDiffers, JobError, JobInputError, JobSpec
 from ansible_collections.podcycle.gpu.plugins.module_utils._torch_proof import STAMP
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
@@ -70,6 +70,21 @@ def started(job: Job) -> dict[str, Any]:
 
 def says_up(job: Job) -> bool:
     return "up" in job.log_tail(5)
+
+
+@pytest.mark.parametrize("change", [lambda job: job.start(check_mode=False), lambda job: job.cancel(1, check_mode=False)])
+def test_a_full_disk_is_a_sentence_with_its_folder(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, change: Callable[[Job], Any]) -> None:
+    job = make_job(SLEEPER)
+    job.start(check_mode=False)
+
+    def full(*_words: Any, **_more: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "write_json", full)
+        patch.setattr(Job, "_must_start", lambda *_words: True)
+        with pytest.raises(JobError, match=r"^job train: \S+/jobs/train cannot be written: No space left on device; make room on that disk$"):
+            change(job)
 
 
 def test_runs_to_the_end_and_keeps_the_whole_log(make_job: MakeJob) -> None:

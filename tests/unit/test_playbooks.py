@@ -302,14 +302,40 @@ def told_by(folder: Path, tasks: list[dict[str, Any]], given: dict[str, Any], *w
     return done.stdout
 
 
+def shown_in(book: str) -> list[dict[str, Any]]:
+    """The tasks of a playbook that show lines; the play that has them knows how."""
+    plays = yaml.safe_load((ROOT / "playbooks" / book).read_text(encoding="utf-8"))
+    found = [(task, play) for play in plays for task in play.get("tasks", []) if "lines" in str(task.get("ansible.builtin.debug"))]
+    assert found and all(play["vars_files"] == ["vars/shown.yml"] for _task, play in found)
+    return [task for task, _play in found]
+
+
+SHOWN = yaml.safe_load((ROOT / "playbooks/vars/shown.yml").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("form", ["yaml", "json"])
 def test_the_table_of_drift_stays_a_table(tmp_path: Path, form: str) -> None:
-    report = yaml.safe_load((ROOT / "playbooks/drift.yml").read_text(encoding="utf-8"))[1]["tasks"][-1]
     found = f"files below /workspace/venv were changed: look at /workspace/venv/lib/python3.12/site-packages/{'a' * 80}.py"
     rows = [{"part": "chess_training", "expected": "as it was signed for", "found": found}, {"part": "torch", "expected": "2.13.0", "found": "none"}]
     table = drift_table(rows)
-    lines = [line.strip().strip('",') for line in told_by(tmp_path, [report], {"drift_found": {"drifted": True, "table": table}}, form=form).splitlines()]
+    said = told_by(tmp_path, shown_in("drift.yml"), {**SHOWN, "drift_found": {"drifted": True, "table": table}}, form=form)
+    lines = [line.strip().strip('",') for line in said.splitlines()]
     assert [line for line in lines if line.startswith(("part ", "chess_training ", "torch "))] == table.splitlines()
+
+
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_what_is_shown_can_be_typed_as_it_stands(tmp_path: Path, form: str) -> None:
+    books = {"status": "status_seen", "logs": "logs_read", "doctor": "doctor_found", "regression": "regression_doctor", "watch": "watch_seen"}
+    tasks = [task for book in books for task in shown_in(f"{book}.yml")]
+    given = {name: {"lines": [f"{book}:", f"  ssh -N {'-o Word=1 ' * 20}{book}@host"]} for book, name in books.items()}
+    tasks += shown_in("verify_run.yml") + [task for task in shown_in("bootstrap.yml") if "summary_lines" in str(task)]
+    for task in tasks:
+        task.get("vars", {}).pop("summary_lines", "")
+    given |= {"verify_found": {"lines": [given["status_seen"]["lines"][1]], "rehearsal": False}, "summary_lines": given["logs_read"]["lines"]}
+    lines = [line.strip(' ",') for line in told_by(tmp_path, tasks, {**SHOWN, **given}, form=form).splitlines()]
+    names = [*books, "status", "logs"]
+    assert [line for line in lines if line.startswith("ssh -N")] == [f"ssh -N {'-o Word=1 ' * 20}{name}@host" for name in names]
+    assert all(shown_in(book) for book in ("templates.yml", "offers.yml", "quick_launch.yml"))
 
 
 def test_a_converge_brings_back_what_calls_the_script_and_signs_for_it(tmp_path: Path) -> None:
@@ -342,6 +368,17 @@ def test_a_cycle_signs_for_the_script_that_heals_when_it_has_to(tmp_path: Path, 
     receipts = {"pod_setup": {"stands": judged[0], "digest": judged[1]}} if judged else {}
     assert f"ok={signs} " in told_by(tmp_path, [task], {"pod_setup_script": {"payload": "p1"}, "stack_receipts": receipts})
     assert "ok=0 " in told_by(tmp_path, [task], {"pod_setup_script": {"skipped": True}, "stack_receipts": receipts})
+
+
+@pytest.mark.parametrize(
+    ("complete", "told"),
+    [(True, "r1 is complete and has no pod any more; use another run_id, or"), (False, "rent one first: a start.yml -e run_id=r1, or")],
+)
+def test_a_stage_without_a_pod_says_what_can_be_done(complete: bool, told: str, tmp_path: Path) -> None:
+    refuse = yaml.safe_load((ROOT / "playbooks/tasks/join.yml").read_text(encoding="utf-8"))[-1]
+    given = {"cycle_run": {"id": "r1", "typed": "a ", "complete": complete}}
+    said = told_by(tmp_path, [{"ansible.builtin.debug": refuse["ansible.builtin.fail"]}], given, form="json")
+    assert told in said
 
 
 @pytest.mark.parametrize("role", ["pytorch", "cuda13", "cutlass"])
@@ -498,6 +535,26 @@ def test_a_data_set_is_published_only_when_that_is_confirmed(tmp_path: Path) -> 
     assert asked[0] == ["seal", str(tmp_path / "home/same")] and "the same already in me/games as commit c0ffee" in said and "changed=0 " in said
 
 
+@pytest.mark.parametrize(
+    ("given", "brought"),
+    [
+        ({}, False),
+        ({"services_found": {}, "services_ports": []}, False),
+        ({"services_jupyter_port": 8899}, True),
+        ({"pod_env": {"RESTART_JUPYTER": "1", "AUTHORIZED_KEYS_URL": "x"}}, False),
+        ({"pod_env": {"START_JUPYTER": "1"}}, True),
+        ({"pod_env": {"AUTHORIZED_KEYS": "ssh-ed25519 AAAA me"}}, True),
+        ({"pod_secret_env": {"REPO_URL": "https://me:secret@example.org/x.git"}}, True),
+        ({"services": False, "pod_env": {"START_JUPYTER": "1"}}, False),
+    ],
+)
+def test_a_cycle_brings_services_where_one_is_asked_for(given: dict[str, Any], brought: bool, tmp_path: Path) -> None:
+    block = next(task for task in yaml.safe_load((ROOT / "playbooks/converge.yml").read_text(encoding="utf-8"))[1]["tasks"] if "block" in task)["block"]
+    wanted = next(task["when"] for task in block if task["name"] == "Converge the services")
+    said = told_by(tmp_path, [{"name": "Bring them", "ansible.builtin.debug": {"msg": "brought"}, "when": wanted}], given)
+    assert ("msg: brought" in said) == brought
+
+
 def test_the_controllers_own_shells_and_services_are_left_alone() -> None:
     """The controller may be somebody's laptop: no play on it may converge more than a private environment for validation."""
     seen = 0
@@ -593,7 +650,7 @@ def played(rehearsal: Any, tmp_path: Path, *words: str) -> subprocess.CompletedP
 def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tmp_path: Path) -> None:
     source = ["-e", "bootstrap_archive_source=https://example.org/collection.tar.gz"]
     refused = played(rehearsal, tmp_path, "playbooks/template.yml")
-    assert refused.returncode != 0 and "say -e bootstrap_archive_source=URL" in " ".join(refused.stdout.split()) and rehearsal.writes() == []
+    assert refused.returncode != 0 and "Say -e bootstrap_archive_source=URL" in " ".join(refused.stdout.split()) and rehearsal.writes() == []
     secret = played(rehearsal, tmp_path, "playbooks/template.yml", *source, "-e", '{"node_environment": {"HF_TOKEN": "hf_1"}}')
     assert secret.returncode != 0 and "node_environment.HF_TOKEN looks like a secret" in " ".join(secret.stdout.split()) and rehearsal.writes() == []
     for count in (1, 0):

@@ -361,8 +361,10 @@ def test_a_stage_that_was_cut_off_is_called_interrupted(folder: RunFolder) -> No
     folder.event("start", "started")
     folder.event("converge", "started", phase="guard", host="a")
     folder.event("train", "started")
-    stages = {name: status for name, status, _seconds in summary_of(folder, {"leases": []}).stages}
+    summary = summary_of(folder, {"leases": []})
+    stages = {name: status for name, status, _seconds in summary.stages}
     assert stages["start"] == stages["train"] == "interrupted"
+    assert "  stages      start INTERRUPTED  train INTERRUPTED" in terminal_lines(summary), "nobody knows for how long"
 
 
 # ---- what the command line may and may not ---------------------------------------------------------------------

@@ -113,7 +113,11 @@ def test_the_way_to_each_service_is_told() -> None:
     lines = [line for line in text.splitlines() if line.strip()]
     assert lines[0] == "jupyter on r1-1: https://p1-8888.proxy.runpod.net" and lines[2] == "  its token is in /w/jupyter.token on the pod"
     assert lines[3] == "inference on r1-1: on the pod only, port 8000"
-    assert " ".join(lines[4].split()) == "through SSH: ssh -L 8000:127.0.0.1:8000 -p 2201 root@203.0.113.7, then http://127.0.0.1:8000"
+    assert " ".join(lines[4].split()) == "here as http://127.0.0.1:8000 by: ssh -N -L 8000:127.0.0.1:8000 -p 2201 root@203.0.113.7"
+    text = template.render(reach_seen={"places": pod_settings.places(settings, ["8000/tcp", "8888/http"], "p1")}, **known, podcycle_ssh_via="gateway")
+    ways = [line.strip() for line in text.splitlines() if line.strip() and "token" not in line]
+    assert ways[1::2] == ["RunPod's gateway brings no port here", "RunPod's gateway brings no port here: rent 8000/http"]
+    assert ways[2] == "inference on r1-1: on every address of the pod, port 8000"
     # A pod's word is no address and no command.
     hostile = {"places": {"jupyter": {"wanted": True, "port": "1; rm -rf /", "url": "http://evil"}, "x": {"wanted": True, "port": 1, "url": None}}}
     text = template.render(reach_seen=hostile, **known)
@@ -128,8 +132,9 @@ def test_the_ways_are_told_of_what_the_pod_has_and_nothing_where_none_is_open(tm
     tasks = yaml.safe_load((ROOT / "playbooks/tasks/services.yml").read_text(encoding="utf-8"))
     assert tasks[0]["loop"][1] in pod_settings.IMAGE_WORKSPACES and tasks[0]["loop"][1] == _status._IMAGE
     play = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.include_tasks": "tasks/services.yml"}]}]
+    play[0]["vars_files"] = ["vars/shown.yml"]
     (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
-    for name in ("tasks", "templates"):
+    for name in ("tasks", "templates", "vars"):
         (tmp_path / name).symlink_to(ROOT / "playbooks" / name)
     given = ["-e", f"workspace={tmp_path}", "-e", f"ansible_python_interpreter={sys.executable}"]
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml"), *given]
@@ -178,6 +183,27 @@ def test_keys_are_a_block_and_those_of_others_stay(pod: Pod) -> None:
     assert pod.ask()["changed"] and path.read_text() == "ssh-rsa AAAA other\n"
     assert "no public key" in pod.ask(authorized_keys="rm -rf /")["errors"][0] and pod.rows()[-1] == ("ensure_ssh_keys", "error")
     assert "there is no account nobody-here" in pod.ask(account="nobody-here")["phases"][0]["note"]
+
+
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        (KEY, True),
+        (f'from="10.0.0.0/8,!10.1.1.1",no-pty {KEY}', True),
+        (f'command="tmux new -A",restrict {KEY}', True),
+        ("sk-ssh-ed25519@openssh.com AAAA", True),
+        (f'command="tmux new {KEY}', False),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", False),
+        ("ssh-ed25519", False),
+    ],
+)
+def test_a_line_with_a_key_is_known_before_a_pod_is_rented(line: str, good: bool) -> None:
+    command = [sys.executable, str(FILES / "pod_settings.py"), "--check"]
+    ways = (({"authorized_keys": line}, {}, "services_authorized_keys"), ({}, {"AUTHORIZED_KEYS": f"  # mine\n{line}"}, "AUTHORIZED_KEYS"))
+    for given, environ, where in ways:
+        asked = json.dumps({"given": given, "environ": environ, "workspace": "/workspace"})
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == good and (good or done.stderr == f"{where} holds a line that is no public key: {line[:30]!r}\n"), done.stderr
 
 
 def test_an_accounts_link_is_not_followed(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +329,14 @@ def test_the_keys_that_the_image_brought_stay(image_pod: Pod) -> None:
     text = f"# BEGIN {prepare.MARKER}\n{KEY}\n# END {prepare.MARKER}\n"
     path.write_text(text)
     assert not image_pod.ask()["changed"] and path.read_text() == text
-    assert image_pod.ask(authorized_keys=KEY.replace("mine", "your"))["changed"] and "your" in path.read_text()
+    given = {"authorized_keys": KEY.replace("mine", "your")}
+    assert image_pod.ask(**given)["changed"] and path.read_text().startswith(text) and given["authorized_keys"] in path.read_text()
+    assert not image_pod.ask(**given)["changed"]
+    # A start of the container brings its own block and leaves this one.
+    starts = prepare.Preparation({"settings": {"authorized_keys": KEY, "account": ""}, "workspace": str(image_pod.root)}, {}, check=False)
+    assert not starts.keys().changed
+    image_pod.environ["AUTHORIZED_KEYS"] = KEY
+    assert image_pod.ask()["changed"] and path.read_text() == text and not image_pod.ask()["changed"]
 
 
 # ---- without Ansible -----------------------------------------------------------------------------

@@ -250,7 +250,9 @@ def test_services_are_told_with_their_ways(look: Any) -> None:
     told = "\n".join(found["lines"])
     assert f"r1-0: jupyter at https://{pod}-8888.proxy.runpod.net\n  ssh -N -L 8888:127.0.0.1:8888 -p " in told and told.count(f"{pod}-8888") == 1
     assert "  its token is on the pod, in /workspace/.podcycle/services/jupyter.token" in told
-    assert "r1-0: inference at port 8000 of the pod only\n  ssh -N -L 8000:127.0.0.1:8000 -p " in told and "r1-1: jupyter" not in told
+    assert "r1-0: inference on the pod only, port 8000\n  ssh -N -L 8000:127.0.0.1:8000 -p " in told and "r1-1: jupyter" not in told
+    open_to_all = {"places": {"inference": {"wanted": True, "host": "0.0.0.0", "port": 8000, "url": None}}}
+    assert "r1-0: inference on every address of the pod, port 8000\n" in "\n".join(look(said(services=json.dumps(open_to_all)), said())["lines"])
 
 
 def test_what_the_training_image_brings_is_told_where_its_own_start_has_it(look: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +260,7 @@ def test_what_the_training_image_brings_is_told_where_its_own_start_has_it(look:
     for own in ("", json.dumps(SERVICES)):
         told = "\n".join(look(said(services=own, image=json.dumps(image)), said())["lines"])
         assert "its token is on the pod, in /opt/podcycle/runner/.podcycle/services/jupyter.token" in told
-        assert told.count("jupyter at ") == 1 and "/workspace/.podcycle" not in told and ("inference at port 8000" in told) == bool(own)
+        assert told.count("jupyter at ") == 1 and "/workspace/.podcycle" not in told and ("inference on the pod only, port 8000" in told) == bool(own)
     # As a shell reads them.
     for name in ("own", "image"):
         put = tmp_path / name / ".podcycle/services/services.json"

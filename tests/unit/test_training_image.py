@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import jinja2
@@ -296,6 +296,24 @@ def test_services_are_brought_as_the_account_that_they_need() -> None:
     assert accounts({}, [], "runner", inference=True) == [("runner", False)]
     keys = start.keys_of({"PUBLIC_KEY": f"{KEY}\n# mine\nhello", "AUTHORIZED_KEYS": KEY}, lambda line: line.startswith("ssh-"))
     assert keys == ([KEY], 1)
+
+
+@pytest.mark.parametrize(("wish", "brought"), [({}, True), ({"START_SSHD": "0"}, False), ({"START_SSHD": "sure"}, True)])
+def test_a_value_that_cannot_be_meant_locks_nobody_out(wish: dict[str, str], brought: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, settings, prepare = start_program(), load("pod_settings"), load("prepare")
+    played: list[tuple[Any, dict[str, str]]] = []
+    monkeypatch.setattr(start, "play", lambda _book, one, environ: played.append((one, environ)) or 0)
+    monkeypatch.setattr(start, "PAUSES", (0,))
+    monkeypatch.setattr(start, "open_workspace", lambda _place: None)
+    account = SimpleNamespace(pw_name="root", pw_dir=str(tmp_path), pw_uid=os.geteuid(), pw_gid=os.getegid())
+    for module in (start, prepare):
+        monkeypatch.setattr(module.pwd, "getpwuid", lambda _uid: account)
+        monkeypatch.setattr(module.pwd, "getpwnam", lambda _name: account)
+    assert start.bring({"PUBLIC_KEY": KEY, "START_JUPYTER": "1", "JUPYTER_PORT": "99999", **wish}) == 0
+    assert KEY in (tmp_path / ".ssh/authorized_keys").read_text() and bool(played) == brought
+    for one, environ in played:
+        found = settings.resolve(one.given, environ, "/opt/podcycle/root")["settings"]
+        assert one.account == "root" and found["sshd"] and not found["jupyter"] and found["authorized_keys"] == KEY
 
 
 def test_both_passes_and_a_cycle_share_one_heartbeat_and_the_watchdog_sees_every_job() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from ansible_collections.podcycle.gpu.plugins.module_utils import _errors as errors
 from ansible_collections.podcycle.gpu.plugins.module_utils._clouds.runpod import RunPod
-from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Ledger
+from ansible_collections.podcycle.gpu.plugins.module_utils._ledger import Lease, Ledger
 from ansible_collections.podcycle.gpu.plugins.module_utils._model import utc_now
 from ansible_collections.podcycle.gpu.plugins.module_utils._verify import verify
 from support.harness import FULL
@@ -74,6 +75,16 @@ def test_a_whole_run_is_whole(verified: Any) -> None:
     found = verified()
     assert found["ok"], found["bad"]
     assert found["findings"][-1]["found"] == "runpod knows none of them any more" and len(found["findings"]) == 12
+
+
+@pytest.mark.parametrize("cost", [b'{"cost_usd": "0.0123"}', b'{"cost_usd": "dear"}'])
+def test_what_pods_have_cost_after_the_report_is_told(verified: Any, run: Path, monkeypatch: pytest.MonkeyPatch, cost: bytes) -> None:
+    (run / "cost.json").write_bytes(cost)
+    monkeypatch.setattr(Lease, "cost", lambda _lease, _now: Decimal("0.25"))
+    found = verified()
+    told = next(one["found"] for one in found["findings"] if one["name"] == "ledger")
+    late = ", for 0.5000 $; cost.json is older, and written anew by: ansible-playbook playbooks/stop.yml -e run_id=r1"
+    assert found["ok"] and told == "every lease of the run is closed, 2 in all" + ("" if b"dear" in cost else late)
 
 
 @pytest.mark.parametrize(

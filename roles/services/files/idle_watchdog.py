@@ -76,9 +76,11 @@ class IdleWatchdog:
         self.trouble: str | None = None
         self.saved = float("-inf")
         before, boot = read_json(folder / "state.json"), this_boot()
-        # What was idle before a restart of the machine says nothing about it now.
-        known = before if before.get("boot") == boot and isinstance(before.get("active_at"), (int, float)) else {}
-        self.state: dict[str, Any] = {"boot": boot, "attempts": 0, "last_sign": None, "active_at": clock(), **known, "pid": os.getpid()}
+        wanted = [config[name] for name in (*BOUNDS, "action")]
+        # What was idle before a restart of the machine says nothing about it now, and who asks for other bounds is at work on it.
+        same = (before.get("boot"), before.get("wanted")) == (boot, wanted)
+        known = before if same and isinstance(before.get("active_at"), (int, float)) else {}
+        self.state: dict[str, Any] = {"attempts": 0, "last_sign": None, "active_at": clock(), **known, "boot": boot, "wanted": wanted, "pid": os.getpid()}
         self.state["active_at"] = min(float(self.state["active_at"]), clock())
         self.next_attempt = 0.0
         self.seen: dict[str, int] = {}

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Options, whose quotes may hold blanks, before the kind of the key.
+KEY = re.compile(r'(?:(?:[^\s"]|"[^"]*")+\s+)?(?:ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+(?: .*)?')
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -134,6 +136,15 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str], workspace: str
     return {"settings": settings, "origin": origin, "notes": notes}
 
 
+def keys_in(text: str, where: str = "AUTHORIZED_KEYS") -> list[str]:
+    """The public keys of a text, one a line."""
+    keys = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+    bad = [key for key in keys if not KEY.fullmatch(key)]
+    if bad:
+        raise SettingsError(f"{where} holds a line that is no public key: {bad[0][:30]!r}")
+    return keys
+
+
 def brought_by_image(environ: Mapping[str, str], workspace: str, first_command: str) -> list[str] | None:
     """What the training image brings by itself; None where its start is not the container's first program, and in its own workspaces."""
     if f"{IMAGE}/image/start.py" not in first_command or workspace in IMAGE_WORKSPACES:
@@ -141,7 +152,7 @@ def brought_by_image(environ: Mapping[str, str], workspace: str, first_command: 
     try:
         settings = resolve({}, environ, workspace)["settings"]
     except SettingsError:
-        # It brings keys and no service then.
+        # It brings keys and an SSH server then.
         return []
     return [name for name in ("sshd", "jupyter", "inference", "hf_watch", "idle_watchdog", "repo_url") if settings[name]]
 
@@ -182,7 +193,9 @@ def main() -> int:
     wish = json.load(sys.stdin)
     try:
         # What a provider's secret holds only the pod will know.
-        resolve(wish["given"], {name: str(value) for name, value in wish["environ"].items() if "{{" not in str(value)}, wish["workspace"])
+        known = {name: str(value) for name, value in wish["environ"].items() if "{{" not in str(value)}
+        found = resolve(wish["given"], known, wish["workspace"])
+        keys_in(found["settings"]["authorized_keys"], found["origin"]["authorized_keys"])
     except SettingsError as error:
         sys.exit(str(error))
     return 0

@@ -29,9 +29,10 @@ from repository import Outcome, Repository, RepositoryError, bare_url
 HERE = Path(__file__).resolve().parent
 FIRST_COMMAND = Path("/proc/1/cmdline")
 MARKER = "podcycle.gpu services"
+# Beside the block that the training image brings anew at each of its starts.
+MORE_KEYS = "podcycle.gpu keys beside those of the training image"
 STAMP = ".podcycle-requirements.sha256"
 PIP_SECONDS = 3600
-_KEY = re.compile(r"(?:[a-z0-9@.-]+=?\S*\s+)?(?:ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+(?: .*)?")
 
 
 class PrepareError(Exception):
@@ -52,12 +53,12 @@ class Preparation:
     def __init__(self, wish: dict[str, Any], environ: dict[str, str], *, check: bool) -> None:
         self.given, self.workspace, self.environ, self.check = wish["settings"], Path(wish["workspace"]), environ, check
         self.services = self.workspace / ".podcycle" / "services"
-        self.own_keys = bool(wish.get("own_keys", True))
+        self.marker = str(wish.get("marker", MARKER))
         self.rows: list[dict[str, Any]] = []
 
     def run(self, times: phase_times.PhaseTimes) -> dict[str, Any]:
         phases: list[tuple[str, bool, Callable[[], Outcome]]] = [
-            ("ensure_ssh_keys", self.own_keys, self.keys),
+            ("ensure_ssh_keys", True, self.keys),
             ("ensure_jupyter_token", self.given["jupyter"], self.token),
             ("clone_or_update_repo", bool(self.given["repo_url"]), self.repository),
             ("sync_repo_requirements", bool(self.given["repo_url"]) and self.given["sync_requirements"], self.requirements),
@@ -73,7 +74,7 @@ class Preparation:
                     with times.phase(name):
                         outcome = do()
                 row.update(changed=outcome.changed, did=outcome.did, note=outcome.note)
-            except (PrepareError, RepositoryError) as error:
+            except (PrepareError, RepositoryError, pod_settings.SettingsError) as error:
                 row["error"] = str(error)
             except (OSError, subprocess.TimeoutExpired) as error:
                 row["error"] = f"{name}: {error}"
@@ -82,10 +83,7 @@ class Preparation:
 
     def keys(self) -> Outcome:
         """Our block in the account's authorized_keys; keys of others stay."""
-        keys = [line.strip() for line in self.given["authorized_keys"].splitlines() if line.strip() and not line.startswith("#")]
-        bad = [key for key in keys if not _KEY.fullmatch(key)]
-        if bad:
-            raise PrepareError(f"AUTHORIZED_KEYS holds a line that is no public key: {bad[0][:30]!r}")
+        keys = pod_settings.keys_in(self.given["authorized_keys"])
         account, note = self.account()
         path = Path(account.pw_dir, ".ssh", "authorized_keys")
         if account.pw_uid != os.geteuid() and (path.parent.is_symlink() or path.is_symlink()):
@@ -95,7 +93,7 @@ class Preparation:
             text = path.read_text(encoding="utf-8", errors="surrogateescape")
         except FileNotFoundError:
             text = ""
-        wanted = merge_block(text, MARKER, "\n".join(keys), "bottom") if keys else remove_block(text, MARKER)
+        wanted = merge_block(text, self.marker, "\n".join(keys), "bottom") if keys else remove_block(text, self.marker)
         if wanted == text:
             return Outcome(False, "as they are", note)
         if not self.check:
@@ -205,33 +203,35 @@ def timing_of(settings: dict[str, Any], workspace: str, run_id: str) -> dict[str
     return {"log": (settings["timing_log"] or run) if settings["timing"] else "", "run_id": settings["timing_run_id"] or run_id}
 
 
-def leave_to_image(found: dict[str, Any], environ: dict[str, str], workspace: str) -> bool:
-    """What the training image brings is not brought a second time; whether the keys are its own too."""
+def leave_to_image(found: dict[str, Any], environ: dict[str, str], workspace: str) -> str:
+    """What the training image brings is not brought a second time; the marker of the keys that are ours."""
     first = FIRST_COMMAND.read_bytes().decode("utf-8", "replace") if FIRST_COMMAND.exists() else ""
     names = pod_settings.brought_by_image(environ, workspace, first)
     settings, origin = found["settings"], found["origin"]
     if names is None:
-        return False
+        return MARKER
     names = [name for name in names if name != "repo_url" or origin[name] == "REPO_URL"]
     for name in names:
         settings[name] = "" if name == "repo_url" else False
     if names:
         found["notes"].append(f"{', '.join(names)}: brought by the training image, as the container's environment says, and not by this role")
-    return bool(origin["authorized_keys"] != "services_authorized_keys")
+    if origin["authorized_keys"] == "AUTHORIZED_KEYS":
+        settings["authorized_keys"] = ""
+    return MORE_KEYS
 
 
 def answer(wish: dict[str, Any]) -> dict[str, Any]:
     """Resolve the settings of a wish (given, workspace, ports, run_id, check), and bring about what has to be there."""
     environ = phase_times.container_environment()
     found = pod_settings.resolve(wish["given"], environ, wish["workspace"])
-    own_keys = not leave_to_image(found, environ, wish["workspace"])
+    marker = leave_to_image(found, environ, wish["workspace"])
     pod_id = environ.get("RUNPOD_POD_ID", "")
     pod_id = pod_id if pod_id.isalnum() else ""
     timing = timing_of(found["settings"], wish["workspace"], wish.get("run_id") or "")
     about = {"places": pod_settings.places(found["settings"], wish["ports"], pod_id), "pod_id": pod_id, "timing": timing, "uid": os.geteuid()}
     about["base_url"] = environ.get("RUNPOD_REST_V2_URL") or "https://api.runpod.io/v2"
     times = phase_times.PhaseTimes("runpod_entrypoint", Path(timing["log"]) if timing["log"] else None, timing["run_id"])
-    done = Preparation({"settings": found["settings"], "workspace": wish["workspace"], "own_keys": own_keys}, environ, check=wish["check"]).run(times)
+    done = Preparation({"settings": found["settings"], "workspace": wish["workspace"], "marker": marker}, environ, check=wish["check"]).run(times)
     token = Path(wish["workspace"], ".podcycle", "services", "jupyter.token")
     about["token_stamp"] = token.stat().st_mtime_ns if token.exists() else 0
     # What is returned may stand in a log: an address without the key that it may carry.

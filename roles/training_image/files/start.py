@@ -125,15 +125,19 @@ def bring(environ: dict[str, str]) -> int:
     if not account:
         say(f"there is no account with the number {os.geteuid()}, so there are no services")
         return 1
-    keys, bad = keys_of(environ, prepare._KEY.fullmatch)
+    keys, bad = keys_of(environ, pod_settings.KEY.fullmatch)
     if bad:
         say(f"{bad} lines of PUBLIC_KEY or AUTHORIZED_KEYS are no public keys and are left out")
     environ = {**environ, "AUTHORIZED_KEYS": "\n".join(keys)}
     try:
         settings = pod_settings.resolve({}, environ, str(HOME / "runner"))["settings"]
     except pod_settings.SettingsError as error:
-        say(f"{error}; keys are brought, services are not")
-        settings = pod_settings.resolve({}, {}, str(HOME / "runner"))["settings"]
+        say(f"{error}; keys are brought, and of the services the SSH server alone")
+        # The role reads the environment too, and whoever is to put it right has to get in.
+        asked = environ.get("START_SSHD", "").lower()
+        environ |= {row.env: "" for row in pod_settings.SETTINGS if row.env != "AUTHORIZED_KEYS"}
+        environ["START_SSHD"] = asked if asked in pod_settings.TRUE + pod_settings.FALSE else ""
+        settings = pod_settings.resolve({}, environ, str(HOME / "runner"))["settings"]
     for name in ("root", RUNNER) if account == "root" else (account,):
         wish = {"settings": {**settings, "authorized_keys": environ["AUTHORIZED_KEYS"], "account": name}, "workspace": str(HOME / RUNNER)}
         try:
