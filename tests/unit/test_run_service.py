@@ -132,6 +132,20 @@ def test_a_port_that_is_served_is_left_to_who_serves_it(kept: Kept) -> None:
     kept.stop()
 
 
+def test_a_port_of_somebody_else_is_not_taken_for_the_programs_own(kept: Kept) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        kept.start(f"echo x >> {kept.dir}/starts; sleep 1; exit 3", port=port)
+        until(lambda: kept.lines("starts"))
+        states: set[str | None] = set()
+        while "waiting" not in states:
+            states.add(kept.state.get("state"))
+    assert states == {"starting", "waiting"}
+    assert f"port {port} is served by another program; end that, or give this service another port" in kept.stop()
+    rows = [json.loads(line) for line in kept.lines("times.jsonl")]
+    assert (rows[0]["phase"], rows[0]["status"], rows[0]["exit_code"]) == ("start_demo", "error", 3)
+
+
 def test_rows_go_to_the_run_that_is_on(kept: Kept, tmp_path: Path) -> None:
     pointer = tmp_path / "run.json"
     pointer.write_text(json.dumps({"log": str(tmp_path / "runs/r1/times.jsonl"), "run_id": "r1"}))

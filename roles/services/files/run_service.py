@@ -61,6 +61,8 @@ class Service:
         self.name = str(self.given["name"])
         self.ending = False
         self.restarts = self.failures = 0
+        # Whether somebody else served the port when the program was started.
+        self.taken = False
         self.wake, bell = os.pipe()
         for number in (self.wake, bell):
             os.set_blocking(number, False)
@@ -131,12 +133,16 @@ class Service:
     def wait_for_the_port(self) -> None:
         """The image's own server stays; only when it is gone its place is taken. What an earlier keeper left behind is given time to end."""
         port = self.given["port"]
+        self.taken = False
         if not port or not listens(port):
             return
         if not self.given["wait_for_port"]:
             end = time.monotonic() + STOP_SECONDS
             while not self.ending and listens(port) and time.monotonic() < end:
                 self.pause(LOOK_SECONDS)
+            self.taken = not self.ending and listens(port)
+            if self.taken:
+                self.say(f"port {port} is served by another program; end that, or give this service another port")
             return
         self.say(f"port {self.given['port']} is served already; waiting until it is free")
         self.note("standing by")
@@ -182,7 +188,11 @@ class Service:
 
     def is_ready(self, seconds: float) -> bool:
         port = self.given["port"]
-        return listens(port) if port else seconds >= 1.0
+        if not port:
+            return seconds >= 1.0
+        there, taken = listens(port), self.taken
+        self.taken = taken and there
+        return there and not taken
 
     def end(self, child: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
