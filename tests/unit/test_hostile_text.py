@@ -247,6 +247,7 @@ def machine_tasks(tmp_path: Path, texts: dict[str, str]) -> list[dict[str, Any]]
     return [*tasks, honest, {"ansible.builtin.debug": {"msg": "{{ pulled }}"}}]
 
 
+@pytest.mark.one_end
 def test_hostile_machines_in_a_playbook(texts: dict[str, str], marker: Path, tmp_path: Path, ansible: Any) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "odd").mkdir()
