@@ -324,6 +324,7 @@ def test_the_table_of_drift_stays_a_table(tmp_path: Path, form: str) -> None:
     assert [line for line in lines if line.startswith(("part ", "chess_training ", "torch "))] == table.splitlines()
 
 
+@pytest.mark.one_end
 def test_a_converge_brings_back_what_calls_the_script_and_signs_for_it(tmp_path: Path) -> None:
     tasks = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text(encoding="utf-8"))[1]
     wanted = [task for task in tasks["tasks"] if task["name"].startswith(("Remember at login", "Sign for the script"))]
@@ -361,6 +362,7 @@ def test_a_cycle_signs_for_the_script_that_heals_when_it_has_to(tmp_path: Path) 
         assert f"ok={signs} " in said[f"with{number}"] and "ok=0 " in said[f"without{number}"], (judged, said)
 
 
+@pytest.mark.one_end
 def test_a_folder_that_shuts_accounts_out_is_opened_again(tmp_path: Path) -> None:
     plays, hosts = [], {}
     for role in ("pytorch", "cuda13", "cutlass"):
