@@ -41,6 +41,12 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 @pytest.fixture
+def training_only(world: World) -> None:
+    """A converge that leaves out the node and the watchdog; whole cycles elsewhere bring them."""
+    world.extra["stack_roles"] = ["pytorch", "chess_training"]
+
+
+@pytest.fixture
 def still_world() -> Iterator[World]:
     """A world whose cloud is not started, with an empty folder to run from."""
     made = make_world("still")

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,23 @@ NAMES = {
     "run.json", "provision.json", "events.jsonl", "known_hosts", "cost.json", "reports/observations.md", "reports/report.html", "collected/manifest.json",
     "local_validation/infer_move_output.txt", "local_validation/validation.json",
 }  # fmt: skip
+
+
+# What a cycle may leave in /tmp: the folders of SSH's masters, whose paths must be short.
+# What ansible-test writes of a module's documentation, and a module that a test beside this one runs, is none of it.
+OTHERS = re.compile(r"podcycle-\d+|tmp\w{8}_.*\.yaml|ansible_.*_payload_\w+")
+# Other programs of the machine write there too; what follows TMPDIR is looked for in the world's own folder.
+OURS = re.compile(r"podcycle|rehearsal|chess", re.IGNORECASE)
+
+
+def picture(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder, with its size and time, but for the byte code that Python keeps of it."""
+    files = [path for path in folder.rglob("*") if not path.is_dir() and path.parent.name != "__pycache__"]
+    return {str(path.relative_to(folder)): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in files}
+
+
+def temporary() -> set[str]:
+    return {path.name for path in Path("/tmp").iterdir() if OURS.search(path.name) and not OTHERS.fullmatch(path.name)}
 
 
 class ProcessWatch:
@@ -75,14 +93,31 @@ def settings_of_this_machine() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in places if path.is_file() and os.access(path, os.R_OK)}
 
 
+def installed(world: Any) -> Path:
+    """The collection as it comes out of its built archive."""
+    built, folder = world.path / "built", world.path / "installed"
+    done = world.command("ansible-galaxy", "collection", "build", "--output-path", str(built))
+    assert done.returncode == 0, done.stderr
+    archive = next(built.glob("podcycle-gpu-*.tar.gz"))
+    done = world.command("ansible-galaxy", "collection", "install", "--offline", "-p", str(folder), str(archive), ANSIBLE_COLLECTIONS_PATH=str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    collection: Path = folder / "ansible_collections" / "podcycle" / "gpu"
+    assert not [name for name in ("tests/e2e/.build", ".build", ".venv", ".state", "artifacts", ".git") if (collection / name).exists()]
+    return collection
+
+
 @pytest.mark.both_ends
-def test_whole_cycle(world: Any) -> None:
+def test_whole_cycle_of_the_installed_collection_from_an_empty_folder(still_world: Any) -> None:
+    world = still_world
+    collection = installed(world)
+    env = {"ANSIBLE_CONFIG": str(world.path / "none.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(collection.parents[2]), "PODCYCLE_HOME": "", "PWD": str(world.home)}
+    where = {"env": env, "inventory": str(collection / "inventories" / "rehearsal"), "cwd": world.home, "artifacts_dir": "artifacts"}
     secrets = (CANARY, "rpa_rehearsal_full", "rpa_pod_")
     variables = world.path / "secret.yml"
     variables.write_text(f"pod_secret_env: {{HF_TOKEN: {CANARY}}}\n", encoding="utf-8")
-    settings = settings_of_this_machine()
+    settings, before, others = settings_of_this_machine(), picture(collection), temporary()
     with ProcessWatch(world, secrets) as watch:
-        result = world.play("cycle.yml", "-vvvv", "-e", f"@{variables}", run_id=RUN).ok()
+        result = world.play("podcycle.gpu.cycle", "-vvvv", "-e", f"@{variables}", run_id=RUN, **where).ok()
 
     check_run_folder(world)
     check_cost(world)
@@ -96,6 +131,8 @@ def test_whole_cycle(world: Any) -> None:
     assert created["body"]["env"]["HF_TOKEN"] == "(redacted)", "the secret has reached the pod"
     check_home(world)
     assert settings_of_this_machine() == settings
+    assert picture(collection) == before and not temporary() - others
+    assert {path.name for path in world.home.iterdir()} == {".state", "artifacts"}
 
 
 def check_run_folder(world: Any) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from support.world import trainers
 
+pytestmark = pytest.mark.usefixtures("training_only")
+
 
 def test_one_good_one_failed_one_preempted(world: Any, wait_until: Any) -> None:
     """The good pod's artifacts come home, everything is given back, and the run counts as failed."""
@@ -66,7 +68,7 @@ def test_only_pod_unreachable(world: Any, wait_until: Any) -> None:
 
 
 def test_collect_fails_then_the_next_run_collects(world: Any, wait_until: Any) -> None:
-    """A pod whose model cannot be brought home is held for a while, at a price that is said; the same run id fetches it."""
+    """A pod whose model cannot be brought home, or nowhere laid down, is held for a while, at a price that is said; the same run id fetches it."""
     run = world.begin("cycle.yml", run_id="held")
     wait_until(lambda: world.event("held", "train", "ok"), 120, "training done")
     pod_id = world.pod_ids("held")[0]
@@ -81,10 +83,9 @@ def test_collect_fails_then_the_next_run_collects(world: Any, wait_until: Any) -
     assert [pod["id"] for pod in world.live()] == [pod_id]
 
     model.with_name("away.pt").rename(model)
-    world.play("cycle.yml", run_id="held").ok()
+    fill_the_disk(world, wait_until, "held", "collect", held=True)
     assert world.pod_ids("held") == [pod_id]
     assert (world.run_dir("held") / "collected" / "run_artifacts" / "model.pt").is_file()
-    world.nothing_bills()
 
 
 # In each Python of the playbook: from the moment that FLAG is there, nothing goes into a file below FOLDER.
@@ -100,22 +101,14 @@ os.write, os.fsync = guard(os.write), guard(os.fsync)
 """
 
 
-@pytest.mark.parametrize(
-    ("stage", "held"),
-    [
-        ("collect", True),
-        pytest.param("start", False, marks=pytest.mark.chaos),
-        pytest.param("train", True, marks=pytest.mark.chaos),
-        pytest.param("stop", False, marks=pytest.mark.chaos),
-    ],
-)
-def test_a_full_disk_under_the_run_folder_keeps_no_pod_alive_unseen(world: Any, wait_until: Any, stage: str, held: bool) -> None:
-    """No event, verdict or report can be written any more: the pods are given back, or held for what they have made, and the run says why."""
+def fill_the_disk(world: Any, wait_until: Any, run_id: str, stage: str, *, held: bool) -> None:
+    """From a stage on no event, verdict or report can be written: the pods are given back, or held for what they have made, and the run says why."""
     flag, site = world.path / "full", world.path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(FULL_DISK.format(flag=str(flag), folder=str(world.run_dir("full"))), encoding="utf-8")
-    run = world.begin("cycle.yml", run_id="full", env={"PYTHONPATH": str(site)})
-    wait_until(lambda: world.event("full", stage, "started") or run.process.poll() is not None, 120, f"the stage {stage}")
+    (site / "sitecustomize.py").write_text(FULL_DISK.format(flag=str(flag), folder=str(world.run_dir(run_id))), encoding="utf-8")
+    before = len(world.event(run_id, stage, "started"))
+    run = world.begin("cycle.yml", run_id=run_id, env={"PYTHONPATH": str(site)})
+    wait_until(lambda: len(world.event(run_id, stage, "started")) > before or run.process.poll() is not None, 120, f"the stage {stage}")
     flag.touch()
     result = run.end(180).failed()
 
@@ -124,6 +117,12 @@ def test_a_full_disk_under_the_run_folder_keeps_no_pod_alive_unseen(world: Any, 
     assert bool(alive) is held, result.text[-5000:]
     assert all(pod["id"] in result.flat and "playbooks/stop.yml" in result.flat for pod in alive), result.text[-5000:]
     flag.unlink()
-    again = world.play("cycle.yml", run_id="full").ok()
+    again = world.play("cycle.yml", run_id=run_id).ok()
     assert "every pod of this run was read back as gone" in again.text
     world.nothing_bills()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("stage", "held"), [("start", False), ("train", True), ("stop", False)])
+def test_a_full_disk_under_the_run_folder_keeps_no_pod_alive_unseen(world: Any, wait_until: Any, stage: str, held: bool) -> None:
+    fill_the_disk(world, wait_until, "full", stage, held=held)

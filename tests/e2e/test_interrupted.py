@@ -8,7 +8,11 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from support.world import trainers
+
+pytestmark = pytest.mark.usefixtures("training_only")
 
 
 def training(world: Any, run_id: str) -> str:

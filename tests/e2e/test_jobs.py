@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("training_only")
+
 
 @pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.chaos)])
 def test_ssh_is_cut_and_restarted_during_training(world: Any, wait_until: Any, seconds: int) -> None:

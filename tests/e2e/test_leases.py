@@ -9,6 +9,8 @@ import json
 import signal
 from typing import Any
 
+import pytest
+
 KEY = "rpa_rehearsal_full"
 STRANGER = {
     "name": "somebody-elses", "image": "runpod/pytorch:2.13", "gpu": {"id": "NVIDIA GeForce RTX 3090", "count": 1}, "disk": 20, "ports": ["22/tcp"],
@@ -58,6 +60,7 @@ def test_a_lost_ledger_is_replaced_by_the_stamp_once_confirmed(world: Any) -> No
     assert "run forgotten has no pod that runs" in world.play("playbooks/train.yml", run_id="forgotten").failed().flat
 
 
+@pytest.mark.usefixtures("training_only")
 def test_guard_ends_the_pod_at_its_deadline(world: Any, wait_until: Any) -> None:
     """Controller and keeper are gone: the pod terminates itself, with its own key."""
     world.play("playbooks/start.yml", run_id="alone", lease_hours="0.012").ok()

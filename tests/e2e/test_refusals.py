@@ -1,7 +1,10 @@
 # Copyright: (c) 2026, podcycle.gpu contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bad input and dangerous invocations: refused with one clear sentence and a status that is not 0, before anything is rented."""
+"""Bad input and dangerous invocations: refused with one clear sentence and a status that is not 0, before anything is rented.
+
+One bad value of each variable, the one most easily taken for none. What else is bad of it is tried where it is judged: by the engine, modules and trainer.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,6 @@ CASES = [
         {"max_usd_per_hour": "0.1"},
     ),
     Case("no-pods", ("count is 0; it must be between 1 and 200",), {"pod_count": 0}),
-    Case("negative-pods", ("count is -2; it must be between 1 and 200",), {"pod_count": -2}),
     Case("no-gpus", ("gpu_count is 0; it must be between 1 and 16",), {"gpu_count": 0}),
     Case("negative-disk", ("disk_gib is -5; it must be between 1 and 10000",), {"disk_gib": -5}),
     Case("negative-volume", ("volume_gib is -1; it must be between 0 and 10000",), {"volume_gib": -1}),
@@ -63,15 +65,10 @@ CASES = [
         playbook="cycle.yml",
     ),
     Case("price-zero", ("max_usd_per_hour is 0; it must be above 0",), {"max_usd_per_hour": 0}),
-    Case("negative-price", ("max_usd_per_hour is -1; it must be above 0",), {"max_usd_per_hour": "-1"}),
-    Case("price-no-number", ("max_usd_per_hour is 'cheap'; it must be a number",), {"max_usd_per_hour": "cheap"}),
     Case("data-without-val", ("val.jsonl: not found in", "{data}/no-val"), {"dataset_dir": "{data}/no-val"}),
-    Case("data-empty", ("train.jsonl: ",), {"dataset_dir": "{data}/empty"}),
-    Case("data-broken-row", ("train.jsonl, line 3: ",), {"dataset_dir": "{data}/broken"}),
     Case("data-illegal-move", ("val.jsonl, line 2: ", "e2e5"), {"dataset_dir": "{data}/illegal"}, playbook="cycle.yml"),
     Case("batch-too-large", ("cannot be done as asked", "fewer than one batch of 999999; give a smaller --batch-size"), {"train_batch_size": 999999}),
     Case("run-id-path", ("run_id '../outside' is not a safe file name",), {"run_id": "../outside"}, playbook="cycle.yml"),
-    Case("run-id-blank", ("run_id 'two words' is not a safe file name",), {"run_id": "two words"}),
     Case("foreign-run-folder", ("belongs to runpod at https://api.runpod.io/v2, not to runpod at http://127.0.0.1",), {"run_id": "elsewhere"}),
     Case("foreign-state", ("holds files that are not ours and has no podcycle-state file",), {"state_dir": "{world}/foreign"}),
     Case("port-in-use", ("is held by process", "which is not a rehearsal cloud"), env={"PODCYCLE_REHEARSAL_PORT": "{taken}", "PODCYCLE_HOME": "{world}/other"}),
@@ -121,12 +118,9 @@ class Refusals:
 
 def make_data(world: Any) -> Path:
     data: Path = world.path / "bad-data"
-    for name in ("no-val", "empty", "broken", "illegal"):
+    for name in ("no-val", "illegal"):
         world.dataset(data / name, train=4, val=3)
     (data / "no-val" / "val.jsonl").unlink()
-    (data / "empty" / "train.jsonl").write_text("", encoding="utf-8")
-    rows = (data / "broken" / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    (data / "broken" / "train.jsonl").write_text("\n".join([*rows[:2], '{"moves": "e2e4', *rows[3:]]) + "\n", encoding="utf-8")
     rows = (data / "illegal" / "val.jsonl").read_text(encoding="utf-8").splitlines()
     (data / "illegal" / "val.jsonl").write_text("\n".join([rows[0], '{"moves":"e2e5 e7e5"}', *rows[2:]]) + "\n", encoding="utf-8")
     return data

@@ -14,6 +14,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.rclone import rclone
 from support.world import free_port
 
@@ -48,6 +50,7 @@ def test_a_cycle_through_the_gateway_only(world: Any) -> None:
     world.nothing_bills()
 
 
+@pytest.mark.usefixtures("training_only")
 def test_a_cycle_from_a_template_stores_its_artifacts(world: Any) -> None:
     """What the template says becomes of the pod, which pulls its data itself; what was collected stands in the store when the pod is gone."""
     saved = {"template_name": "for-cycles", "template_image": "runpod/base:7", "template_disk_gib": 33, "template_env": {"FROM": "template"}}
@@ -103,6 +106,7 @@ def test_services_that_crash_in_turn_leave_the_training_and_each_other_alone(wor
     world.nothing_bills()
 
 
+@pytest.mark.usefixtures("training_only")
 def test_a_spot_pod_that_is_outbid_in_training_goes_on_from_its_checkpoint(world: Any, wait_until: Any) -> None:
     """RunPod stops it with SIGTERM; its volume stays. The same command bids again and the training goes on."""
     variables = {"run_id": "spot", "spot": True, "train_seconds": 12, "volume_gib": 20}

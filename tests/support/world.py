@@ -166,7 +166,7 @@ class World:
         return self.home / ".state" / "rehearsal"
 
     def run_dir(self, run_id: str) -> Path:
-        return self.path / "artifacts" / "cycles" / run_id
+        return self.home / "artifacts" / "cycles" / run_id
 
     def read(self, run_id: str, name: str) -> Any:
         return json.loads((self.run_dir(run_id) / name).read_text(encoding="utf-8"))

@@ -195,7 +195,7 @@ def pytest_steps() -> list[Step]:
         return steps
     bin_high = BUILD / "venv-high" / "bin"
     path = {"PATH": f"{bin_high}:{os.environ['PATH']}"}
-    plugins = [str(bin_high / "python"), "-m", "pytest", "-q", "-n", "2", "tests/unit"]
+    plugins = [str(bin_high / "python"), "-m", "pytest", "-q", "-n", "2", "--second-end", "tests/unit"]
     syntax = [str(bin_high / "ansible-playbook"), "--syntax-check", "-i", "localhost,", "cycle.yml"]
     steps.append(Step("unit-high", [*high_setup(high), *([syntax] if existing("cycle.yml") else []), plugins], path, pytest=True))
     if existing("tests/e2e"):

@@ -24,6 +24,22 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._state import StateDi
 from support.harness import FULL, GPU, FakeClock, Rehearsal, serving
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--second-end", action="store_true", help="each test with its first and its last parameters only, and none of those marked one_end")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a second ansible-core the parameters in between would prove the same of our own code once more; a new test is run there too."""
+    if not config.getoption("second_end"):
+        return
+    families: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {ends for family in families.values() if not family[0].get_closest_marker("one_end") for ends in (family[0], family[-1])}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
 @dataclass
 class Told:
     """One answer of the stub; `cut` sends that many bytes of the body and hangs up, `before` runs when the request has arrived."""

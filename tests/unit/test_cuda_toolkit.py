@@ -28,8 +28,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._errors import Podcyc
 from ansible_collections.podcycle.gpu.plugins.module_utils._gpu_driver import Driver
 
 ROOT = Path(__file__).resolve().parents[2]
-# Both ends of ansible-core are tested at the same time, and a test damages what is cached.
-CACHE = ROOT / ".build" / f"cuda-cache-{sys.version_info.major}.{sys.version_info.minor}"
+CACHE = ROOT / ".build" / "cuda-cache"
+pytestmark = pytest.mark.one_end
 OPTIONS: dict[str, Any] = {
     "prefix": None, "version": "13.0.2", "nvcc_version": "13.0.88", "method": "wheels", "components": [], "reuse": False, "scope": "user", "compat": "never",
     "accept_old_driver": False, "find_links": [], "index_url": None, "runfile": None, "runfile_checksum": None, "apt_repository": None,

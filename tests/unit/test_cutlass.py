@@ -24,8 +24,8 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._git import GitError,
 from support.stack import cutlass_repo, git, release
 
 ROOT = Path(__file__).resolve().parents[2]
-# Both ends of ansible-core are tested at the same time, and a test damages what is cached.
-CACHE = ROOT / ".build" / f"cuda-cache-{sys.version_info.major}.{sys.version_info.minor}"
+CACHE = ROOT / ".build" / "cuda-cache"
+pytestmark = pytest.mark.one_end
 OPTIONS: dict[str, Any] = {
     "dest": None, "source": "git", "version": "v4.2.0", "update": False, "timeout_seconds": 30, "compile": False, "scope": "user", "find_links": [],
     "index_url": None, "cache_dir": str(CACHE), "uv_version": None,

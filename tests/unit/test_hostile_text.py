@@ -36,16 +36,15 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud
 
 
 def payloads(marker: str) -> dict[str, str]:
+    """What does not hide one another stands in one text."""
+    template = f"{{{{ {FACTORS} }}}}{{{{ lookup('pipe', 'touch {marker}') }}}}{{% for a in range(9) %}}{{{{ {FACTORS} }}}}{{% endfor %}}{{# hidden #}}"
     return {
-        "jinja": f"{{{{ {FACTORS} }}}}{{{{ lookup('pipe', 'touch {marker}') }}}}",
-        "statement": f"{{% for a in range(9) %}}{{{{ {FACTORS} }}}}{{% endfor %}}{{# hidden #}}",
+        "template": f"{template}</td><script>alert(1)</script>",
         "shell": f"'; touch {marker}; $(touch {marker}) `touch {marker}` | touch {marker} && touch {marker} #",
         "yaml": "x\n- hosts: all\n  ansible_host: evil.example\n!unsafe &a *a %TAG ! : - [",
         "python": f"__import__('os').system('touch {marker}')",
-        "control": "red\x1b[31m\x1b]0;title\x07\x1b[2J\r\x00\x08\x7f\x9b31m",
-        "unicode": "ünï\u202egnp.exe\u2066\u2028\u2029\ufeff\ud800 日本 \U0001f4a9",
         "ansible": 'ansible_connection=local", "ansible_host": "evil.example", "__ansible_unsafe": "x',
-        "html": "</td><script>alert(1)</script>",
+        "control": "red\x1b[31m\x1b]0;title\x07\x1b[2J\r\x00\x08\x7f\x9b31m ünï\u202egnp.exe\u2066\u2028\u2029\ufeff\ud800 日本 \U0001f4a9",
         "long": "A" * 10_240,
     }
 
@@ -160,7 +159,7 @@ def cloud_tasks(url: str, tmp_path: Path, texts: dict[str, str]) -> list[dict[st
         {"podcycle.gpu.lease_info": access, "register": "leases"},
         {"ansible.builtin.debug": {"msg": "{{ pods }} {{ offers }} {{ leases }}"}},
         {"ansible.builtin.debug": {"var": "item"}, "loop": "{{ pods.pods | map(attribute='name') | list }}"},
-        {"podcycle.gpu.run_event": {**events, "status": "note", "message": "{{ item.image }}"}, "loop": "{{ pods.pods }}"},
+        {"podcycle.gpu.run_event": {**events, "status": "note", "message": "{{ item }}"}, "loop": "{{ pods.pods | map(attribute='image') | unique }}"},
     ]
     for name in texts:
         event = {**events, "status": "failed", "cause": "{{ ansible_failed_result }}", "task": "{{ ansible_failed_task.name }}"}
@@ -248,6 +247,7 @@ def machine_tasks(tmp_path: Path, texts: dict[str, str]) -> list[dict[str, Any]]
     return [*tasks, honest, {"ansible.builtin.debug": {"msg": "{{ pulled }}"}}]
 
 
+@pytest.mark.one_end
 def test_hostile_machines_in_a_playbook(texts: dict[str, str], marker: Path, tmp_path: Path, ansible: Any) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "odd").mkdir()
@@ -276,7 +276,7 @@ def test_hostile_answers_in_a_playbook(cloud: str, texts: dict[str, str], marker
     assert f"rescued={2 * len(texts)}" in done.stdout.replace(" ", "") and done.stdout.count("SAID ") == len(texts)
     events = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8")
     records = [json.loads(line) for line in events.splitlines()]
-    assert len(records) == 5 * len(texts) and CONTROL.findall("".join(str(record) for record in records)) == []
+    assert len(records) == 3 * len(texts) and CONTROL.findall("".join(str(record) for record in records)) == []
     assert max(len(record.get("message", "")) for record in records) <= 2000
 
 

@@ -59,32 +59,52 @@ def test_a_limit_of_time_for_a_transfer_reaches_the_program_that_copies() -> Non
     assert sorted({*limited}) == ["collect.yml", "push.yml", "stop.yml"]
 
 
+def told_to_hosts(
+    folder: Path, plays: list[dict[str, Any]], hosts: dict[str, dict[str, Any]], *words: str, given: dict[str, Any] | None = None
+) -> dict[str, str]:
+    """What one ansible-playbook says of each of these hosts, all of which are this machine, with the host's line of the recap."""
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    (folder / "hosts.json").write_text(json.dumps({"all": {"vars": local, "hosts": hosts}}), encoding="utf-8")
+    (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, **play} for play in plays]), encoding="utf-8")
+    program = str(Path(sys.executable).parent / "ansible-playbook")
+    env = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(folder), "ANSIBLE_REMOTE_TEMP": str(folder), "LC_ALL": "C.UTF-8"}
+    command = [program, "-i", str(folder / "hosts.json"), str(folder / "play.yml"), "-e", json.dumps(given or {}), *words]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+    said = dict.fromkeys(hosts, "")
+    for line in re.split(r"^(?=\w+: \[|TASK |PLAY )", done.stdout, flags=re.MULTILINE):
+        if found := re.match(r"\w+: \[([\w.-]+)\]", line):
+            said[found[1]] += line
+    for name, line in re.findall(r"^(\S+) +: (ok=.*)$", done.stdout, re.MULTILINE):
+        said[name] += line
+    assert "" not in said.values(), done.stdout + done.stderr
+    return {name: " ".join(text.split()) for name, text in said.items()}
+
+
 def pod(index: int, state: str) -> dict[str, Any]:
     return {"run_id": "r1", "index": index, "job": {"name": "train", "state": state}}
 
 
-@pytest.mark.parametrize(
-    ("seen", "said"),
-    [
-        ({"pods": [pod(0, "succeeded")], "ended": True}, ""),
-        ({"pods": [pod(0, "succeeded"), pod(1, "failed"), pod(2, "lost")], "ended": True}, "the job train of r1-1: failed, the job train of r1-2: lost; see"),
-        ({"pods": [pod(0, "running")]}, "watched run r1 for max_watch_seconds=9 and its jobs have not ended"),
-        ({"pods": []}, "watch run r1: it has no pod, so there is nothing to watch; see what is rented:"),
-        ({"pods": [], "seen": True}, "run r1 has no pod any more, and the end of its jobs was not seen; see how it went:"),
-        ({"pods": [pod(0, "running")], "stalled": ["r1-0"]}, "r1-0 showed no sign of life for 900 s; done about it: nothing; stop: not done: because"),
-    ],
-)
-def test_a_watch_says_how_it_ended(tmp_path: Path, seen: dict[str, Any], said: str) -> None:
+WATCHES: list[tuple[dict[str, Any], str]] = [
+    ({"pods": [pod(0, "succeeded")], "ended": True}, ""),
+    ({"pods": [pod(0, "succeeded"), pod(1, "failed"), pod(2, "lost")], "ended": True}, "the job train of r1-1: failed, the job train of r1-2: lost; see"),
+    ({"pods": [pod(0, "running")]}, "watched run r1 for max_watch_seconds=9 and its jobs have not ended"),
+    ({"pods": []}, "watch run r1: it has no pod, so there is nothing to watch; see what is rented:"),
+    ({"pods": [], "seen": True}, "run r1 has no pod any more, and the end of its jobs was not seen; see how it went:"),
+    ({"pods": [pod(0, "running")], "stalled": ["r1-0"]}, "r1-0 showed no sign of life for 900 s; done about it: nothing; stop: not done: because"),
+]
+
+
+def test_a_watch_says_how_it_ended(tmp_path: Path) -> None:
     """It ends well only when every job has succeeded."""
     judge = yaml.safe_load((ROOT / "playbooks/watch.yml").read_text(encoding="utf-8"))[-1]
-    seen = {"ended": False, "stalled": [], "seen": False, "typed": "ansible-playbook playbooks/", **seen}
-    known = {"watch_seen": seen, "watch_stalled": seen["stalled"], "watch_plan": [], "watch_undone": "; stop: not done: because"}
-    book = tmp_path / "judge.yml"
-    book.write_text(json.dumps([{**judge, "vars": {**known, "run_id": "r1", "max_watch_seconds": 9}}]), encoding="utf-8")
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", str(book)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
-    text = " ".join(done.stdout.split())
-    assert done.returncode == (2 if said else 0) and said in text and text.count("fatal: ") == bool(said), done.stdout + done.stderr
+    hosts = {}
+    for number, (seen, _words) in enumerate(WATCHES):
+        seen = {"ended": False, "stalled": [], "seen": False, "typed": "ansible-playbook playbooks/", **seen}
+        hosts[f"case{number}"] = {"watch_seen": seen, "watch_stalled": seen["stalled"]}
+    known = {"watch_plan": [], "watch_undone": "; stop: not done: because", "run_id": "r1", "max_watch_seconds": 9}
+    told = told_to_hosts(tmp_path, [{**judge, "hosts": "all"}], hosts, given=known)
+    for text, (seen, words) in zip(told.values(), WATCHES, strict=True):
+        assert words in text and text.count("fatal: ") == bool(words) and f"failed={int(bool(words))} " in text, (seen, text)
 
 
 # Questions, and what only passes the word on.
@@ -141,75 +161,67 @@ def test_a_check_has_no_phases_to_tell(check: bool, phases: list[str]) -> None:
     assert [line for line in lines if line.startswith("phase")] == phases and "took 25.0 s" in lines
 
 
-def refused(variables: dict[str, Any], tmp_path: Path) -> str:
-    """What the checks of tasks/look.yml, which come before anything is asked of the machine, say of these variables."""
+MISTYPED: list[tuple[dict[str, Any], str]] = [
+    ({}, ""),
+    ({"stack": "cpu", "stack_scope": "user", "stack_roles": ["node", "pod_setup"]}, ""),
+    ({"stack": "CPU"}, "none of full and cpu"),
+    ({"stack_scope": "users"}, "none of auto, system and user"),
+    ({"stack_roles": "cuda13"}, "no list out of node, cuda13"),
+    ({"stack_roles": ["node", "cuda"]}, "no list out of node, cuda13"),
+    ({"stack_roles": []}, "stack_roles is [], which is no list out of node, cuda13"),
+    ({"workspace": "relative"}, 'workspace is "relative", which is no absolute path below /'),
+    ({"workspace": "/"}, "no absolute path below /"),
+    ({"workspace": "/my pod/w", "usd_per_hour": 2.5}, ""),
+    ({"workspace": "/../w", "usd_per_hour": 0.00005}, "no absolute path below /"),
+    ({"workspace": "//w/.x", "usd_per_hour": 0.00005}, ""),
+    ({"usd_per_hour": "abc"}, 'usd_per_hour is "abc", which is no price in dollars: type -e usd_per_hour=2.69'),
+    ({"podcycle_usd_per_hour": "-1"}, 'podcycle_usd_per_hour is "-1", which is no price'),
+]
+
+
+def test_what_is_mistyped_is_refused_first(tmp_path: Path) -> None:
+    """By the checks of tasks/look.yml, which come before anything is asked of the machine."""
     checks = list(itertools.takewhile(lambda task: "ansible.builtin.fail" in task, yaml.safe_load((ROOT / "playbooks/tasks/look.yml").read_text("utf-8"))))
-    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [*checks, {"ansible.builtin.debug": {"msg": "goes on"}}]}
-    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml"), "-e", json.dumps(variables)]
-    done = subprocess.run(command, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=False)
-    assert (done.returncode == 0) == ("goes on" in done.stdout), done.stdout + done.stderr
-    return "" if done.returncode == 0 else done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-    ("variables", "told"),
-    [
-        ({}, ""),
-        ({"stack": "cpu", "stack_scope": "user", "stack_roles": ["node", "pod_setup"]}, ""),
-        ({"stack": "CPU"}, "none of full and cpu"),
-        ({"stack_scope": "users"}, "none of auto, system and user"),
-        ({"stack_roles": "cuda13"}, "no list out of node, cuda13"),
-        ({"stack_roles": ["node", "cuda"]}, "no list out of node, cuda13"),
-        ({"stack_roles": []}, "stack_roles is [], which is no list out of node, cuda13"),
-        ({"workspace": "relative"}, 'workspace is "relative", which is no absolute path below /'),
-        ({"workspace": "/"}, "no absolute path below /"),
-        ({"workspace": "/my pod/w", "usd_per_hour": 2.5}, ""),
-        ({"workspace": "/../w", "usd_per_hour": 0.00005}, "no absolute path below /"),
-        ({"workspace": "//w/.x", "usd_per_hour": 0.00005}, ""),
-        ({"usd_per_hour": "abc"}, 'usd_per_hour is "abc", which is no price in dollars: type -e usd_per_hour=2.69'),
-        ({"podcycle_usd_per_hour": "-1"}, 'podcycle_usd_per_hour is "-1", which is no price'),
-    ],
-)
-def test_what_is_mistyped_is_refused_first(variables: dict[str, Any], told: str, tmp_path: Path) -> None:
-    said = refused(variables, tmp_path)
-    assert told in said and bool(said) == bool(told), said
+    hosts = {f"case{number}": variables for number, (variables, _told) in enumerate(MISTYPED)}
+    said = told_to_hosts(tmp_path, [{"tasks": [*checks, {"ansible.builtin.debug": {"msg": "goes on"}}]}], hosts)
+    for text, (variables, told) in zip(said.values(), MISTYPED, strict=True):
+        assert (told or "goes on") in text and ("fatal: " in text) == bool(told) == ("goes on" not in text), (variables, text)
 
 
 PERSON = {"name": "me", "uid": 1000, "home": "/home/me", "made": False, "groups": ["podcycle"], "locked": False, "password": True}
 OURS = {**PERSON, "made": True, "password": False}
 
 
-@pytest.mark.parametrize(
-    ("account", "threads", "told"),
-    [
-        (PERSON, 8, "right=True ours=False"),
-        ({**PERSON, "locked": True, "password": False}, 8, "right=True ours=False"),
-        ({**PERSON, "groups": []}, 8, "right=False ours=False"),
-        (OURS, 8, "right=True ours=True"),
-        ({**OURS, "locked": True}, "8", "right=False ours=True"),
-        (None, 8, "right=False ours=True"),
-        ({**PERSON, "uid": 0}, 8, "has the user id 0 there; it is to be an account that is not root"),
-        (PERSON, -4, "node_omp_threads is -4, which is no whole number from 1 on"),
-        (PERSON, "many", 'node_omp_threads is "many", which is no whole number'),
-    ],
-)
-def test_a_persons_account_is_left_alone_and_root_is_refused(account: dict[str, Any] | None, threads: Any, told: str, tmp_path: Path) -> None:
+ACCOUNTS: list[tuple[dict[str, Any] | None, Any, str]] = [
+    (PERSON, 8, "right=True ours=False"),
+    ({**PERSON, "locked": True, "password": False}, 8, "right=True ours=False"),
+    ({**PERSON, "groups": []}, 8, "right=False ours=False"),
+    (OURS, 8, "right=True ours=True"),
+    ({**OURS, "locked": True}, "8", "right=False ours=True"),
+    (None, 8, "right=False ours=True"),
+    ({**PERSON, "uid": 0}, 8, "has the user id 0 there; it is to be an account that is not root"),
+    (PERSON, -4, "node_omp_threads is -4, which is no whole number from 1 on"),
+    (PERSON, "many", 'node_omp_threads is "many", which is no whole number'),
+]
+
+
+def test_a_persons_account_is_left_alone_and_root_is_refused(tmp_path: Path) -> None:
     tasks = yaml.safe_load((ROOT / "roles/node/tasks/bring.yml").read_text(encoding="utf-8"))
     user = next(task["ansible.builtin.user"] for task in tasks if "ansible.builtin.user" in task)
     refusals = [task for task in tasks if "ansible.builtin.fail" in task]
-    found = {"node": {"root": True, "cpus": 4, "infiniband": True, "home": "/root", "account": account, "group": {"gid": 9}, "programs": []}}
     told_of = "right={{ __node_runner_right }} ours={{ __node_runner_ours }} {{ password }}"
     say = {"ansible.builtin.debug": {"msg": told_of}, "vars": {"password": user["update_password"]}}
+    hosts: dict[str, dict[str, Any]] = {}
+    for number, (account, threads, _told) in enumerate(ACCOUNTS):
+        found = {"node": {"root": True, "cpus": 4, "infiniband": True, "home": "/root", "account": account, "group": {"gid": 9}, "programs": []}}
+        # Above the defaults of the role, which the play brings as a file of its own.
+        hosts[f"case{number}"] = {"case": {"node_found": found, "node_omp_threads": threads}}
     files = [str(ROOT / "roles/node" / part / "main.yml") for part in ("defaults", "vars")]
-    given = {"node_found": found, "node_runner": "me", "node_omp_threads": threads}
-    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars_files": files, "tasks": [*refusals, say]}
-    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml"), "-e", json.dumps(given)]
-    done = subprocess.run(command, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path), "LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=False)
-    assert told in done.stdout.replace('\\"', '"') + done.stderr, done.stdout + done.stderr
-    if "ours" in told:
-        assert ("always" if "ours=True" in told else "on_create") in done.stdout
+    set_them = {"ansible.builtin.set_fact": {name: f"{{{{ case.{name} }}}}" for name in ("node_found", "node_omp_threads")}}
+    said = told_to_hosts(tmp_path, [{"vars_files": files, "tasks": [set_them, *refusals, say]}], hosts, given={"node_runner": "me"})
+    for text, (account, threads, told) in zip(said.values(), ACCOUNTS, strict=True):
+        assert told in text.replace('\\"', '"'), (account, threads, text)
+        assert "ours" not in told or ("always" if "ours=True" in told else "on_create") in text, (account, threads, text)
 
 
 def test_a_repository_of_tailscale_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
@@ -338,6 +350,7 @@ def test_what_is_shown_can_be_typed_as_it_stands(tmp_path: Path, form: str) -> N
     assert all(shown_in(book) for book in ("templates.yml", "offers.yml", "quick_launch.yml"))
 
 
+@pytest.mark.one_end
 def test_a_converge_brings_back_what_calls_the_script_and_signs_for_it(tmp_path: Path) -> None:
     tasks = yaml.safe_load((ROOT / "playbooks/bootstrap.yml").read_text(encoding="utf-8"))[1]
     wanted = [task for task in tasks["tasks"] if task["name"].startswith(("Remember at login", "Sign for the script"))]
@@ -361,13 +374,18 @@ def test_a_converge_brings_back_what_calls_the_script_and_signs_for_it(tmp_path:
     assert digest == "p1" and "ok=0 " in told_by(tmp_path, wanted, {**given, "stack_receipts": judged})
 
 
-@pytest.mark.parametrize(("judged", "signs"), [(None, 1), ((True, "p1"), 0), ((False, "p1"), 1), ((True, "p0"), 1)])
-def test_a_cycle_signs_for_the_script_that_heals_when_it_has_to(tmp_path: Path, judged: tuple[bool, str] | None, signs: int) -> None:
+def test_a_cycle_signs_for_the_script_that_heals_when_it_has_to(tmp_path: Path) -> None:
     pods = yaml.safe_load((ROOT / "playbooks/converge.yml").read_text(encoding="utf-8"))[1]
     (task,) = [task for task in tasks_of(pods["tasks"]) if task["name"] == "Sign for the script that heals"]
-    receipts = {"pod_setup": {"stands": judged[0], "digest": judged[1]}} if judged else {}
-    assert f"ok={signs} " in told_by(tmp_path, [task], {"pod_setup_script": {"payload": "p1"}, "stack_receipts": receipts})
-    assert "ok=0 " in told_by(tmp_path, [task], {"pod_setup_script": {"skipped": True}, "stack_receipts": receipts})
+    cases: list[tuple[tuple[bool, str] | None, int]] = [(None, 1), ((True, "p1"), 0), ((False, "p1"), 1), ((True, "p0"), 1)]
+    hosts: dict[str, dict[str, Any]] = {}
+    for number, (judged, _signs) in enumerate(cases):
+        receipts = {"pod_setup": {"stands": judged[0], "digest": judged[1]}} if judged else {}
+        for name, script in (("with", {"payload": "p1"}), ("without", {"skipped": True})):
+            hosts[f"{name}{number}"] = {"pod_setup_script": script, "stack_receipts": receipts}
+    said = told_to_hosts(tmp_path, [{"tasks": [task]}], hosts)
+    for number, (judged, signs) in enumerate(cases):
+        assert f"ok={signs} " in said[f"with{number}"] and "ok=0 " in said[f"without{number}"], (judged, said)
 
 
 @pytest.mark.parametrize(
@@ -381,21 +399,26 @@ def test_a_stage_without_a_pod_says_what_can_be_done(complete: bool, told: str, 
     assert told in said
 
 
-@pytest.mark.parametrize("role", ["pytorch", "cuda13", "cutlass"])
-def test_a_folder_that_shuts_accounts_out_is_opened_again(tmp_path: Path, role: str) -> None:
-    tasks = yaml.safe_load((ROOT / f"roles/{role}/tasks/bring.yml").read_text(encoding="utf-8"))
-    (task,) = [task for task in tasks if "shut out" in task["name"]]
-    tree = tmp_path / "tree"
-    (tree / "bin").mkdir(parents=True)
-    (tree / "bin/program").touch(0o700)
-    given = {"pytorch_venv": str(tree), "cuda13_result": {"cuda_toolkit": {"path": str(tree)}}, "cutlass_result": {"cutlass": {"path": str(tree)}}}
+@pytest.mark.one_end
+def test_a_folder_that_shuts_accounts_out_is_opened_again(tmp_path: Path) -> None:
+    plays, hosts = [], {}
+    for role in ("pytorch", "cuda13", "cutlass"):
+        tree = str(tmp_path / role)
+        (tmp_path / role / "bin").mkdir(parents=True)
+        (tmp_path / role / "bin/program").touch(0o700)
+        tasks = yaml.safe_load((ROOT / f"roles/{role}/tasks/bring.yml").read_text(encoding="utf-8"))
+        plays.append({"hosts": role, "tasks": [task for task in tasks if "shut out" in task["name"]]})
+        hosts[role] = {"pytorch_venv": tree, "cuda13_result": {"cuda_toolkit": {"path": tree}}, "cutlass_result": {"cutlass": {"path": tree}}}
     for words, changed, after in (((), 0, 0o755), (("--check",), 1, 0o700), ((), 1, 0o755), ((), 0, 0o755)):
-        if words:
-            (tree / "bin").chmod(0o700)
-        assert f"changed={changed} " in told_by(tmp_path, [task], given, *words)
-        assert stat.S_IMODE((tree / "bin").stat().st_mode) == after and stat.S_IMODE((tree / "bin/program").stat().st_mode) == 0o700
-    shutil.rmtree(tree)
-    assert "changed=0 " in told_by(tmp_path, [task], given, "--check")
+        for role in hosts if words else ():
+            (tmp_path / role / "bin").chmod(0o700)
+        for role, said in told_to_hosts(tmp_path, plays, hosts, *words).items():
+            assert f"ok=1 changed={changed} " in said, (role, words, said)
+            tree = tmp_path / role
+            assert stat.S_IMODE((tree / "bin").stat().st_mode) == after and stat.S_IMODE((tree / "bin/program").stat().st_mode) == 0o700, role
+    for role in hosts:
+        shutil.rmtree(tmp_path / role)
+    assert all("changed=0 " in said and "failed=0 " in said for said in told_to_hosts(tmp_path, plays, hosts, "--check").values())
 
 
 def test_an_account_that_was_locked_is_unlocked(tmp_path: Path) -> None:

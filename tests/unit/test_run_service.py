@@ -138,8 +138,12 @@ def test_a_port_of_somebody_else_is_not_taken_for_the_programs_own(kept: Kept) -
         kept.start(f"echo x >> {kept.dir}/starts; sleep 1; exit 3", port=port)
         until(lambda: kept.lines("starts"))
         states: set[str | None] = set()
-        while "waiting" not in states:
+
+        def waits() -> bool:
             states.add(kept.state.get("state"))
+            return "waiting" in states
+
+        until(waits)
     assert states == {"starting", "waiting"}
     assert f"port {port} is served by another program; end that, or give this service another port" in kept.stop()
     rows = [json.loads(line) for line in kept.lines("times.jsonl")]
