@@ -105,6 +105,11 @@ def test_the_archive_has_all_that_the_roles_need_and_no_cloud(archive: bootstrap
         told = (ROOT / name).read_text(encoding="utf-8")
         for module in sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py") if f"podcycle.gpu.{path.stem}:" in told):
             assert f"plugins/modules/{module}.py" in archive.files, name
+    for name in [name for name in archive.files if name.startswith("playbooks/") and name.endswith(".yml")]:
+        told = (ROOT / name).read_text(encoding="utf-8")
+        named = re.findall(r"(?:include|import)_tasks: (?:tasks/)?(\S+)|vars_files: \[(.*)\]|'(templates/[^']+)'", told)
+        for included, variables, template in named:
+            assert "playbooks/" + (f"tasks/{included}" if included else variables or template) in archive.files, name
     assert {path.name for path in (ROOT / "roles").iterdir() if path.name in bootstrap.ROLES} == {name.split("/")[1] for name in tasks}
     assert not [name for name in archive.files if "_clouds" in name or "smoke" in name or "__pycache__" in name]
     found = [name for name in archive.files if name.startswith("plugins/module_utils/")]
