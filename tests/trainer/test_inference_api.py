@@ -190,15 +190,17 @@ def test_each_bad_request_has_its_status(api: Api, model: Path) -> None:
         "side": api.ask("/infer", {"winner_side": "X"}),
         "topk": api.ask("/infer", {"topk": 0}),
         "field": api.ask("/infer", {"contxt": "e2e4"}),
+        "no context": api.ask("/infer", {"context": False}),
+        "no fen": api.ask("/infer", {"fen": 0}),
     }
     assert {name: status for name, (status, _answer) in found.items()} == {
         "no JSON": 400, "no text": 400, "too large": 413, "too large, in parts": 413, "a list": 422, "illegal": 422, "no move": 422, "no king": 422,
-        "mate": 422, "side": 422, "topk": 422, "field": 422,
+        "mate": 422, "side": 422, "topk": 422, "field": 422, "no context": 422, "no fen": 422,
     }  # fmt: skip
     assert "checkmate" in found["mate"][1]["detail"] and "e2" in found["illegal"][1]["detail"] and "0 kings" in found["no king"][1]["detail"]
     assert api.ask("/infer", {})[0] == 200
     metrics = dict(line.rsplit(" ", 1) for line in api.ask("/metrics")[1].splitlines() if not line.startswith("#"))
-    wanted = {"200": 1, "400": 2, "413": 2, "422": 8, "503": 0}
+    wanted = {"200": 1, "400": 2, "413": 2, "422": 10, "503": 0}
     assert {code: int(metrics[f'podcycle_inference_requests_total{{code="{code}"}}']) for code in wanted} == wanted
     assert [metrics["podcycle_inference_seconds_count"], metrics["podcycle_inference_ready"]] == ["1", "1"]
 

@@ -48,6 +48,8 @@ def pod(tmp_path: Path) -> dict[str, Any]:
         "packages": ["numpy", "Other_Thing"],
         "src_dir": str(tmp_path / "src"),
         "venv": str(tmp_path / "venv"),
+        "workspace": str(tmp_path),
+        "uv": "/bin/true",
         "check": False,
     }
 
@@ -88,6 +90,21 @@ def test_changed_and_stale_files_are_put_right(pod: dict[str, Any], tmp_path: Pa
     assert outcome(pod | {"check": True}) == outcome(pod) == (True, 1, 1)
     assert sorted(path.name for path in folder.iterdir()) == sorted(pod["files"])
     assert (folder / "model.py").read_text(encoding="utf-8") == pod["files"]["model.py"]
+
+
+def test_uv_is_found_where_the_stack_leaves_it(pod: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PATH", "/nowhere"), ("HOME", str(tmp_path)), ("UV_CACHE_DIR", "")):
+        monkeypatch.setenv(name, value)
+    anywhere = pod | {"uv": ""}
+    result = install(anywhere)
+    told = f"install Other_Thing into {tmp_path}/venv: there is no uv; run the role pytorch first, or name one with chess_training_uv\n"
+    assert (result.returncode, result.stderr) == (1, told) and not (tmp_path / "src").exists()
+    assert json.loads(install(anywhere | {"check": True}).stdout)["uv"] == ""
+    for place in ("cache/uv/bin/uv", ".local/bin/uv", "bin/uv"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).touch(0o755)
+        assert json.loads(install(anywhere).stdout)["uv"] == str(tmp_path / place)
+    assert json.loads(install(pod).stdout)["uv"] == "/bin/true"
 
 
 def test_a_missing_environment_is_explained(pod: dict[str, Any], tmp_path: Path) -> None:

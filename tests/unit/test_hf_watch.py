@@ -89,6 +89,32 @@ def test_what_is_not_finished_waits(tmp_path: Path, hub: Hub) -> None:
     assert watched.look() == [] and watched.look() == ["half.pt"]
 
 
+def test_a_file_that_cannot_be_read_keeps_nothing_else_back(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, runs = watch(tmp_path, hub, patterns=["*.pt", "*.safetensors"]), tmp_path / "runs"
+    with zipfile.ZipFile(runs / "damaged.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data", bytes(range(256)) * 40)
+    damaged = bytearray((runs / "damaged.pt").read_bytes())
+    damaged[40:60] = b"\xff" * 20
+    (runs / "damaged.pt").write_bytes(damaged)
+    locked = bytearray(model(runs / "locked.pt"))
+    locked[6] |= 1
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1
+    (runs / "locked.pt").write_bytes(locked)
+    header = json.dumps([1, 2]).encode()
+    (runs / "list.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    for name in ("model.pt", "pruned.pt"):
+        model(runs / name)
+    hashed = hf_watch.sha256
+
+    def pruned(path: Path) -> str:
+        if path.name == "pruned.pt":
+            path.unlink()
+        return str(hashed(path))
+
+    monkeypatch.setattr(hf_watch, "sha256", pruned)
+    assert twice(watched) == ["model.pt"]
+
+
 def test_a_hub_that_fails_is_asked_again_later(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     watched = watch(tmp_path, hub)
     model(tmp_path / "runs/model.pt")

@@ -684,6 +684,14 @@ def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tm
     script = base64.b64decode(line.split()[1]).decode()
     assert script.index("/usr/sbin/sshd") < script.index("https://example.org/collection.tar.gz") and "exec /start.sh" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    # Each key by itself, and none twice.
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/authorized_keys").write_text("ssh-ed25519 AAAA one\n", encoding="utf-8")
+    lines = script[script.index("  printf '%s\\n' \"${PUBLIC_KEY:-}\"") : script.index("  ssh-keygen -A")]
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PUBLIC_KEY": "ssh-ed25519 AAAA one\nssh-ed25519 BBBB two"}
+    for _turn in range(2):
+        subprocess.run(["sh", "-euc", lines], env=home, check=True)
+    assert (tmp_path / ".ssh/authorized_keys").read_text(encoding="utf-8") == "ssh-ed25519 AAAA one\nssh-ed25519 BBBB two\n"
     own = ["-e", "template_name=plain", "-e", "template_image=runpod/base:1", "-e", '{"template_env": {"A": "{{ 6 * 7 }}"}}']
     assert played(rehearsal, tmp_path, "playbooks/template.yml", *own).returncode == 0
     assert rehearsal.requests("POST")[-1]["body"] == {

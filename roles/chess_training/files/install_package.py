@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def installed(site_packages: Path | None) -> set[str]:
     return {re.sub(r"[-_.]+", "-", path.name.split("-")[0]).lower() for path in found}
 
 
+def find_uv(given: str, workspace: Path) -> str:
+    """The one that was named, or where the roles of the stack leave it: in the workspace, on PATH, or in uv's own cache."""
+    cache = Path(os.environ.get("UV_CACHE_DIR") or workspace / "cache" / "uv")
+    places = (workspace / "bin" / "uv", shutil.which("uv"), Path.home() / ".local/bin/uv", cache / "bin" / "uv")
+    return given or next((str(place) for place in places if place and os.access(place, os.X_OK)), "")
+
+
 def main() -> int:
     """Compare, write what differs, and tell."""
     wanted = json.load(sys.stdin)
@@ -46,6 +54,13 @@ def main() -> int:
     site_packages = next(iter(sorted(venv.glob("lib/python3*/site-packages"))), None)
     if site_packages is None and not wanted["check"]:
         print(f"{venv} is not a virtual environment with Python 3; run the role pytorch first, or set chess_training_venv", file=sys.stderr)
+        return 1
+    # Without an environment, which only check mode accepts, nothing can be said about its packages.
+    here = installed(site_packages)
+    missing = [name for name in wanted["packages"] if site_packages and re.sub(r"[-_.]+", "-", name).lower() not in here]
+    uv = find_uv(wanted["uv"], Path(wanted["workspace"]))
+    if missing and not uv and not wanted["check"]:
+        print(f"install {', '.join(missing)} into {venv}: there is no uv; run the role pytorch first, or name one with chess_training_uv", file=sys.stderr)
         return 1
     folder = Path(wanted["src_dir"]) / wanted["package"]
     files = {folder / name: text.encode() for name, text in wanted["files"].items()}
@@ -60,11 +75,8 @@ def main() -> int:
             replace(path, files[path], path in programs)
         for path in stale:
             path.unlink()
-    # Without an environment, which only check mode accepts, nothing can be said about its packages.
-    here = installed(site_packages)
-    missing = [name for name in wanted["packages"] if site_packages and re.sub(r"[-_.]+", "-", name).lower() not in here]
     changed = bool(different or stale)
-    print(json.dumps({"changed": changed, "written": len(different), "removed": len(stale), "missing": missing, "folder": str(folder)}))
+    print(json.dumps({"changed": changed, "written": len(different), "removed": len(stale), "missing": missing, "folder": str(folder), "uv": uv}))
     return 0
 
 

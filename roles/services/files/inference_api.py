@@ -271,11 +271,11 @@ def checked(given: Any, topk: int) -> dict[str, Any]:
     unknown = sorted(set(given) - {"context", "fen", "winner_side", "topk"})
     if unknown:
         raise Refused(422, f"there is no field {ascii(unknown[0])[:60]}; there are context, fen, winner_side and topk")
-    context = given.get("context") or ""
+    context = "" if given.get("context") is None else given["context"]
     moves = context.replace(",", " ").split() if isinstance(context, str) else context
     if not isinstance(moves, list) or not all(isinstance(move, str) for move in moves) or len(moves) > MAX_MOVES:
         raise Refused(422, f"context is no list of up to {MAX_MOVES} moves in UCI notation")
-    fen = given.get("fen") or ""
+    fen = "" if given.get("fen") is None else given["fen"]
     if not isinstance(fen, str) or len(fen) > 200:
         raise Refused(422, "fen is no text of up to 200 characters")
     # The upstream's models are told who wins; this one needs no such word, and takes it.
