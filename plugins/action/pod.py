@@ -13,9 +13,10 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.podcycle.gpu.plugins.module_utils._controller import COLLECTION, guarded, playbook_process
+from ansible_collections.podcycle.gpu.plugins.module_utils._controller import COLLECTION, checked, guarded, playbook_process
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import clean_text
 from ansible_collections.podcycle.gpu.plugins.module_utils._keeper import ensure_keeper
+from ansible_collections.podcycle.gpu.plugins.module_utils._pods import pod_spec
 from ansible_collections.podcycle.gpu.plugins.module_utils._session import cloud_spec, open_state
 from ansible_collections.podcycle.gpu.plugins.plugin_utils._typed import typed, with_inventory
 
@@ -34,12 +35,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
-        grace = float(args.get("interrupt_grace_minutes", 15) or 0) * 60
-        if not self._task.check_mode and args.get("state", "running") == "running":
-            kept = guarded(lambda: self._keep(args, grace))
-            if kept.get("failed"):
-                result.update(kept)
-                return result
+        begun = guarded(lambda: self._begin(args))
+        if begun.get("failed"):
+            result.update(begun)
+            return result
         with told(args.get("progress_file")):
             result.update(with_inventory(self._execute_module(module_args=args, task_vars=task_vars)))
         if not self._task.check_mode and args.get("state", "running") == "running":
@@ -47,6 +46,12 @@ class ActionModule(ActionBase):
                 for note in pod.get("notes") or ():
                     display.warning(f"{clean_text(pod.get('id'), 80)}: {clean_text(note)}")
         return result
+
+    def _begin(self, args: dict[str, Any]) -> dict[str, Any]:
+        wish = checked({**cloud_spec(), **pod_spec()}, args)
+        if self._task.check_mode or wish["state"] != "running":
+            return {}
+        return self._keep(args, wish["interrupt_grace_minutes"] * 60)
 
     @staticmethod
     def _keep(args: dict[str, Any], grace_seconds: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ SPEC = {
     "train_stall_seconds": {"type": "float", "default": 300.0},
 }
 
+DICTIONARIES = ("pod_env", "pod_secret_env", "runpod", "waits")
+
 
 class ActionModule(ActionBase):
     """Opens a run on the controller; the lock names ansible-playbook, whom no module can know."""
@@ -66,6 +69,7 @@ class ActionModule(ActionBase):
         if args["create"]:
             refuse_unknown(COLLECTION, load_extra_vars(self._loader), "begin a run", near_only=True)
             refuse_values(COLLECTION, task_vars, "begin a run")
+            refuse_texts({name: self._templar.template(task_vars[name]) for name in DICTIONARIES if name in task_vars})
         run_id = check_run_id(args["run_id"]) if args["run_id"] else ""
         if not run_id:
             if not args["create"]:
@@ -130,6 +134,13 @@ def check_numbers(args: dict[str, Any]) -> None:
     ):
         if not least <= args[name] <= most:
             raise errors.UsageError(f"{name} is {args[name]:g}; it must be between {least} and {most}")
+
+
+def refuse_texts(given: Mapping[str, Any]) -> None:
+    """What is no dictionary is named, never shown: it may hold a secret."""
+    for name, value in given.items():
+        if not isinstance(value, Mapping):
+            raise errors.UsageError(f"begin a run: {name} has to be a dictionary", hint=f"""type: -e '{{"{name}": {{"NAME": "VALUE"}}}}'""")
 
 
 def refuse_partial(cli: Any) -> None:

@@ -56,9 +56,11 @@ class ActionModule(ActionBase):
 
     def _record(self, args: dict[str, Any], host: str, task_vars: dict[str, Any]) -> dict[str, Any]:
         folder = RunFolder(Path(args["run_dir"]))
-        if self._task.check_mode or not folder.path.is_dir():
-            return {"changed": False, "ok": True}
+        # Nothing is written then, but a failure still fails.
+        silent = self._task.check_mode or not folder.path.is_dir()
         if args["status"] == "judge":
+            if silent:
+                return {"changed": False, "ok": True}
             try:
                 account = account_of(task_vars, self._templar.template)
                 look_closer(folder, args["stage"], args["hosts"], task_vars.get("hostvars") or {}, account)
@@ -71,9 +73,10 @@ class ActionModule(ActionBase):
         if args["cause"] is not None:
             message, details = explain(args["cause"], args["task"])
         try:
-            if args["phase_times"]:
+            if args["phase_times"] and not silent:
                 folder.merge(phase_rows(Path(args["phase_times"])), host)
-            folder.event(args["stage"], args["status"], phase=args["phase"], host=host, message=message, details=details or None)
+            if not silent:
+                folder.event(args["stage"], args["status"], phase=args["phase"], host=host, message=message, details=details or None)
         except OSError as err:
             # A full disk must not keep anybody from giving pods back; the report will fail over it.
             _unwritten(folder, err)

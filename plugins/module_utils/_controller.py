@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,35 @@ from ansible_collections.podcycle.gpu.plugins.module_utils._state import Process
 
 # plugins/module_utils/_controller.py lies two folders below the collection.
 COLLECTION = Path(__file__).absolute().parent.parent.parent
+_UNFIT = re.compile(r"argument '(\w+)' is of type [^:]*? and we were unable to convert to (\w+): ")
+_WITHIN = re.compile(r" found in '([^']+)'")
+_WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list", "dict": "a dictionary"}
+# What a playbook calls an option by another name.
+_VARIABLES = {"count": "pod_count", "watch_limit": "max_watch_seconds"}
 
 
 def checked(spec: Mapping[str, Any], args: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with defaults and types applied; raises UsageError naming every fault."""
     outcome = ArgumentSpecValidator(dict(spec)).validate(dict(args))
     if outcome.error_messages:
-        raise errors.UsageError("; ".join(outcome.error_messages))
+        raise errors.UsageError("; ".join(_plain(text, spec, args) for text in outcome.error_messages))
     return dict(outcome.validated_parameters)
+
+
+def _plain(text: str, spec: Mapping[str, Any], args: Any) -> str:
+    """What Ansible says of a value of the wrong type, in words for those who typed it; any other fault as it stands."""
+    unfit = _UNFIT.match(text)
+    if unfit is None:
+        return text
+    name, kind = unfit.groups()
+    within = _WITHIN.search(unfit[0])
+    path = within[1].split(" -> ") if within else []
+    for part in path:
+        spec, args = spec[part]["options"], args.get(part) if isinstance(args, Mapping) else None
+    told = ".".join((*path, name)) + (f" ({_VARIABLES[name]})" if name in _VARIABLES and not path else "")
+    # Only a number or a switch is surely no secret.
+    shown = kind in ("int", "float", "bool") and not spec[name].get("no_log") and isinstance(args, Mapping)
+    return f"{told}{f' is {errors.clean_text(args.get(name), 60)!r} and' if shown else ''} has to be {_WANTED.get(kind, kind)}"
 
 
 def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

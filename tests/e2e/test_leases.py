@@ -85,3 +85,6 @@ def test_offers_and_check_mode_rent_nothing(world: Any) -> None:
     assert "1 pod with 1 x NVIDIA GeForce RTX 4090 from 0.5900 $/h each; at worst" in checked.flat
     # A question to GraphQL is a POST too.
     assert [entry for entry in world.posts() if entry["path"] != "/graphql"] == [] and world.live() == [] and not world.run_dir("checked").exists()
+    refused = world.play("cycle.yml", "--check", run_id="checked", gpu="RTX9999").failed()
+    assert "start: Work out what it would cost: GPU 'RTX9999' is not known on runpod; nearest:" in refused.flat.replace("''", "'")
+    assert world.live() == [] and not world.run_dir("checked").exists()

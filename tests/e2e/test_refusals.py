@@ -48,6 +48,10 @@ CASES = [
         {"max_usd_per_hour": "0.1"},
     ),
     Case("no-pods", ("count is 0; it must be between 1 and 200",), {"pod_count": 0}),
+    Case("count-in-words", ("count (pod_count) is 'two' and has to be a whole number",), {"pod_count": "two"}),
+    Case(
+        "text-for-a-dictionary", ("begin a run: pod_env has to be a dictionary; type: -e '{\"pod_env\": {\"NAME\": \"VALUE\"}}'",), {"pod_env": "A=1"},
+    ),
     Case("no-gpus", ("gpu_count is 0; it must be between 1 and 16",), {"gpu_count": 0}),
     Case("negative-disk", ("disk_gib is -5; it must be between 1 and 10000",), {"disk_gib": -5}),
     Case("negative-volume", ("volume_gib is -1; it must be between 0 and 10000",), {"volume_gib": -1}),

@@ -9,17 +9,19 @@ import json
 from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible import constants as C
 
 from ansible_collections.podcycle.gpu.plugins.action import run_event
-from ansible_collections.podcycle.gpu.plugins.action.run import refuse_partial
+from ansible_collections.podcycle.gpu.plugins.action.run import refuse_partial, refuse_texts
 from ansible_collections.podcycle.gpu.plugins.action.run_event import explain
 from ansible_collections.podcycle.gpu.plugins.action.run_report import typed
 from ansible_collections.podcycle.gpu.plugins.module_utils import _run
 from ansible_collections.podcycle.gpu.plugins.module_utils._artifacts import safe_relative, survey
+from ansible_collections.podcycle.gpu.plugins.module_utils._controller import checked
 from ansible_collections.podcycle.gpu.plugins.module_utils._errors import StateError, UsageError
 from ansible_collections.podcycle.gpu.plugins.module_utils._fate import account_of
 from ansible_collections.podcycle.gpu.plugins.module_utils._phase_times import phase_rows
@@ -302,6 +304,59 @@ def test_a_run_is_well_only_when_nothing_is_left_billing(folder: RunFolder) -> N
     assert held.ok and "held for its artifacts: p1 (running), 0.5900 $/h, until 10:30" in held.billing
     held = summary_of(folder, {"leases": [{**lease, "observed": "stopped", "marks": {"held_until": "10:30"}}]}, ending="hold")
     assert "held for its artifacts: p1 (stopped), 0.0000 $/h, until 10:30" in held.billing
+
+
+
+def note(folder: Path, *, check_mode: bool, **more: Any) -> dict[str, Any]:
+    args = {"run_dir": str(folder), "stage": "start", "status": "failed", "cause": {"msg": "GPU 'X' is not known"}, "task": "Rent", **more}
+    task = SimpleNamespace(args=args, check_mode=check_mode, async_val=0, diff=False)
+    shell = SimpleNamespace(_shell=SimpleNamespace(tmpdir=None))
+    plugin = run_event.ActionModule(task, shell, SimpleNamespace(), None, SimpleNamespace(template=lambda value: value), None)
+    return plugin.run(task_vars={"inventory_hostname": "localhost"})
+
+
+def test_in_check_mode_a_failure_fails_and_is_written_nowhere(folder: RunFolder, tmp_path: Path) -> None:
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    for there in (folder.path, tmp_path / "cycles" / "none"):
+        found = note(there, check_mode=True, fail=True, phase_times=str(tmp_path / "none.jsonl"))
+        assert found["failed"] is True and found["msg"] == "start: Rent: GPU 'X' is not known"
+        assert note(there, check_mode=True)["ok"] is True, "not told to fail"
+        assert note(there, check_mode=True, status="judge", hosts=["r1-0"], fail=True)["ok"] is True
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    assert note(folder.path, check_mode=False, fail=True)["failed"] is True
+    assert [event["message"] for event in folder.events()] == ["Rent: GPU 'X' is not known"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"count": "abc"}, "count (pod_count) is 'abc' and has to be a whole number"),
+        ({"spot": "maybe"}, "spot is 'maybe' and has to be true or false"),
+        ({"hours": [1]}, "hours is '[1]' and has to be a number"),
+        ({"pin": "hunter2"}, "pin has to be a whole number"),
+        ({"secret_env": "hunter2"}, "secret_env has to be a dictionary"),
+        ({"waits": {"running": "long", "count": 1.5}}, "waits.running is 'long' and has to be a number; waits.count is '1.5' and has to be a whole number"),
+        ({"waits": '{"running": "long"}'}, "waits.running has to be a number"),
+        ({"state": "gone"}, "value of state must be one of: running, absent, got: gone"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_in_plain_words(given: dict[str, Any], said: str) -> None:
+    spec = {
+        "count": {"type": "int"}, "spot": {"type": "bool"}, "hours": {"type": "float"}, "pin": {"type": "int", "no_log": True},
+        "secret_env": {"type": "dict", "no_log": True}, "state": {"type": "str", "choices": ["running", "absent"]},
+        "waits": {"type": "dict", "options": {"running": {"type": "float"}, "count": {"type": "int"}}},
+    }  # fmt: skip
+    with pytest.raises(UsageError) as refused:
+        checked(spec, given)
+    assert refused.value.message == said
+
+
+def test_text_for_a_dictionary_is_refused_and_not_shown() -> None:
+    refuse_texts({"pod_env": {"A": "1"}, "waits": {}})
+    for wrong in ("HF_TOKEN=hunter2", None, ["hunter2"]):
+        with pytest.raises(UsageError) as refused:
+            refuse_texts({"waits": {}, "pod_secret_env": wrong})
+        assert str(refused.value) == """begin a run: pod_secret_env has to be a dictionary; type: -e '{"pod_secret_env": {"NAME": "VALUE"}}'"""
 
 
 def test_the_end_of_a_stage_says_what_became_of_pods_that_failed_it(
