@@ -684,7 +684,7 @@ def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tm
     script = base64.b64decode(line.split()[1]).decode()
     assert script.index("/usr/sbin/sshd") < script.index("https://example.org/collection.tar.gz") and "exec /start.sh" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
-    own = ["-e", "template_name=plain", "-e", "template_image=runpod/base:1", "-e", '{"template_env": {"A": "{{ 6 * 7 }}"}}']
+    own = ["-e", "template_name=plain template_image=runpod/base:1 template_bootstrap=false", "-e", '{"template_env": {"A": "{{ 6 * 7 }}"}}']
     assert played(rehearsal, tmp_path, "playbooks/template.yml", *own).returncode == 0
     assert rehearsal.requests("POST")[-1]["body"] == {
         "name": "plain", "image": "runpod/base:1", "disk": 40, "ports": ["22/tcp"], "env": {"A": "42"}, "category": "NVIDIA", "public": False, "startSsh": True,
