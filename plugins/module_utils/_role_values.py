@@ -26,6 +26,8 @@ _BOUNDS = re.compile(r"^ {2}(\w+): \[(\d+), (\d+)\]$", re.MULTILINE)
 _PRICE = r"((\d+([.]\d*)?|[.]\d+)(e[-+]?\d+)?)?"
 _WORKSPACE = r"/+(?![.][.]?(/|$))[^/].*"
 _BOOLEANS = {"y", "yes", "on", "1", "1.0", "true", "t", "n", "no", "off", "0", "0.0", "false", "f"}
+# Their role splits text at its commas, since the environment can say them no other way.
+_SPLIT = ("services_hf_patterns",)
 # What tasks/look.yml takes.
 SHARED: dict[str, dict[str, Any]] = {
     "stack": {"choices": ["full", "cpu"]},
@@ -63,8 +65,9 @@ def wrong_values(collection: Path, given: Mapping[str, Any]) -> str:
         value = given.get(name)
         # A template is filled in when the role works, which looks at it then.
         known = "{{" not in value and "{%" not in value if isinstance(value, str) else isinstance(value, (int, float, Mapping, list, tuple))
-        if known and not _fits(value, spec, bounded=bounded):
-            told.append(f"{name} is {_shown(name, value, spec)} and has to be {_wanted(spec)}")
+        split = name in _SPLIT and isinstance(value, str)
+        if known and not split and not _fits(value, spec, bounded=bounded):
+            told.append(f"{name} is {_shown(name, value, spec)} and has to be {_wanted(name, spec)}")
     return "; ".join(told)
 
 
@@ -100,7 +103,7 @@ def _typed(extra: Iterable[str]) -> dict[str, Any]:
 
 
 def _fits(value: Any, spec: Mapping[str, Any], *, bounded: bool) -> bool:
-    """As Ansible takes it for this type; text that stands for a list or a dictionary will do."""
+    """As Ansible takes it for this type; but a role would go through text letter by letter, so that it is neither a list nor a dictionary."""
     kind = spec.get("type", "str")
     if kind == "roles":
         return isinstance(value, (list, tuple)) and bool(value) and all(one in spec["choices"] for one in value)
@@ -113,8 +116,8 @@ def _fits(value: Any, spec: Mapping[str, Any], *, bounded: bool) -> bool:
     if kind == "bool":
         return str(value).strip().lower() in _BOOLEANS
     if kind == "dict":
-        return isinstance(value, Mapping) or isinstance(value, str) and (value.startswith("{") or "=" in value)
-    return kind != "list" or not isinstance(value, Mapping)
+        return isinstance(value, Mapping)
+    return kind != "list" or isinstance(value, (list, tuple))
 
 
 def _whole(value: Any, bounds: tuple[int, int] | None) -> bool:
@@ -125,12 +128,13 @@ def _whole(value: Any, bounds: tuple[int, int] | None) -> bool:
         return False
 
 
-def _wanted(spec: Mapping[str, Any]) -> str:
+def _wanted(name: str, spec: Mapping[str, Any]) -> str:
     if spec.get("wanted"):
         return str(spec["wanted"])
     if spec.get("choices"):
         return f"{'a list out of' if spec.get('type') == 'roles' else 'one of'} {', '.join(spec['choices'])}"
-    words = {"int": "a whole number", "bool": "true or false", "list": "a list", "dict": "a dictionary"}[spec["type"]]
+    typed = {"list": f"""a list, such as -e '{{"{name}": ["..."]}}'""", "dict": f"""a dictionary, such as -e '{{"{name}": {{"NAME": "..."}}}}'"""}
+    words = {"int": "a whole number", "bool": "true or false", **typed}[spec["type"]]
     return words + (f" from {spec['bounds'][0]} to {spec['bounds'][1]}" if spec.get("bounds") else "")
 
 

@@ -12,6 +12,8 @@ from typing import Any
 _NAME = re.compile(r"(?<![a-z])(api_?key|auth_?key|private_?key|access_?key|secret|token|passw(or)?d|credentials?)(?![a-z])|_(key|pass)$", re.IGNORECASE)
 # A token alone is what git hosts take over https; ssh://git@host holds none.
 _ADDRESS = re.compile(r"://[^/\s:@]*:[^/\s@]+@|https?://[^/\s@]+@", re.IGNORECASE)
+# Text that stands for a dictionary: NAME=VALUE words, or JSON.
+_PAIR = re.compile(r"""(?:(?<![\w.-])([A-Za-z_]\w*)=(?!=)|["']([^"']+)["']\s*:\s*)["']?[^\s"',}\]]""")
 # A value as shlex.quote writes it, which may go over several lines.
 _EXPORT = re.compile(r"^export ([A-Za-z_][A-Za-z0-9_]*)=((?:'[^']*'|\"[^\"]*\"|[^\s'\"])*)", re.MULTILINE)
 _SECRET = object()
@@ -23,14 +25,20 @@ def looks_secret(name: str) -> bool:
 
 def is_secret(name: str, value: Any) -> bool:
     """An empty value gives nothing away."""
-    return bool(value) and (looks_secret(name) or isinstance(value, str) and bool(_ADDRESS.search(value)))
+    return bool(value) and (looks_secret(name) or isinstance(value, str) and bool(_ADDRESS.search(value) or _named(value)))
+
+
+def _named(text: str) -> list[str]:
+    """The secrets in text that stands for a dictionary."""
+    return [name for pair in _PAIR.findall(text) if looks_secret(name := pair[0] or pair[1])]
 
 
 def secrets_in(name: str, value: Any) -> Iterator[str]:
     """Where secrets lie in a variable, such as node_environment.HF_TOKEN."""
     last = name.rpartition(".")[2]
     if is_secret(last, value):
-        yield name
+        inside = [] if looks_secret(last) or not isinstance(value, str) else _named(value)
+        yield from (f"{name}.{one}" for one in inside) if inside else (name,)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield from secrets_in(f"{name}.{key}", inner)

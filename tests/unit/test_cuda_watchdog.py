@@ -346,6 +346,8 @@ def test_what_holds_a_healing_up_is_looked_at_without_haste_and_told_no_longer_t
         assert pod.ask("run", "--once").returncode == 0
         assert pod.state["why"] is None and "not healing" not in pod.ask("status").stdout
         assert pod.ask("busy").stdout.startswith("the watchdog does not run; a job runs in ")
+        pod.config(jobs=f"{pod.root}/jobs/*/status.json")
+        assert pod.ask("busy").returncode == 0
         with (pod.dir / "run.lock").open("w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             assert pod.ask("busy").stdout.startswith("this script has not set this machine up; a job runs in ")

@@ -692,7 +692,7 @@ def test_a_one_click_template_brings_ssh_and_the_start_script(rehearsal: Any, tm
     for _turn in range(2):
         subprocess.run(["sh", "-euc", lines], env=home, check=True)
     assert (tmp_path / ".ssh/authorized_keys").read_text(encoding="utf-8") == "ssh-ed25519 AAAA one\nssh-ed25519 BBBB two\n"
-    own = ["-e", "template_name=plain", "-e", "template_image=runpod/base:1", "-e", '{"template_env": {"A": "{{ 6 * 7 }}"}}']
+    own = ["-e", "template_name=plain template_image=runpod/base:1 template_bootstrap=false", "-e", '{"template_env": {"A": "{{ 6 * 7 }}"}}']
     assert played(rehearsal, tmp_path, "playbooks/template.yml", *own).returncode == 0
     assert rehearsal.requests("POST")[-1]["body"] == {
         "name": "plain", "image": "runpod/base:1", "disk": 40, "ports": ["22/tcp"], "env": {"A": "42"}, "category": "NVIDIA", "public": False, "startSsh": True,

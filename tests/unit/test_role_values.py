@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "infinite": ({"cuda_watchdog_heal_attempts": "inf"}, 'cuda_watchdog_heal_attempts is "inf" and has to be a whole number from 1 to 100'),
     "boolean": ({"cuda13_reuse": "perhaps"}, 'cuda13_reuse is "perhaps" and has to be true or false'),
     "list": ({"node_packages": {"a": SECRET}}, "node_packages is a dictionary and has to be a list"),
+    "word": ({"chess_training_packages": "numpy"}, 'chess_training_packages is "numpy" and has to be a list, such as'),
+    "typed": ({"node_packages": "jq"}, """node_packages is "jq" and has to be a list, such as -e '{"node_packages": ["..."]}'"""),
+    "commas": ({"node_extra_packages": "jq,tmux"}, 'node_extra_packages is "jq,tmux" and has to be a list'),
+    "nothing": ({"node_extra_packages": ""}, 'node_extra_packages is "" and has to be a list'),
+    "one": ({"node_git_safe_directories": 1}, "node_git_safe_directories is 1 and has to be a list"),
     "dictionary": ({"node_environment": SECRET}, "node_environment is text and has to be a dictionary"),
+    "json": ({"node_environment": '{"A":"b"}'}, """node_environment is text and has to be a dictionary, such as -e '{"node_environment": {"NAME": "..."}}'"""),
+    "pairs": ({"node_environment": "A=b"}, "node_environment is text and has to be a dictionary"),
     "price": ({"usd_per_hour": "abc"}, 'usd_per_hour is "abc" and has to be a price in dollars, such as 2.69'),
     "stack": ({"stack": "gpu"}, 'stack is "gpu" and has to be one of full, cpu'),
     "roles": ({"stack_roles": "node"}, 'stack_roles is "node" and has to be a list out of node, cuda13, '),
@@ -66,7 +74,8 @@ def test_what_the_roles_take_is_taken() -> None:
         defaults = yaml.safe_load((role / "defaults/main.yml").read_text(encoding="utf-8"))
         assert role_values.wrong_values(ROOT, defaults) == "", role.name
     typed = {
-        "node_omp_threads": "4", "cuda13_reuse": "No", "cuda13_environment": 1, "node_packages": "jq,tmux", "node_environment": "A=1", "pytorch_version": 2.13,
+        "node_omp_threads": "4", "cuda13_reuse": "No", "cuda13_environment": 1, "node_packages": ("jq",), "services_hf_patterns": "*.pt,*.json",
+        "pytorch_version": 2.13,
         "stack": "cpu", "stack_roles": ["pod_setup"], "usd_per_hour": "", "workspace": "/w", "pytorch_backend": "{{ mine }}", "cutlass_timeout_seconds": None,
     }  # fmt: skip
     assert role_values.wrong_values(ROOT, typed) == ""
@@ -88,6 +97,22 @@ def test_no_script_is_written_that_could_only_fail(tmp_path: Path) -> None:
     cases = [WRONG[name] for name in ("choice", "bounds", "price", "stack", "roles")]
     said = played("pod_setup", bootstrap_dest=str(tmp_path / "one.sh"), **{name: value for given, _told in cases for name, value in given.items()})
     assert [told for _given, told in cases if told not in said] == [] and not (tmp_path / "one.sh").exists(), said
+
+
+@pytest.mark.parametrize("text", ['node_environment={"HF_TOKEN":"%s"}', 'node_environment="A=1 HF_TOKEN=%s"'])
+@pytest.mark.parametrize("playbook", ["pod_setup", "template"])
+def test_a_secret_in_text_is_refused_as_one_in_a_dictionary(playbook: str, text: str, tmp_path: Path) -> None:
+    there = {"bootstrap_archive_source": "https://example.org/podcycle.tar.gz", "bootstrap_archive_dest": str(tmp_path / "archive")}
+    said = played(playbook, "-e", text % SECRET, bootstrap_dest=str(tmp_path / "one.sh"), **(there if playbook == "template" else {}))
+    assert "node_environment.HF_TOKEN looks like a secret, and whoever sees the machine can read its start script; leave it out" in said
+    assert SECRET not in said and list(tmp_path.iterdir()) == []
+
+
+def test_text_for_a_dictionary_or_a_list_ends_before_a_script_is_written(tmp_path: Path) -> None:
+    words = ("-e", 'node_environment={"A":"b"}', "-e", "chess_training_packages=numpy")
+    said = played("pod_setup", *words, bootstrap_dest=str(tmp_path / "one.sh"))
+    assert "node_environment is text and has to be a dictionary" in said and 'chess_training_packages is "numpy" and has to be a list' in said
+    assert not (tmp_path / "one.sh").exists()
 
 
 @pytest.mark.parametrize("how", ["typed", "meant"])
@@ -115,6 +140,7 @@ def test_a_machine_is_not_even_asked_and_each_is_held_to_its_own(tmp_path: Path)
         ("stack_role=node", "no role has a variable stack_role; stack_roles was meant, perhaps"),
         ("my_own=1 stack=gpu", 'stack is "gpu" and has to be one of full, cpu'),
         ('{"my_own": 1, "node_omp_threads": "zero"}', 'node_omp_threads is "zero" and has to be a whole number'),
+        ("node_extra_packages=jq", 'node_extra_packages is "jq" and has to be a list, such as -e'),
         ("cuda_watchdog_backoff_seconds='a b'", 'cuda_watchdog_backoff_seconds is "a b" and has to be'),
     ],
 )
@@ -137,3 +163,28 @@ def test_what_was_mistyped_ends_in_2_and_says_nothing_of_the_machine(
     said = capsys.readouterr().out
     assert f"failed: set up this machine: {told}" in said and said.count("\n") == 1 and SECRET not in said
     assert status.read_text(encoding="utf-8") == '{"state": "ok"}'
+
+
+def test_no_role_and_no_playbook_takes_the_text_false_for_true() -> None:
+    """Behind -e NAME=VALUE there is text only. A module makes a boolean of what it is handed whole; Jinja does not."""
+    booleans = set()
+    for role in ROLES:
+        options = yaml.safe_load((role / "meta/argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
+        booleans |= {name for name, option in options.items() if option["type"] == "bool"}
+    assert {"node_awscli", "lease_guard_required", "services_sshd"} <= booleans
+    # Only playbooks say these.
+    own = {"whole_cycle", "find_installs"}
+    name = rf"(?P<name>{'|'.join(sorted(booleans))})\b|(?<![\w.'])(?P<other>\w+) \| default\((?:true|false|template_image is not defined)\)"
+    use = re.compile(rf"(?P<whole>: \"\{{\{{ )?(?:{name})(?: \| default\((?:true|false)\))?\)?(?P<made> \| bool| is (?:not )?defined|:| \}}\}}\"\n)?")
+    bare, seen = [], 0
+    for path in sorted([*ROOT.glob("roles/*/*/*"), *ROOT.glob("playbooks/**/*"), ROOT / "cycle.yml"]):
+        if path.suffix not in (".yml", ".j2") or path.parent.name in ("meta", "defaults", "files"):
+            continue
+        text = re.sub(r"(?m)^\s*#.*$", "", path.read_text(encoding="utf-8"))
+        for found in use.finditer(text):
+            seen += 1
+            made = found["made"] or ""
+            fine = made.startswith((" | bool", " is ", ":")) or found["whole"] and made.startswith(" }}")
+            if not fine and (found["name"] or found["other"]) not in own:
+                bare.append(f"{path.relative_to(ROOT)}: {found[0].strip()}")
+    assert bare == [] and seen > 40

@@ -344,9 +344,9 @@ def process_started(pid: object) -> int | None:
     return int(fields[19]) if len(fields) > 19 and fields[0] not in "ZX" else None
 
 
-def busy(patterns: list[str]) -> str | None:
+def busy(patterns: list[str] | str) -> str | None:
     """The folder of a job that runs now."""
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for path in glob.iglob(pattern):
             job = read_json(Path(path), 1 << 16)
             if job.get("state") not in ("starting", "running"):
