@@ -306,7 +306,6 @@ def test_a_run_is_well_only_when_nothing_is_left_billing(folder: RunFolder) -> N
     assert "held for its artifacts: p1 (stopped), 0.0000 $/h, until 10:30" in held.billing
 
 
-
 def note(folder: Path, *, check_mode: bool, **more: Any) -> dict[str, Any]:
     args = {"run_dir": str(folder), "stage": "start", "status": "failed", "cause": {"msg": "GPU 'X' is not known"}, "task": "Rent", **more}
     task = SimpleNamespace(args=args, check_mode=check_mode, async_val=0, diff=False)
